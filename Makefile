@@ -1,0 +1,26 @@
+PY := .venv/bin/python
+READY := .venv/.ready
+OUT ?= runs/demo
+
+.PHONY: demo test lint bench aot tiny notebooks
+
+$(READY): pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	.venv/bin/ssd-probe demo --out $(OUT)
+
+test: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+tiny: $(READY)
+	$(PY) -m ssd_probe.tiny.build
+
+notebooks: $(READY)
+	$(PY) -m jupytext --to ipynb --execute notebooks/*.py

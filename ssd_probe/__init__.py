@@ -1,0 +1,20 @@
+"""ssd-probe: what did fine-tuning do to my model's next-token distributions?"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Decoding": "ssd_probe.decoding",
+    "Probe": "ssd_probe.probe",
+    "UserError": "ssd_probe.errors",
+    "position_stats": "ssd_probe.kernels.stats",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use, so that `ssd-probe --help` does not wait for torch."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'ssd_probe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
