@@ -1,0 +1,181 @@
+"""pass@k against enumeration, its tables and differences by hand, its intervals by coverage."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from ssd_probe.analysis.passk import (
+    bootstrap_ratio,
+    count_passes,
+    paired_difference,
+    pass_at_k,
+    pass_curves,
+    pass_table,
+)
+from ssd_probe.errors import UserError
+
+
+def results_of(passes: dict[str, list[int]], difficulty: dict[str, str] | None = None):
+    """One row a program: {"p1": [1, 0]} is a problem with one right and one wrong sample."""
+    rows = [
+        (problem, (difficulty or {}).get(problem, "easy"), i, "pass" if right else "wrong_answer")
+        for problem, rights in passes.items()
+        for i, right in enumerate(rights)
+    ]
+    return pd.DataFrame(rows, columns=["problem_id", "difficulty", "sample", "verdict"])
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_pass_at_k_is_the_share_of_k_subsets_that_hold_a_pass(n):
+    for c in range(n + 1):
+        right = np.arange(n) < c
+        for k in range(1, n + 1):
+            subsets = [right[list(chosen)].any() for chosen in combinations(range(n), k)]
+            assert pass_at_k(n, c, k) == pytest.approx(np.mean(subsets), abs=1e-14)
+
+
+def test_pass_at_k_broadcasts_and_survives_many_samples():
+    np.testing.assert_allclose(pass_at_k(10, [0, 3, 10], 1), [0, 0.3, 1], rtol=1e-14)
+    # C(5000, 2500) overflows a double; the product does not.
+    assert pass_at_k(5000, 1, 2500) == pytest.approx(0.5, rel=1e-10)
+
+
+@pytest.mark.parametrize("n, c, k", [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+    with pytest.raises(UserError):
+        pass_at_k([5, n], [1, c], k)
+
+
+def test_pass_table_by_hand():
+    results = results_of(
+        {"a": [1, 1], "b": [1, 0], "c": [0, 0], "d": [0, 1]},
+        {"a": "easy", "b": "hard", "c": "hard", "d": "medium"},
+    )
+    table = pass_table(results, ks=(1, 2), n_resamples=200)
+    assert list(table["group"].unique()) == ["all", "easy", "medium", "hard"]
+    found = table.set_index(["group", "k"])
+    assert found.loc[("all", 1), "estimate"] == pytest.approx(0.5)
+    assert found.loc[("all", 2), "estimate"] == pytest.approx(0.75)
+    assert found.loc[("hard", 1), "estimate"] == pytest.approx(0.25)
+    assert found.loc[("hard", 2), "problems"] == 2
+    assert found.loc[("all", 1), "low"] <= 0.5 <= found.loc[("all", 1), "high"]
+    assert np.isnan(found.loc[("easy", 1), "low"])  # one problem: no spread is known
+
+
+def test_order_of_rows_and_uneven_samples_do_not_matter():
+    results = results_of({"a": [1, 0, 0, 0], "b": [1, 1], "c": [0, 1, 1]})
+    table = pass_table(results, ks=(1,), by=None, n_resamples=200)
+    shuffled = pass_table(results.sample(frac=1, random_state=1), ks=(1,), by=None, n_resamples=200)
+    pd.testing.assert_frame_equal(table, shuffled)
+    assert table["estimate"].item() == pytest.approx((1 / 4 + 1 + 2 / 3) / 3)
+
+
+def test_seed_fixes_the_interval_and_another_moves_it():
+    rng = np.random.default_rng(0)
+    results = results_of({f"p{i}": list(rng.random(4) < 0.5) for i in range(30)})
+    ends = [
+        tuple(pass_table(results, (1,), None, n_resamples=300, seed=seed).loc[0, ["low", "high"]])
+        for seed in (7, 7, 8)
+    ]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_paired_difference_uses_the_shared_problems_only():
+    base = results_of({"a": [1, 0], "b": [0, 0], "only base": [1, 1]})
+    tuned = results_of({"b": [1, 0], "a": [1, 1], "only tuned": [0, 0]})
+    row = paired_difference(base, tuned, ks=(1,), by=None, n_resamples=200).iloc[0]
+    assert row["problems"] == 2
+    assert (row["base"], row["tuned"], row["estimate"]) == (0.25, 0.75, 0.5)
+    assert row["low"] == row["high"] == 0.5  # both problems gained the same
+
+
+def test_pairing_is_tighter_than_two_separate_tables():
+    rng = np.random.default_rng(0)
+    rates = rng.random(60)
+    before = {f"p{i:02}": list(np.arange(10) < round(8 * r)) for i, r in enumerate(rates)}
+    after = {f"p{i:02}": list(np.arange(10) < round(8 * r) + 1) for i, r in enumerate(rates)}
+    base, tuned = results_of(before), results_of(after)
+    row = paired_difference(base, tuned, (1,), None, n_resamples=300).iloc[0]
+    alone = pass_table(tuned, (1,), None, n_resamples=300).iloc[0]
+    assert row["estimate"] == pytest.approx(0.1)
+    assert row["high"] - row["low"] < 0.1 * (alone["high"] - alone["low"])
+
+
+def test_pass_curves_stack_models_and_temperatures():
+    base, tuned = results_of({"a": [1, 0], "b": [0, 0]}), results_of({"a": [1, 1], "b": [1, 0]})
+    stacked = pd.concat(
+        [
+            base.assign(model="base", temperature=0.7),
+            base.assign(model="base", temperature=1.1),
+            tuned.assign(model="ssd", temperature=1.1),
+        ]
+    )
+    curves = pass_curves(stacked, ks=(1,), by=None, n_resamples=200)
+    assert list(zip(curves["model"], curves["temperature"], curves["estimate"], strict=True)) == [
+        ("base", 0.7, 0.25),
+        ("base", 1.1, 0.25),
+        ("ssd", 1.1, 0.75),
+    ]
+
+
+def test_unjudged_programs_are_never_counted_as_wrong():
+    results = results_of({"a": [1, 0], "b": [0, 0]})
+    results.loc[2, "verdict"] = "infra_error"
+    with pytest.raises(UserError, match="1 programs were not judged.*problem b"):
+        count_passes(results)
+
+
+def test_too_few_samples_name_the_problem():
+    with pytest.raises(UserError, match="pass@2 needs 2 samples, problem b has 1"):
+        pass_table(results_of({"a": [1, 0], "b": [1]}), ks=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda r: r.drop(columns="verdict"), "lacks the columns: verdict"),
+        (lambda r: r.iloc[:0], "no rows"),
+        (lambda r: pd.concat([r, r]), "twice"),
+        (lambda r: r.assign(model=["base", "ssd"]), "several values of 'model'"),
+        (lambda r: r.assign(difficulty=["easy", "hard"]), "more than one 'difficulty'"),
+    ],
+)
+def test_rows_that_would_give_a_wrong_number_are_refused(spoil, message):
+    with pytest.raises(UserError, match=message):
+        pass_table(spoil(results_of({"a": [1, 0]})), ks=(1,))
+
+
+def test_no_shared_problem_is_refused():
+    with pytest.raises(UserError, match="share no problem_id"):
+        paired_difference(results_of({"a": [1]}), results_of({"b": [1]}), ks=(1,))
+
+
+def test_bootstrap_ratio_matches_the_normal_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap_ratio(values, np.ones(400), n_resamples=4000)
+    half = norm.ppf(0.975) * values.std(ddof=1) / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_bootstrap_ratio_covers_a_true_ratio_about_95_times_in_100():
+    """Clusters of unequal size whose values are correlated inside: resampling rows would fail."""
+    rng = np.random.default_rng(0)
+    trials, hits = 300, 0
+    for _ in range(trials):
+        counts = rng.integers(1, 20, 40)
+        sums = counts * (0.3 + rng.normal(0, 0.2, 40))
+        low, high = bootstrap_ratio(sums, counts, n_resamples=400)
+        hits += low <= 0.3 <= high
+    assert 0.90 <= hits / trials <= 0.98
+
+
+def test_bootstrap_ratio_of_skewed_and_constant_data_is_finite():
+    one_in_fifty = np.r_[np.zeros(49), 1.0]
+    low, high = bootstrap_ratio(one_in_fifty, np.ones(50), n_resamples=500)
+    assert 0 <= low <= 0.02 <= high < 0.2
+    assert bootstrap_ratio([0.2, 0.4], [1, 2]) == pytest.approx((0.2, 0.2))
+    assert np.isnan(bootstrap_ratio([0.2], [1])).all()
