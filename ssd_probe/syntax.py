@@ -1,0 +1,220 @@
+"""What each token is part of: prompt, thinking, text or code, and which node of Python's syntax.
+
+Everything is worked out on bytes, because one character may span several tokens and because `ast`
+gives columns in UTF-8 bytes. A label is painted over the bytes of a span, outer spans first; a
+token then takes the label under its first byte that is not white space.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+SEGMENTS = ("prompt", "thinking", "text", "code", "special")
+
+# The opening tag may stand in the prompt (Qwen3-Thinking), and a cut-off answer has no closing one.
+# The second form is GPT-OSS's analysis channel.
+_THINKING = (
+    re.compile(rb"(?:<think>|\A(?=(?:(?!<think>).)*</think>)).*?(?:</think>|\Z)", re.DOTALL),
+    re.compile(rb"<\|channel\|>analysis<\|message\|>.*?(?:<\|end\|>|\Z)", re.DOTALL),
+)
+_FENCE = re.compile(
+    rb"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>\w*)[^\n]*\n"
+    rb"(?P<body>.*?)(?:^[ \t]*(?P=mark)[ \t]*\r?$|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_PYTHON = {b"python", b"python3", b"py"}
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Parallel lists, one entry a token."""
+
+    token: list[str]
+    segment: list[str]
+    syntax: list[str]
+
+
+def label_tokens(
+    ids: Sequence[int], tokenizer: Any, *, prompt_length: int = 0, is_code: bool = False
+) -> TokenLabels:
+    """Text, segment and innermost syntax node of every token.
+
+    `segment`: `prompt` for the first `prompt_length` tokens; `special` for special tokens;
+    `thinking` inside `<think>...</think>` or GPT-OSS's analysis channel; `code` inside a Markdown
+    Python fence, or everywhere if there is no fence and the rest parses (`is_code`: whether or not
+    it parses, as for a .py file); else `text`. `syntax`: the `ast` node type name ("Call", "Name",
+    "FunctionDef"; "Module" between statements) where the code parses, else "". A completion that
+    parses only as the continuation of its prompt (HumanEval) is parsed with it. A token that holds
+    a part of a character is shown as U+FFFD.
+    """
+    pieces = token_bytes(ids, tokenizer)
+    starts = [0, *accumulate(map(len, pieces))]
+    raw = b"".join(pieces)
+    plain = bytearray(raw)
+    special = _special_ids(tokenizer)
+    for start, piece, token in zip(starts, pieces, ids, strict=False):
+        if token in special:  # to line breaks, so that neither fences nor `ast` see them
+            plain[start : start + len(piece)] = b"\n" * len(piece)
+
+    segment, syntax = _paint(raw, plain, starts[prompt_length], is_code)
+    segment, syntax = [*segment, "text"], [*syntax, ""]  # for tokens without bytes at the end
+    labels = TokenLabels([], [], [])
+    for i, (token, piece) in enumerate(zip(ids, pieces, strict=True)):
+        at = _first_visible(raw, starts[i], starts[i + 1])
+        here = "special" if token in special else segment[at]
+        labels.token.append(piece.decode("utf-8", "replace"))
+        labels.segment.append("prompt" if i < prompt_length else here)
+        labels.syntax.append("" if here in ("special", "thinking") else syntax[at])
+    return labels
+
+
+def _first_visible(raw: bytes, start: int, end: int) -> int:
+    """The offset of the token's first byte that is not white space, or of its first byte."""
+    stripped = raw[start:end].lstrip()
+    return end - len(stripped) if stripped else start
+
+
+def _paint(raw: bytes, plain: bytearray, start: int, is_code: bool) -> tuple[list[str], list[str]]:
+    """Segment and syntax of every byte; the completion begins at byte `start`."""
+    segment, syntax = ["text"] * len(raw), [""] * len(raw)
+    for begin, end in () if is_code else _thinking_spans(raw, start):
+        segment[begin:end] = ["thinking"] * (end - begin)
+        plain[begin:end] = re.sub(rb"[^\n]", b"\n", plain[begin:end])  # length stays
+    text = bytes(plain)
+    for begin, end, nodes in _code_spans(text, start, is_code):
+        for i in range(max(begin, start), end):
+            if segment[i] != "thinking":
+                segment[i] = "code"
+        for left, right, name in nodes or ():
+            syntax[begin + left : begin + right] = [name] * (right - left)
+    return segment, syntax
+
+
+def _thinking_spans(raw: bytes, start: int) -> Iterator[tuple[int, int]]:
+    completion = raw[start:]
+    if raw[:start].rstrip().endswith(b"<think>") and b"</think>" not in completion:
+        yield start, len(raw)
+        return
+    for pattern in _THINKING:
+        for match in pattern.finditer(completion):
+            yield start + match.start(), start + match.end()
+
+
+Node = tuple[int, int, str]  # begin, end (bytes), type name
+
+
+def _code_spans(
+    text: bytes, start: int, is_code: bool
+) -> Iterator[tuple[int, int, list[Node] | None]]:
+    """`(begin, end, nodes)` of each piece of code; nodes is None where it does not parse."""
+    completion = text[start:]
+    fences = [] if is_code else list(_FENCE.finditer(completion))
+    for fence in fences:
+        nodes = parse_nodes(fence["body"])
+        if fence["language"].lower() in _PYTHON or (not fence["language"] and nodes):
+            begin, end = fence.span("body")
+            yield start + begin, start + end, nodes
+    if fences or not completion.strip():
+        return
+    nodes = parse_nodes(completion)
+    if nodes is not None or is_code:
+        yield start, len(text), nodes
+    elif start and (joined := parse_nodes(text)) is not None:
+        yield 0, len(text), joined
+
+
+def parse_nodes(source: bytes) -> list[Node] | None:
+    """Spans of the syntax nodes in byte offsets, outer before inner; None if it does not parse.
+
+    An f-string is one node: Python before 3.12 gives wrong positions for what is inside.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in probed code
+            tree = ast.parse(source.decode("utf-8"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    lines = [0] + [match.end() for match in re.finditer(rb"\r\n|\r|\n", source)]
+    nodes: list[Node] = [(0, len(source), "Module")]
+    level: list[ast.AST] = [tree]
+    while level:  # breadth first
+        children = [
+            child
+            for node in level
+            if not isinstance(node, ast.JoinedStr)
+            for child in ast.iter_child_nodes(node)
+        ]
+        for node in children:
+            if isinstance(node, ast.expr | ast.stmt | ast.excepthandler | _EXTRA):
+                begin = lines[node.lineno - 1] + node.col_offset
+                end = lines[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0)
+                nodes.append((begin, end, type(node).__name__))
+        level = children
+    return nodes
+
+
+_EXTRA = ast.arg | ast.keyword | ast.alias | ast.pattern  # the other node types with a position
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
+def token_bytes(ids: Sequence[int], tokenizer: Any) -> list[bytes]:
+    """The bytes each token stands for; joined, they are the text that the ids decode to.
+
+    Exact for byte-level BPE (GPT-2's byte alphabet: Qwen, Llama 3, GPT-OSS). Other tokenizers are
+    decoded step by step, where all bytes of a character belong to its last token.
+    """
+    if _is_byte_level(tokenizer):
+        added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+        tokens = tokenizer.convert_ids_to_tokens(list(ids))
+        return [
+            added[i].encode() if i in added else _from_byte_alphabet(token)
+            for i, token in zip(ids, tokens, strict=True)
+        ]
+    return _stepwise_bytes(ids, lambda part: tokenizer.decode(part, skip_special_tokens=False))
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return type(getattr(backend, "decoder", None)).__name__ == "ByteLevel"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for the 256 bytes: printable Latin-1 is itself, the others follow U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _from_byte_alphabet(token: str | None) -> bytes:
+    """A padding row of the head has no token: no bytes."""
+    return bytes(_ALPHABET[letter] for letter in token or "" if letter in _ALPHABET)
+
+
+def _stepwise_bytes(ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[bytes]:
+    """What each further token adds to the decoded text, in a window so that cost stays linear.
+
+    A window starts a few tokens back, because a tokenizer may treat the first token differently
+    (a leading space). Text that ends in U+FFFD is a character still to be completed.
+    """
+    pieces: list[bytes] = []
+    window, done = 0, 0  # tokens [window, done) are decoded and handed out
+    for i in range(len(ids)):
+        before = decode(list(ids[window:done]))
+        now = decode(list(ids[window : i + 1]))
+        if now.endswith("\ufffd") and i + 1 < len(ids) and i - done < 4:
+            pieces.append(b"")
+            continue
+        pieces.append(now[len(before) :].encode())
+        window, done = done, i + 1
+    return pieces
