@@ -1,0 +1,365 @@
+"""`position_stats` against its float64 reference, its properties, and the support it implies."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.kernels import eager, reference
+from ssd_probe.kernels.stats import PositionStats, position_stats
+
+# What a backend may lose beyond the error of naive torch in float32, per element:
+# |truth - fast| <= |truth - naive| + absolute + relative * |truth|.
+TOLERANCES = {  # (absolute, relative)
+    "max_logit": (0, 0),
+    "log_partition": (1e-6, 1e-6),
+    "entropy": (1e-6, 2e-6),
+    "varentropy": (1e-5, 1e-5),
+    "tail_log_mass": (1e-6, 1e-6),
+    "top_logits": (0, 0),
+    "log_partition_at": (1e-6, 1e-6),
+    "target_logprob": (1e-6, 1e-6),
+}
+EXACT = ("top_ids", "valid", "target_rank")
+TEMPERATURES = (0.5, 1.6)
+BACKENDS = ["torch"]
+
+
+def naive(x: torch.Tensor, top_k: int, temperatures, targets) -> dict[str, torch.Tensor]:
+    """What one writes without care, in float32."""
+    log_p = x.log_softmax(-1)
+    p = log_p.exp()
+    entropy = -(p * log_p).nansum(-1)
+    top = x.amax(-1)
+    ranked = log_p.sort(-1, descending=True).values
+    at = [((x - top[:, None]) / t).logsumexp(-1) for t in temperatures]
+    return {
+        "max_logit": top,
+        "log_partition": x.logsumexp(-1) - top,
+        "entropy": entropy,
+        "varentropy": (p * log_p**2).nansum(-1) - entropy**2,
+        "tail_log_mass": (1 - ranked[:, :top_k].exp().sum(-1)).log(),
+        "log_partition_at": torch.stack(at, -1),
+        "target_logprob": log_p.gather(-1, targets[:, None])[:, 0],
+    }
+
+
+def check_within_budget(logits, *, top_k=8, backend="torch", vocab_size=None):
+    targets = torch.randint(vocab_size or logits.shape[1], (len(logits),))
+    arguments = {
+        "top_k": top_k, "temperatures": TEMPERATURES, "targets": targets, "vocab_size": vocab_size,
+    }  # fmt: skip
+    truth = reference.position_stats(logits, **arguments)
+    fast = position_stats(logits, backend=backend, **arguments)
+    rough = naive(logits[:, :vocab_size].float(), top_k, TEMPERATURES, targets)
+    for name in EXACT:
+        assert torch.equal(getattr(fast, name), getattr(truth, name)), name
+    for name, (absolute, relative) in TOLERANCES.items():
+        want, got = getattr(truth, name), getattr(fast, name)
+        assert got.dtype == torch.float32, name
+        assert torch.equal(got.isnan(), want.isnan()), name
+        error = difference(want, got.double())
+        budget = difference(want, rough[name].double()) if name in rough else 0 * error
+        budget = budget.nan_to_num(posinf=0) + absolute + relative * want.abs().nan_to_num(posinf=0)
+        assert (error.nan_to_num() <= budget).all(), (name, (error - budget).max())
+    return fast
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.where(a == b, 0.0, (a - b).abs())  # -inf agrees with -inf
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (5, 2), (40, 507), (2, 151_936)])
+def test_error_budget(backend, dtype, rows, size):
+    for scale in (0.1, 3.0, 30.0) if size < 1000 else (3.0,):
+        logits = (scale * torch.randn(rows, size)).to(dtype)
+        check_within_budget(logits, backend=backend, top_k=1)
+        check_within_budget(logits, backend=backend, top_k=64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_error_budget_of_hard_rows(backend):
+    """Locks, plateaus, large logits, ties, -inf, far outliers, and rows that are not valid."""
+    size = 507
+    flat = torch.zeros(size)
+    lock = torch.randn(size) - 80
+    lock[100] = 0.0
+    masked = torch.randn(size)
+    masked[5:] = -torch.inf
+    one = torch.full((size,), -torch.inf)
+    one[7] = 3.0
+    spread = torch.linspace(-1e4, 1e4, size)
+    outlier = torch.full((size,), -6.0)
+    outlier[3] = 0.0
+    steps = (torch.arange(size) % 5).float()  # ties everywhere, also across rank K
+    signed_zeros = torch.where(torch.arange(size) % 2 == 0, 0.0, -0.0)
+    nan, inf, negative_nan = torch.randn(size), torch.randn(size), torch.randn(size)
+    nan[400], inf[0], negative_nan[9] = torch.nan, torch.inf, -torch.nan
+    minus_inf = torch.full((size,), -torch.inf)
+    rows = [flat, lock, masked, one, spread, spread - 1e4, outlier, steps, signed_zeros,
+            nan, inf, negative_nan, minus_inf]  # fmt: skip
+    for top_k in (1, 8, 64, 600):
+        stats = check_within_budget(torch.stack(rows), top_k=top_k, backend=backend)
+        assert stats.valid.tolist() == [True] * 9 + [False] * 4
+        bad = ~stats.valid
+        assert (stats.top_ids[bad] == -1).all() and stats.top_logits[bad].isnan().all()
+    check_within_budget(torch.stack(rows).bfloat16(), top_k=64, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.integers(1, 40), top_k=st.integers(1, 45), scale=st.floats(0, 50),
+    seed=st.integers(0, 2**31), digits=st.sampled_from([0, 1, 6]), masked=st.floats(0, 1),
+)  # fmt: skip
+def test_properties(backend, size, top_k, scale, seed, digits, masked):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (scale * torch.randn(6, size, generator=generator)).round(decimals=digits)
+    logits[torch.rand(6, size, generator=generator) < masked] = -torch.inf
+    logits[:, seed % size] = 0.0  # at least one is finite
+    stats = check_within_budget(logits, top_k=top_k, backend=backend)
+
+    assert stats.valid.all()
+    assert (stats.entropy >= 0).all() and (stats.entropy <= math.log(size) + 1e-6).all()
+    assert (stats.varentropy >= 0).all()
+    whole = stats.top_mass(top_k) + stats.tail_log_mass.double().exp()
+    torch.testing.assert_close(whole, torch.ones_like(whole), atol=2e-6, rtol=0)
+    assert (stats.tail_probability(0) - 1).abs().max() < 2e-6
+    keys = list(zip((-stats.top_logits).tolist(), stats.top_ids.tolist(), strict=True))
+    for values, ids in keys:
+        pairs = [(v, i) for v, i in zip(values, ids, strict=True) if i >= 0]
+        assert pairs == sorted(pairs) and all(i == -1 for i in ids[len(pairs) :])
+
+    shifted = position_stats(logits + 8, top_k=top_k, backend=backend)
+    torch.testing.assert_close(shifted.entropy, stats.entropy, atol=1e-4, rtol=1e-4)
+    assert torch.equal(shifted.max_logit, (logits + 8).amax(-1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_known_distributions(backend):
+    uniform = position_stats(torch.full((1, 1000), 3.25), top_k=64, backend=backend)
+    assert uniform.entropy.item() == pytest.approx(math.log(1000), rel=1e-6)
+    assert uniform.varentropy.item() == pytest.approx(0, abs=1e-6)
+    assert uniform.top_ids[0].tolist() == list(range(64))
+    assert uniform.tail_probability(64).item() == pytest.approx(0.936, rel=1e-6)
+
+    one_hot = torch.full((1, 1000), -torch.inf)
+    one_hot[0, 17] = -5.0
+    stats = position_stats(one_hot, top_k=3, backend=backend)
+    assert (stats.entropy.item(), stats.log_partition.item(), stats.top_mass(1).item()) == (0, 0, 1)
+    assert stats.tail_log_mass.item() == -math.inf
+    assert stats.top_ids.tolist() == [[17, -1, -1]]
+    assert stats.logsumexp.item() == -5.0
+
+    # dH/dT at T = 1 is the varentropy.
+    logits = torch.randn(1, 50)
+    slope = [reference.position_stats(logits.double() / t).entropy for t in (1.001, 0.999)]
+    varentropy = position_stats(logits, backend=backend).varentropy
+    assert (slope[0] - slope[1]).item() / 0.002 == pytest.approx(varentropy.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tails_down_to_1e_30_keep_their_digits(backend):
+    size = 5000
+    for exponent in (3, 10, 30, 60):
+        logits = torch.full((1, size), -exponent * math.log(10))
+        logits[0, 42] = 0.0
+        stats = position_stats(logits, top_k=4, backend=backend)
+        tail = math.exp(logits[0, 0].double().item())
+        lost = 1 + (size - 1) * tail
+        assert stats.tail_probability(4).item() == pytest.approx((size - 4) * tail / lost, rel=1e-5)
+        assert stats.tail_probability(1).item() == pytest.approx((size - 1) * tail / lost, rel=1e-5)
+        if exponent in (10, 30):  # a lock: each rare token gives p log(1/p), the first gives p
+            expected = (size - 1) * tail * (exponent * math.log(10) + 1)
+            assert stats.entropy.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layout_of_the_input(backend):
+    wide = 3 * torch.randn(20, 600)
+    wide[:, 507:] = torch.nan  # padding columns may hold anything
+    padded = check_within_budget(wide, vocab_size=507, backend=backend)
+    same(padded, position_stats(wide[:, :507].contiguous(), top_k=8, temperatures=TEMPERATURES))
+    transposed = wide.T.contiguous().T
+    assert not transposed.is_contiguous()
+    same(padded, position_stats(transposed, top_k=8, temperatures=TEMPERATURES, vocab_size=507))
+    strided = torch.stack([wide, wide], 1)[:, 1]
+    same(padded, position_stats(strided, top_k=8, temperatures=TEMPERATURES, vocab_size=507))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty(backend):
+    stats = position_stats(
+        torch.empty(0, 7), top_k=9, temperatures=(2.0,), targets=torch.empty(0, dtype=torch.long),
+        backend=backend,
+    )  # fmt: skip
+    assert len(stats) == 0 and stats.top_ids.shape == (0, 9)
+    assert stats.log_partition_at.shape == (0, 1)
+    assert stats.target_rank is not None and stats.target_rank.shape == (0,)
+    assert stats.branching(Decoding(0.7, 5, 0.9)).shape == (0,)
+    assert len(PositionStats.from_columns(stats.to_columns())) == 0
+
+
+def test_chunks_do_not_show(monkeypatch):
+    logits = (3 * torch.randn(33, 101)).bfloat16()
+    targets = torch.randint(101, (33,))
+    whole = position_stats(logits, temperatures=(2.0,), targets=targets)
+    monkeypatch.setattr(eager, "CHUNK_ELEMENTS", 500)
+    same(whole, position_stats(logits, temperatures=(2.0,), targets=targets))
+
+
+def same(a: PositionStats, b: PositionStats) -> None:
+    """Equal fields; targets only where both have them."""
+    for field in dataclasses.fields(PositionStats):
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+            assert torch.equal(left.nan_to_num(123), right.nan_to_num(123)), field.name
+
+
+@pytest.mark.parametrize("bad", [
+    {"logits": torch.zeros(3)}, {"logits": torch.zeros(2, 0)},
+    {"logits": torch.zeros(2, 3, dtype=torch.float64)}, {"top_k": 0}, {"temperatures": (0.0,)},
+    {"temperatures": (math.nan,)}, {"vocab_size": 0}, {"vocab_size": 4}, {"backend": "cuda"},
+    {"targets": torch.tensor([0])}, {"targets": torch.tensor([0, 3])},
+    {"targets": torch.tensor([0, -1])}, {"targets": torch.tensor([0, 2]), "vocab_size": 2},
+], ids=str)  # fmt: skip
+def test_wrong_arguments_are_refused_in_one_line(bad):
+    arguments = {"logits": torch.zeros(2, 3), **bad}
+    with pytest.raises(UserError, match="^[^\n]+$"):
+        position_stats(**arguments)
+
+
+# --- The support a decoding implies, against Decoding.warp on the full logits ---------------------
+
+
+def expected_support(logits, decoding, stats):
+    """Mask over the ranks, size, entropy and kept mass from the whole vocabulary, float64."""
+    warped = decoding.warp(logits)
+    kept = warped > -torch.inf
+    log_q = warped.double().log_softmax(-1)
+    entropy = -(log_q.exp() * log_q.where(kept, 0)).sum(-1)
+    mass = logits.double().softmax(-1).where(kept, 0).sum(-1)
+    ranks = kept.gather(-1, stats.top_ids.clamp(min=0).long()) & (stats.top_ids >= 0)
+    return ranks, kept.sum(-1), entropy, mass
+
+
+def check_support(logits, decoding, stats):
+    ranks, size, entropy, mass = expected_support(logits, decoding, stats)
+    exact = stats.support_exact(decoding)
+    assert torch.equal(stats.support(decoding)[exact], ranks[exact])
+    assert torch.equal(stats.support_size(decoding)[exact], size[exact])
+    got = stats.support_entropy(decoding)[exact]
+    torch.testing.assert_close(got, entropy[exact], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stats.branching(decoding)[exact], got.exp())
+    torch.testing.assert_close(stats.kept_mass(decoding)[exact], mass[exact], atol=2e-6, rtol=0)
+    # A row is exact only if the ranks hold the whole support.
+    assert (size[exact] == ranks.sum(-1)[exact]).all()
+    return exact
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.6, 2.5]), top_k=st.integers(0, 40),
+    top_p=st.floats(0.01, 1), size=st.sampled_from([5, 33, 400]),
+    scale=st.floats(0.1, 20), digits=st.sampled_from([0, 6]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_support_matches_the_warp(temperature, top_k, top_p, size, scale, digits, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (scale * torch.randn(12, size, generator=generator)).round(decimals=digits)
+    logits[::3, ::2] = -torch.inf
+    decoding = Decoding(temperature, top_k, top_p)
+    stats = position_stats(logits, top_k=32, temperatures=(0.3, 0.7, 1.6, 2.5))
+    rebuilt = PositionStats.from_columns(stats.to_columns())
+    exact = check_support(logits, decoding, stats)
+    assert torch.equal(check_support(logits, decoding, rebuilt), exact)
+    if size == 5 or decoding.is_greedy:
+        assert exact.all()
+
+
+def test_support_is_exact_where_it_should_be():
+    logits = 4 * torch.randn(200, 2000)
+    stats = position_stats(logits, top_k=64, temperatures=(0.7,))
+    for decoding in (Decoding(1.6, 20, 0.8), Decoding(0), Decoding(2.0, 1), Decoding(0.9, 40)):
+        assert check_support(logits, decoding, stats).all()
+    alone = check_support(logits, Decoding(0.7, 0, 0.8), stats)
+    assert alone.float().mean() > 0.9
+    # No log_partition_at: top-p alone is decided at T = 1 only.
+    stats.temperatures = ()
+    assert not stats.support_exact(Decoding(0.7, 0, 0.8)).any()
+    assert stats.support_exact(Decoding(1.0, 0, 0.5)).float().mean() > 0.9
+    # No truncation: the mask is cut at rank K, but entropy and mass are known.
+    assert not stats.support_exact(Decoding()).any()
+    assert torch.equal(stats.support_entropy(Decoding()), stats.entropy.double())
+    assert (stats.kept_mass(Decoding(1.6)) == 1).all()
+
+
+def test_ties_beyond_the_last_rank_are_flagged():
+    logits = torch.tensor([[5.0, 1.0, 1.0, 1.0, 0.0], [5.0, 1.0, 0.9, 0.5, 0.0]])
+    tied = position_stats(logits, top_k=3)
+    assert tied.support_exact(Decoding(top_k=2)).tolist() == [False, True]
+    assert tied.support_exact(Decoding(top_k=1)).tolist() == [True, True]
+    assert position_stats(logits, top_k=5).support_exact(Decoding(top_k=2)).all()
+
+
+def test_rows_that_are_not_valid_stay_nan():
+    logits = torch.tensor([[0.0, torch.nan, 1.0], [0.0, 1.0, 2.0]])
+    stats = position_stats(logits, top_k=2)
+    for decoding in (Decoding(), Decoding(0), Decoding(0.7, 2, 0.9)):
+        for values in (stats.kept_mass(decoding), stats.support_entropy(decoding)):
+            assert values.isnan().tolist() == [True, False]
+        assert not stats.support(decoding)[0].any()
+        assert not stats.support_exact(decoding)[0]
+
+
+def test_renyi_entropy():
+    logits = 2 * torch.randn(30, 200)
+    stats = position_stats(logits, temperatures=(0.5, 1.6))
+    p = logits.double().softmax(-1)
+    for t in (0.5, 1.6):
+        order = 1 / t
+        expected = (p**order).sum(-1).log() / (1 - order)
+        torch.testing.assert_close(stats.renyi_entropy(t), expected, atol=2e-6, rtol=2e-6)
+    assert torch.equal(stats.renyi_entropy(1.0), stats.entropy.double())
+    torch.testing.assert_close(
+        stats.top_probs(1.6), (logits.double() / 1.6).softmax(-1).topk(64).values
+    )
+    for method in (stats.renyi_entropy, stats.top_probs):
+        with pytest.raises(UserError, match="temperature = 0.7: not among"):
+            method(0.7)
+    with pytest.raises(UserError, match="k = 65: must be in 0..64"):
+        stats.tail_probability(65)
+
+
+def test_columns_and_concat_round_trip():
+    logits = torch.randn(9, 40)
+    targets = torch.arange(9)
+    stats = position_stats(logits, top_k=4, temperatures=(0.7, 2.0), targets=targets)
+    columns = stats.to_columns()
+    assert {len(column) for column in columns.values()} == {9}
+    assert columns["top_ids"].dtype == np.int32 and columns["top_logits"].shape == (9, 4)
+    rebuilt = PositionStats.from_columns({"sample_id": ["a"] * 9, **columns})
+    same(stats, rebuilt)
+    assert rebuilt.temperatures == stats.temperatures
+
+    # As a table gives them: read-only arrays, and a column of arrays.
+    columns["entropy"].flags.writeable = False
+    rows = np.empty(9, dtype=object)
+    rows[:] = list(columns["top_logits"])
+    same(stats, PositionStats.from_columns({**columns, "top_logits": rows}))
+
+    parts = [position_stats(logits[i : i + 4], top_k=4, temperatures=(0.7, 2.0),
+                            targets=targets[i : i + 4]) for i in (0, 4, 8)]  # fmt: skip
+    same(stats, PositionStats.concat(parts))
+    with pytest.raises(UserError, match="temperatures"):
+        PositionStats.concat([parts[0], position_stats(logits, top_k=4)])
+    del columns["valid"], columns["entropy"]
+    with pytest.raises(UserError, match="missing columns entropy, valid"):
+        PositionStats.from_columns(columns)
