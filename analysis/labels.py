@@ -60,9 +60,9 @@ class SupportRule:
 
     def score(self, frame: pd.DataFrame) -> pd.Series:
         """Branching of each position (NaN where not valid): high at forks, 1 at firm locks."""
-        branching = stats_of(frame).branching(self.decoding).double().numpy()
-        valid = frame["valid"].to_numpy(bool)
-        return pd.Series(np.where(valid, branching, np.nan), index=frame.index, name="branching")
+        stats = stats_of(frame)
+        require_exact(stats, self.decoding)
+        return pd.Series(stats.branching(self.decoding), index=frame.index, name="branching")
 
     def label(self, frame: pd.DataFrame) -> pd.Series:
         """`lock`, `fork` or `neither` for each row of a probe frame, on the frame's index."""
@@ -121,6 +121,21 @@ def stats_of(frame: pd.DataFrame) -> PositionStats:
     columns: dict[str, NDArray] = {name: frame[name].to_numpy() for name in _SCALARS}
     columns |= {name: stacked(frame, name) for name in _RANKED}
     return PositionStats.from_columns(columns)
+
+
+def require_exact(stats: PositionStats, decoding: Decoding) -> None:
+    """UserError where the kept ranks cannot tell what `decoding` leaves, at over 1 % of positions.
+
+    A top-k above the probe's K, or none at T != 1, needs the vocabulary; a few ties at the k-th
+    logit that may go on beyond rank K are let pass.
+    """
+    valid = int(stats.valid.sum())
+    inexact = valid - int(stats.support_exact(decoding).sum())
+    if inexact > 0.01 * valid:
+        raise UserError(
+            f"{decoding}: its support is not within the probe's {stats.top_ids.shape[1]} ranks at "
+            f"{inexact} of {valid} positions: use a smaller top-k, or probe with more ranks"
+        )
 
 
 def stacked(frame: pd.DataFrame, name: str) -> NDArray:

@@ -1,0 +1,135 @@
+"""The data of Figures 5 and 6: ranked probabilities, cumulative mass, and truncation curves.
+
+Each function takes the probe of one model; `stack_models` puts several models under one another
+for the figures.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssd_probe.analysis.labels import require_columns, require_exact, stats_of
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.kernels.stats import PositionStats
+
+TEMPERATURES = tuple(np.round(np.arange(0.4, 2.01, 0.1), 2).tolist())  # Figures 6b and 6c
+MASS_BINS = (0.999, 0.995, 0.99, 0.98, 0.95)  # Figure 6d: the least top-20 mass of each bin
+
+
+def cumulative_mass(frame: pd.DataFrame, ranks: int = 60) -> pd.DataFrame:
+    """Figure 6a: mean mass of the r most likely tokens, and what they miss, for r = 1..ranks.
+
+    Returns rank, mass, miss. `miss` is summed from the far tail inward, not as 1 - mass, so the
+    sixth nine is still right; mass = 1 - miss. Raises UserError when the probe keeps fewer ranks.
+    """
+    miss = _miss_after(stats_of(valid_rows(frame)))  # [N, K]
+    if not 1 <= ranks <= miss.shape[1]:
+        raise UserError(f"the probe keeps {miss.shape[1]} ranks, {ranks} were asked for")
+    mean = miss[:, :ranks].mean(0)
+    return pd.DataFrame({"rank": np.arange(1, ranks + 1), "mass": 1 - mean, "miss": mean})
+
+
+def truncation_curves(
+    frame: pd.DataFrame,
+    temperatures: Iterable[float] = TEMPERATURES,
+    top_k: int = 20,
+    top_p: float = 0.8,
+) -> pd.DataFrame:
+    """Figures 6b, 6c: mean number of survivors, and mean entropy after truncation, by temperature.
+
+    Returns temperature, survivors, entropy (nats, of the tempered and truncated distribution).
+    """
+    stats = stats_of(valid_rows(frame))
+    rows = []
+    for temperature in temperatures:
+        decoding = Decoding(temperature, top_k, top_p)
+        require_exact(stats, decoding)
+        survivors = stats.support_size(decoding).double().mean().item()
+        entropy = stats.support_entropy(decoding).mean().item()
+        rows.append((temperature, survivors, entropy))
+    return pd.DataFrame(rows, columns=["temperature", "survivors", "entropy"])
+
+
+def entropy_by_mass_bin(
+    frame: pd.DataFrame, decoding: Decoding, *, binned_by: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Figure 6d: mean entropy after truncation, by how much mass the top 20 tokens hold at T=1.
+
+    A position is in the first bin of `MASS_BINS` whose least mass it reaches; those below all are
+    in the last. binned_by: another probe of the same rows whose masses set the bins (the base's,
+    so that a bin holds the same positions for both models); by default the frame's own.
+    Returns bin (text, in %), least_mass, positions, entropy (nats; NaN where empty).
+    Raises UserError when the rows do not line up or the probe keeps fewer than 20 ranks.
+    """
+    reference = frame if binned_by is None else binned_by
+    if len(reference) != len(frame):
+        raise UserError("binned_by must hold the same rows as the probe")
+    both = frame["valid"].to_numpy(bool) & reference["valid"].to_numpy(bool)
+    stats = stats_of(valid_rows(frame[both]))
+    require_exact(stats, decoding)
+    miss = _miss_after(stats_of(reference[both]))  # [N, K]
+    if miss.shape[1] < 20:
+        raise UserError(f"the mass bins need 20 ranks, the probe keeps {miss.shape[1]}")
+    allowed = 1 - np.asarray(MASS_BINS)  # increasing: the most a bin may miss
+    bins = np.searchsorted(allowed, miss[:, 19])  # [N], len(MASS_BINS) = below all
+    entropy = stats.support_entropy(decoding).numpy()
+    positions = np.bincount(bins, minlength=len(MASS_BINS) + 1)
+    total = np.bincount(bins, weights=entropy, minlength=len(MASS_BINS) + 1)
+    mean = np.divide(total, positions, out=np.full(len(total), np.nan), where=positions > 0)
+    names = [f"≥ {100 * least:g}" for least in MASS_BINS] + [f"< {100 * MASS_BINS[-1]:g}"]
+    least_mass = [*MASS_BINS, 0.0]
+    return pd.DataFrame(
+        {"bin": names, "least_mass": least_mass, "positions": positions, "entropy": mean}
+    )
+
+
+def ranked_probabilities(
+    row: pd.Series, decoding: Decoding, ranks: int = 20, tokenizer: Any = None
+) -> pd.DataFrame:
+    """Figure 5: the first ranks of one position (a row of a probe), and where `decoding` cuts.
+
+    Returns rank, token_id, token (decoded, or the id as text without a tokenizer), probability
+    (at T=1, of the whole vocabulary), kept. Raises UserError when the row holds fewer ranks.
+    """
+    stats = stats_of(valid_rows(row.to_frame().T.infer_objects()))
+    require_exact(stats, decoding)
+    probs = stats.top_probs()[0].numpy()
+    if not 1 <= ranks <= len(probs):
+        raise UserError(f"the probe keeps {len(probs)} ranks, {ranks} were asked for")
+    ids = [int(token) for token in row["top_ids"][:ranks]]
+    return pd.DataFrame(
+        {
+            "rank": np.arange(1, ranks + 1),
+            "token_id": ids,
+            "token": [tokenizer.decode([i]) if tokenizer else str(i) for i in ids],
+            "probability": probs[:ranks],
+            "kept": stats.support(decoding)[0, :ranks].numpy(),
+        }
+    )
+
+
+def stack_models(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One frame of several models' curves, told apart by the column `model`."""
+    return pd.concat(
+        [frame.assign(model=name) for name, frame in frames.items()], ignore_index=True
+    )
+
+
+def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose logits were finite. Raises UserError when none is left."""
+    require_columns(frame, ["valid"], "the probe")
+    kept = frame[frame["valid"].to_numpy(bool)]
+    if kept.empty:
+        raise UserError("no position of the probe is valid")
+    return kept
+
+
+def _miss_after(stats: PositionStats) -> NDArray[np.float64]:
+    """Mass beyond each rank, [N, K]: from the far tail inward, so a small miss keeps its digits."""
+    beyond = stats.tail_log_mass.double().exp().numpy()[:, None]  # [N, 1]
+    inner = stats.top_probs().numpy()[:, :0:-1]  # ranks K..2, [N, K-1]
+    return np.cumsum(np.concatenate([beyond, inner], axis=1), axis=1)[:, ::-1]
