@@ -214,6 +214,27 @@ def weights_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def model_identity(model: str | Path | PreTrainedModel) -> str:
+    """What tells these weights from others.
+
+    SHA-256 of a local checkpoint's files, the commit of a cached hub id, or SHA-256 over the
+    parameters of a model in memory.
+    """
+    if isinstance(model, str | Path):
+        source = resolve_model(model)
+        if isinstance(source, Path):
+            return weights_sha256(source)
+        try:
+            return Path(str(transformers.utils.cached_file(source, "config.json"))).parent.name
+        except OSError as error:
+            raise _unreadable(source, "model", error) from error
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The token ids the model sees before its first own token.
 

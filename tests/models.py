@@ -14,6 +14,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GptOssConfig,
     LlamaConfig,
     PreTrainedModel,
@@ -51,6 +52,8 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> PreTrained
         config = Qwen3Config(**shape)
     elif architecture == "llama":
         config = LlamaConfig(**shape, tie_word_embeddings=True)
+    elif architecture == "gemma2":  # soft-caps its logits
+        config = Gemma2Config(**shape, final_logit_softcapping=3.0, sliding_window=16)
     else:
         rope = {
             "rope_type": "yarn",
@@ -61,7 +64,8 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> PreTrained
         moe = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}
         config = GptOssConfig(**shape, **moe, rope_parameters=rope)
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}  # float64 too
+    return AutoModelForCausalLM.from_config(config, **eager).float().eval()
 
 
 @cache

@@ -1,128 +1,303 @@
-"""Probing: labels of tokens, teacher forcing against plain float64, and the folder on disk."""
+"""Probing: teacher forcing against plain float64, what is scored, and the folder on disk."""
 
+import copy
+import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+import torch
 
-from ssd_probe.syntax import label_tokens, parse_nodes, token_bytes
-from tests.models import tiny_tokenizer
+import ssd_probe.probe as module
+from ssd_probe.data import Text, read_texts
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.forward import plain_head
+from ssd_probe.kernels import reference
+from ssd_probe.probe import Probe, probe
+from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
 
-
-def labelled(prompt: str, completion: str, **options):
-    """(token, segment, syntax) of each token that is not white space."""
-    tokenizer = tiny_tokenizer()
-    head = tokenizer(prompt).input_ids
-    ids = head + tokenizer(completion).input_ids
-    labels = label_tokens(ids, tokenizer, prompt_length=len(head), **options)
-    rows = zip(labels.token, labels.segment, labels.syntax, strict=True)
-    return [row for row in rows if row[0].strip()]
-
-
-def joined(rows, segment):
-    return "".join(token.strip() for token, part, _ in rows if part == segment)
-
-
-TRICKY = "é 😀 \u200b naïve\r\n\tx<|im_end|><think>日本\ud7ff"
+COLUMNS = [
+    *("sample_id", "problem_id", "position", "token_id", "token", "segment", "syntax"),
+    *("logprob", "rank", "max_logit", "log_partition", "entropy", "varentropy"),
+    *("tail_log_mass", "top_ids", "top_logits", "valid"),
+]
+CHAT = [{"role": "user", "content": "Add."}]
+OPTIONS = {"top_k": 8, "progress": False, "device": "cpu"}
 
 
-def test_byte_level_tokens_are_exact_bytes():
-    tokenizer = tiny_tokenizer()
-    ids = tokenizer(TRICKY).input_ids
-    pieces = token_bytes(ids, tokenizer)
-    assert b"".join(pieces).decode() == TRICKY == tokenizer.decode(ids)
-    assert len(pieces) > len(TRICKY) / 2 and all(pieces)
-    assert token_bytes([500], tokenizer) == [b""]  # a padding row of the head
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model"))
 
 
-def test_other_tokenizers_are_decoded_step_by_step():
-    letters = {token: i for i, token in enumerate(["▁", "a", "b", "<unk>"])}
-    letters |= {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
-    tokenizer = Tokenizer(models.BPE(letters, [], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1),
-        ]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    ids = fast("ab é a😀 b", add_special_tokens=False).input_ids
-    pieces = token_bytes(ids, fast)
-    assert b"".join(pieces).decode() == "ab é a😀 b"
-    assert [piece.decode() for piece in pieces if piece.strip()] == list("abéa😀b")
-
-
-def test_syntax_is_the_innermost_node():
-    rows = labelled("", "def f(a=1):\n    # note\n    return print(a + 2)\n")
-    assert {segment for _, segment, _ in rows} == {"code"}
-    characters = [(letter, syntax) for token, _, syntax in rows for letter in token.strip()]
-    source = "".join(letter for letter, _ in characters)
-    expected = {"def": "FunctionDef", "a=": "arg", "1": "Constant", "#note": "FunctionDef",
-                "return": "Return", "print": "Name", "(a+": "Call", "+2": "BinOp"}  # fmt: skip
-    assert {word: characters[source.index(word)][1] for word in expected} == expected
-
-
-def test_node_spans_are_byte_offsets_on_every_kind_of_line_end():
-    source = "x = 'é😀'; y = 1\r\nz = f'{x}'\ntry:\n  pass\nexcept E as e:\n  g(k=1)\n".encode()
-    spans = {(source[a:b], name) for a, b, name in parse_nodes(source)}
-    assert {("'é😀'".encode(), "Constant"), (b"y", "Name"), (b"f'{x}'", "JoinedStr")} <= spans
-    assert {(b"k=1", "keyword"), (b"except E as e:\n  g(k=1)", "ExceptHandler")} <= spans
-
-
-@pytest.mark.parametrize("source", ["def", "\0", "(" * 5000, "x = '\\d'", "-" * 90000 + "1"])
-def test_parsing_never_raises_nor_warns(source):
-    assert (parse_nodes(source.encode()) is None) == (source != "x = '\\d'")
-
-
-def test_standard_library_source_is_all_code_with_syntax():
+@pytest.fixture(scope="module")
+def texts():
+    """Two samples and the starts of two standard-library files, of different lengths."""
     source = Path(textwrap.__file__).read_text()
-    rows = labelled("", source, is_code=True)
-    assert all(segment == "code" and syntax for _, segment, syntax in rows)
-    cut = labelled("", source[:2000], is_code=True)  # ends inside a string
-    assert all(segment == "code" and not syntax for _, segment, syntax in cut)
+    return [
+        Text("s/0", "s", CHAT, None, "```python\nx = 1\n```"),
+        Text("s/1", "s", None, "def f():\n", "", [1, 6, 9], [11, 10, 2]),
+        Text("a.py", "a.py", None, None, source[:300], kind="source", path="a.py"),
+        Text("b.py", "b.py", None, None, source[4000:4200], kind="source", path="b.py"),
+    ]
 
 
-def test_fences_thinking_and_special_tokens():
-    rows = labelled(
-        "<|im_start|>user\nhi<|im_end|>\n",
-        "<think>\n```python\nno\n```\n</think>\nHere:\n```python\ny = 1\n```\nand\n```\n"
-        "no code here\n```\n```js\nz\n```<|im_end|>",
-    )
-    assert joined(rows, "prompt") == "<|im_start|>userhi<|im_end|>"
-    assert joined(rows, "thinking") == "<think>```pythonno```</think>"
-    assert joined(rows, "code") == "y=1"
-    assert joined(rows, "special") == "<|im_end|>"
-    assert joined(rows, "text").startswith("Here:```python```and```nocodehere")
-    assert {syntax for _, segment, syntax in rows if segment != "code"} == {""}
-    assert {syntax for _, segment, syntax in rows if segment == "code"} == {
-        "Assign", "Constant", "Name",
-    }  # fmt: skip
+def run(model, texts, **options):
+    return probe(model, texts, tokenizer=tiny_tokenizer(), **OPTIONS | options)
+
+
+def assert_same(left: pd.DataFrame, right: pd.DataFrame, atol=1e-5):
+    assert list(left.columns) == list(right.columns) == COLUMNS
+    for name in COLUMNS:
+        if left[name].dtype == np.float32:
+            np.testing.assert_allclose(left[name], right[name], rtol=1e-5, atol=atol, err_msg=name)
+        elif name.startswith("top_"):
+            stacked = np.stack(left[name]), np.stack(right[name])
+            np.testing.assert_allclose(*stacked, rtol=1e-5, atol=atol, err_msg=name)
+        else:
+            assert left[name].tolist() == right[name].tolist(), name
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
+def test_rows_are_the_float64_distributions(architecture, texts):
+    """Teacher forcing in batches equals one plain forward pass a text, in float64."""
+    model = tiny_model(architecture)
+    frame = run(model, texts, include_prompt=True, batch_size=3, rows_per_chunk=50)
+    exact = copy.deepcopy(model).double()
+    assert list(dict.fromkeys(frame["sample_id"])) == [text.sample_id for text in texts]
+    for _, rows in frame.groupby("sample_id", sort=False):
+        ids = torch.tensor([[0, *rows["token_id"]]])
+        if rows["sample_id"].iloc[0] == "s/1":
+            ids[0, 0] = 1
+        elif rows["sample_id"].iloc[0] == "s/0":
+            ids[0, 0] = tiny_tokenizer().convert_tokens_to_ids("<|im_start|>")
+        else:
+            text = next(t for t in texts if t.sample_id == rows["sample_id"].iloc[0])
+            ids[0, 0] = tiny_tokenizer()(text.completion).input_ids[0]
+        with torch.no_grad():
+            logits = exact(ids).logits[0, :-1]
+        expected = reference.position_stats(logits, top_k=8, targets=ids[0, 1:])
+        assert rows["position"].tolist() == list(range(1, ids.shape[1]))
+        for name, field in module._SCALARS.items():
+            want = getattr(expected, field).numpy()
+            np.testing.assert_allclose(rows[name], want, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert np.array_equal(np.stack(rows["top_ids"]), expected.top_ids.numpy())
+    assert frame["valid"].all()
+
+
+def test_the_output_layer_is_used_alone_only_where_that_is_the_model(texts, monkeypatch):
+    assert all(plain_head(tiny_model(name)) for name in ARCHITECTURES)
+    assert plain_head(tiny_model("gemma2")) is None  # caps its logits
+    model = tiny_model("qwen3")
+    fast = run(model, texts)
+    monkeypatch.setattr("ssd_probe.forward.plain_head", lambda model: None)
+    assert_same(fast, run(model, texts, rows_per_chunk=7))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_neighbours_and_padding_change_nothing(architecture, texts):
+    model = tiny_model(architecture)
+    together = run(model, texts, batch_size=4)
+    alone = pd.concat([run(model, [text], rows_per_chunk=3) for text in texts])
+    assert_same(together, alone)
+    backwards = run(model, texts[::-1], batch_size=2)
+    order = [rows for _, rows in backwards.groupby("sample_id", sort=False)][::-1]
+    assert_same(together, pd.concat(order))
+
+
+def test_padding_to_the_left_changes_nothing(texts):
+    model = tiny_model("qwen3")
+    frame = run(model, texts[1:2], include_prompt=True)
+    ids = torch.tensor([[0, 0, 0, 1, *frame["token_id"]]])
+    mask = torch.tensor([[0] * 3 + [1] * (ids.shape[1] - 3)])
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask, position_ids=places).logits[0, 3:-1]
+    want = logits.log_softmax(-1).gather(-1, ids[0, 4:, None])[:, 0]
+    np.testing.assert_allclose(frame["logprob"], want, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_scored(texts):
+    frame = run(tiny_model("llama"), texts)
+    sample = frame[frame["sample_id"] == "s/1"]
+    assert sample["token_id"].tolist() == [11, 10, 2]  # saved ids win over the text
+    assert sample["position"].tolist() == [3, 4, 5]
+    assert sample["segment"].tolist() == ["text", "text", "special"]
+    first = frame[frame["sample_id"] == "s/0"]
+    assert "".join(first["token"]) == texts[0].completion
+    assert set(first["segment"]) == {"text", "code"}
+    source = frame[frame["sample_id"] == "a.py"]
+    assert source["position"].iloc[0] == 1 and set(source["segment"]) == {"code"}
+    assert set(run(tiny_model("llama"), texts, include_prompt=True)["segment"]) > {"prompt"}
+
+
+def test_long_texts_are_cut_and_counted(texts, capsys):
+    model = tiny_model("qwen3", max_position_embeddings=60)
+    frame = run(model, texts)
+    assert frame.attrs["truncated"] == 2
+    assert "2 of 4 texts are longer than 60 tokens" in capsys.readouterr().err
+    assert frame["position"].max() == 59
+    assert run(model, texts, max_length=20)["position"].max() == 19
+    whole = Text("w", "w", None, None, "def f(x):\n    return x\n", kind="source", path="w.py")
+    cut = run(model, [whole], max_length=4)
+    assert "FunctionDef" in set(cut["syntax"])  # labels come from the whole text
+
+
+def test_a_training_model_is_probed_without_dropout_and_left_training(texts):
+    model = tiny_model("qwen3", attention_dropout=0.5)
+    expected = run(model, texts)
+    model.train()
+    assert_same(run(model, texts), expected)
+    assert model.training
+
+
+def test_logits_that_are_not_numbers_are_marked(texts):
+    model = tiny_model("qwen3")
+    with torch.no_grad():
+        model.lm_head.weight[3, 0] = torch.nan
+    frame = run(model, texts[:1])
+    assert not frame["valid"].any() and frame["entropy"].isna().all()
+
+
+def test_folder_round_trip_and_reuse(checkpoint, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TEXTS_PER_PART", 3)
+    done = probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
+    assert_same(done.frame, probe(checkpoint, texts, **OPTIONS), atol=0)
+    assert len(done) == len(done.frame) and done.record["truncated"] == 0
+    assert sorted(f.name for f in (tmp_path / "p").iterdir()) == [
+        ".lock", "part-00000.parquet", "part-00001.parquet", "probe.json",
+    ]  # fmt: skip
+    schema = pq.read_schema(tmp_path / "p" / "part-00000.parquet")
+    assert schema.metadata[b"ssd_probe.schema"] == b"1"
+
+    loaded = Probe.load(tmp_path / "p", columns=["entropy"])
+    assert list(loaded.frame.columns) == ["entropy"]
+    assert list(loaded.columns(["rank", "token"]).columns) == ["rank", "token"]
+    stats = loaded.stats()
+    assert len(stats) == len(loaded) and stats.top_ids.shape == (len(loaded), 8)
+    assert (stats.support_size(Decoding(top_k=3)) >= 3).all()
+    np.testing.assert_array_equal(stats.entropy, loaded.frame["entropy"])
+
+    monkeypatch.setattr(module, "load_model", None)  # reuse needs no model
+    again = probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
+    assert again.record == done.record
+
+
+def test_an_interrupted_probe_goes_on(checkpoint, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TEXTS_PER_PART", 1)
+    whole = probe(checkpoint, texts, tmp_path / "whole", **OPTIONS)
+    make, made = module._Tables.table, []
+
+    def dies_at_the_third(self, part):
+        made.append(part)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(self, part)
+
+    monkeypatch.setattr(module._Tables, "table", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
+    with pytest.raises(UserError, match="unfinished"):
+        Probe.load(tmp_path / "p")
+    with pytest.raises(UserError, match="top_k: 8 -> 9"):
+        probe(checkpoint, texts, tmp_path / "p", **OPTIONS | {"top_k": 9})
+    assert_same(probe(checkpoint, texts, tmp_path / "p", **OPTIONS).frame, whole.frame, atol=0)
+    assert len(made) == 5  # two parts, the one that died, and the two that were left
+    for name in ("part-00000.parquet", "part-00003.parquet"):
+        assert (tmp_path / "p" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "thinking", "code"),
+    ("change", "message"),
     [
-        ("<think>\n", "so</think>x = 1", "so</think>", "x=1"),  # opened by the prompt
-        ("<think>\n", "so on", "soon", ""),  # cut off
-        ("", "<think>so on", "<think>soon", ""),
-        ("", "```python\nx = (", "", "x=("),  # a fence that was cut off
-        ("", "```\nx = 1\n```", "", "x=1"),  # no language, but it parses
-        ("", "I think so.", "", ""),
-        ("", "<|im_start|>x = 1<|im_end|>", "", "x=1"),
-        ("def f():\n", "    return 1\n", "", "return1"),  # parses only with its prompt
+        ({"top_k": 9}, "top_k: 8 -> 9"),
+        ({"max_length": 99}, "max_length: None -> 99"),
+        ({"include_prompt": True}, "include_prompt: False -> True"),
+        ({"dtype": "bfloat16"}, "dtype: auto -> bfloat16"),
+        ({"texts": 1}, "texts: [0-9a-f]{64} -> "),
+        ({"model": 1}, "weights: [0-9a-f]{64} -> "),
     ],
 )
-def test_segments_of_completions(prompt, completion, thinking, code):
-    rows = labelled(prompt, completion)
-    assert joined(rows, "thinking") == thinking
-    assert joined(rows, "code") == code
+def test_changed_settings_are_refused(checkpoint, texts, tmp_path, change, message):
+    probe(checkpoint, texts[:2], tmp_path / "p", **OPTIONS)
+    model = save(tmp_path / "m", seed=1) if change.pop("model", 0) else checkpoint
+    probed = texts[:1] if change.pop("texts", 0) else texts[:2]
+    with pytest.raises(UserError, match=message):
+        probe(model, probed, tmp_path / "p", **OPTIONS | change)
 
 
-def test_tags_in_source_code_are_code():
-    rows = labelled("", "x = '<think>'\n", is_code=True)
-    assert joined(rows, "code") == "x='<think>'"
+def test_a_model_in_memory_is_told_apart_by_its_weights(texts, tmp_path):
+    run(tiny_model("qwen3"), texts[:1], out=tmp_path / "p")
+    run(tiny_model("qwen3"), texts[:1], out=tmp_path / "p")
+    with pytest.raises(UserError, match="weights: "):
+        run(tiny_model("qwen3", seed=1), texts[:1], out=tmp_path / "p")
+
+
+def _flip_a_byte(path):
+    content = bytearray((path / "part-00000.parquet").read_bytes())
+    content[len(content) // 3] ^= 255
+    (path / "part-00000.parquet").write_bytes(content)
+
+
+def _other_schema(path):
+    record = json.loads((path / "probe.json").read_text())
+    record["settings"]["schema"] = "0"
+    (path / "probe.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip_a_byte, "missing or damaged"),
+        (_other_schema, "another schema version"),
+        (lambda path: (path / "part-00000.parquet").unlink(), "missing or damaged"),
+        (lambda path: (path / "probe.json").unlink(), r"no probe\.json"),
+        (lambda path: (path / "probe.json").write_text("{"), "damaged"),
+    ],
+)
+def test_damaged_folders(checkpoint, texts, tmp_path, damage, message):
+    probe(checkpoint, texts[:2], tmp_path / "p", **OPTIONS)
+    damage(tmp_path / "p")
+    with pytest.raises(UserError, match=message) as caught:
+        _ = Probe.load(tmp_path / "p").frame
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        ([40], {"top_k": 0}, "top_k = 0: must be at least 1"),
+        ([40], {"max_length": 0}, "max_length = 0: must be at least 2"),
+        ([40], {"max_length": 3}, "nothing to score"),
+        ([], {}, "nothing to score"),
+        ([507], {}, "s/1: token id 507 is outside the model's vocabulary of 507"),
+    ],
+)
+def test_bad_input(texts, ids, options, message):
+    with pytest.raises(UserError, match=message):
+        run(tiny_model("qwen3"), [replace(texts[1], completion_ids=ids)], **options)
+
+
+def test_other_bad_input(checkpoint, texts, tmp_path):
+    with pytest.raises(UserError, match="no such probe folder"):
+        Probe.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="give `tokenizer`"):
+        probe(tiny_model("qwen3"), texts)
+    (tmp_path / "part-0.parquet").touch()
+    with pytest.raises(UserError, match="something else"):
+        probe(checkpoint, texts, tmp_path, **OPTIONS)
+    done = probe(checkpoint, texts[:1], tmp_path / "p", **OPTIONS)
+    with pytest.raises(UserError, match="no column 'entropie'"):
+        done.columns(["entropie"])
+
+
+def test_from_a_file_to_a_frame(checkpoint, tmp_path):
+    (tmp_path / "x.py").write_text("print('é')\n")
+    (tmp_path / "empty.py").write_text("")
+    frame = probe(checkpoint, read_texts([tmp_path]), **OPTIONS)
+    assert set(frame["sample_id"]) == {(tmp_path / "x.py").as_posix()}
