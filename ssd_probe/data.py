@@ -190,12 +190,9 @@ def _messages_or_text(row: Row, where: str) -> tuple[list[dict] | None, str | No
     messages = prompt if messages is None else messages
     if messages is None:
         return None, None
-    good = isinstance(messages, list) and messages and all(map(_is_message, messages))
-    if not good:
-        raise UserError(
-            f'{where}: a prompt is a string, or a list of {{"role": ..., "content": ...}} objects'
-        )
-    return messages, None
+    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+        return messages, None
+    raise UserError(f"{where}: a prompt is a string, or a list of messages with role and content")
 
 
 def _is_message(value: object) -> bool:
@@ -263,11 +260,12 @@ def _samples_from_jsonl(path: Path) -> list[tuple[str, Text]]:
         where = f"{path}:{number}"
         problem_id = _problem_id(row, f"{path.stem}:{number}", where)
         index = counts[problem_id] = counts.get(problem_id, -1) + 1
-        samples.append((where, _sample(row, problem_id, f"{problem_id}#{index}", where, str(path))))
+        sample_id = str(row.get("sample_id", f"{problem_id}#{index}"))
+        samples.append((where, _sample(row, sample_id, problem_id, where, str(path))))
     return samples
 
 
-def _sample(row: Row, problem_id: str, default_id: str, where: str, path: str) -> Text:
+def _sample(row: Row, sample_id: str, problem_id: str, where: str, path: str) -> Text:
     messages, prompt = _messages_or_text(row, where)
     prompt_ids = _token_ids(row, "prompt_ids", where)
     completion_ids = _token_ids(row, "completion_ids", where)
@@ -277,14 +275,7 @@ def _sample(row: Row, problem_id: str, default_id: str, where: str, path: str) -
     if not isinstance(completion, str):
         raise UserError(f"{where}: `completion` must be a string, found {_kind(completion)}")
     return Text(
-        sample_id=str(row.get("sample_id", default_id)),
-        problem_id=problem_id,
-        messages=messages,
-        prompt=prompt,
-        completion=completion,
-        prompt_ids=prompt_ids,
-        completion_ids=completion_ids,
-        path=path,
+        sample_id, problem_id, messages, prompt, completion, prompt_ids, completion_ids, path=path
     )
 
 

@@ -21,6 +21,9 @@ from ssd_probe.data import Prompt, Text
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats, position_stats
 
+# Long sequences fill a device on their own, and a padded batch needs a mask of length squared.
+MAX_BATCH_TOKENS = 8192
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -85,18 +88,23 @@ class Scorer:
 
     def score(self, sequences: list[Encoded]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """`(index, fields of PositionStats)` of each sequence with scored positions."""
-        scored = [i for i, s in enumerate(sequences) if s.begin < s.end]
-        # Alike in length, so that little is padding; longest first, so that memory fails early.
-        scored.sort(key=lambda i: (-sequences[i].end, i))
-        size = self.batch_size if self.head else 1
-        for start in range(0, len(scored), size):
-            batch = scored[start : start + size]
+        for batch in self._batches(sequences):
             stats = self._batch([sequences[i] for i in batch]).to_columns()
             row = 0
             for i in batch:
                 count = sequences[i].end - sequences[i].begin
                 yield i, {name: values[row : row + count] for name, values in stats.items()}
                 row += count
+
+    def _batches(self, sequences: list[Encoded]) -> Iterator[list[int]]:
+        """Indices, alike in length for little padding; longest first, so memory fails early."""
+        scored = [i for i, s in enumerate(sequences) if s.begin < s.end]
+        scored.sort(key=lambda i: (-sequences[i].end, i))
+        while scored:
+            fitting = MAX_BATCH_TOKENS // sequences[scored[0]].end if self.head else 1
+            size = max(1, min(self.batch_size, fitting))
+            yield scored[:size]
+            scored = scored[size:]
 
     @torch.inference_mode()
     def _batch(self, batch: list[Encoded]) -> PositionStats:

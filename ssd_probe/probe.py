@@ -210,7 +210,8 @@ def _write(out: Path, settings: dict, about: dict, tables: Callable[[], _Tables]
             with atomic_path(files[-1]) as temporary:
                 pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         rows = sum(pq.read_metadata(file).num_rows for file in files)
-        counts = {"rows": rows, "truncated": made.truncated, "parts": len(files)}
+        about |= {"dtype": str(made.scorer.model.dtype), "truncated": made.truncated}
+        counts = {"parts": len(files), "rows": rows}  # `rows` says that the folder is complete
         write_json(record, {**read_record(record), **about, **counts})
     return Probe.load(out)
 
@@ -232,7 +233,7 @@ class Probe:
         record = read_record(path / "probe.json")
         if "rows" not in record:
             raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
-        if record["settings"].get("schema") != SCHEMA_VERSION:
+        if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
             raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
         return cls(path, record, columns)
 

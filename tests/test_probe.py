@@ -110,6 +110,13 @@ def test_neighbours_and_padding_change_nothing(architecture, texts):
     assert_same(together, pd.concat(order))
 
 
+def test_long_texts_are_batched_less(texts, monkeypatch):
+    model = tiny_model("qwen3")
+    together = run(model, texts, batch_size=4)
+    monkeypatch.setattr("ssd_probe.forward.MAX_BATCH_TOKENS", 50)
+    assert_same(together, run(model, texts, batch_size=4))
+
+
 def test_padding_to_the_left_changes_nothing(texts):
     model = tiny_model("qwen3")
     frame = run(model, texts[1:2], include_prompt=True)
