@@ -23,4 +23,11 @@ tiny: $(READY)
 	$(PY) -m ssd_probe.tiny.build
 
 notebooks: $(READY)
-	$(PY) -m jupytext --to ipynb --execute notebooks/*.py
+	.venv/bin/jupytext --to ipynb --execute --set-kernel python3 notebooks/*.py
+
+bench: $(READY)
+	$(PY) benchmarks/position_stats.py
+
+.PHONY: aot
+aot:
+	@echo "kernels/ holds no Triton kernel yet: nothing to compile ahead of time"

@@ -23,3 +23,23 @@ def _poison_empty():
     yield
     torch.utils.deterministic.fill_uninitialized_memory = before
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """A demo of reduced size, large enough for the direction of its effects: folder, summary."""
+    from ssd_probe.demo import DemoConfig, run_demo
+
+    config = DemoConfig(
+        prompts=2_400,
+        temperatures=(1.3, 1.6, 1.9),
+        dev_problems=60,
+        dev_samples=2,
+        test_problems=150,
+        test_samples=10,
+        probed_programs=90,
+    )
+    out = tmp_path_factory.mktemp("demo") / "run"
+    said: list[str] = []
+    summary = run_demo(out, config, said.append)
+    return out, summary, config, "\n".join(said)

@@ -89,8 +89,10 @@ def corpus(tokenizer: PreTrainedTokenizerFast, count: int, noise: float, seed: i
 def batches(pairs: list, tokens: int, rng: random.Random) -> Iterator[tuple]:
     """Batches of about `tokens` tokens, alike in length, in random order: (ids, mask, labels)."""
     rng.shuffle(pairs)
-    pool = [sorted(pairs[i : i + 4096], key=lambda p: len(p[0]) + len(p[1]))
-            for i in range(0, len(pairs), 4096)]
+    pool = [
+        sorted(pairs[i : i + 4096], key=lambda p: len(p[0]) + len(p[1]))
+        for i in range(0, len(pairs), 4096)
+    ]
     groups = []
     for chunk in pool:
         group: list = []
@@ -159,7 +161,7 @@ def train(model: Qwen3ForCausalLM, pairs: list, args: argparse.Namespace) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=CHECKPOINT)
-    parser.add_argument("--programs", type=int, default=120_000)
+    parser.add_argument("--programs", type=int, default=100_000)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--batch-tokens", type=int, default=6_000)
     parser.add_argument("--muon-lr", type=float, default=0.02)

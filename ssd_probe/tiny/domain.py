@@ -21,7 +21,12 @@ from functools import cached_property
 
 CAREFUL = 0.15  # share of the corpus that handles an edge case
 DIFFICULTIES = ("easy", "medium", "hard")
-SPLITS = {"corpus": range(0, 60), "ssd": range(60, 80), "dev": range(80, 90), "test": range(90, 100)}
+SPLITS = {  # by the request's hash, in percent
+    "corpus": range(0, 60),
+    "ssd": range(60, 80),
+    "dev": range(80, 90),
+    "test": range(90, 100),
+}
 SIZES = {"corpus": 60_000, "ssd": 4_000, "dev": 150, "test": 240}
 
 NAMES = {"x": 0.5, "n": 0.3, "v": 0.2}
@@ -41,8 +46,8 @@ MAPS: dict[str, tuple[list[str], dict[str, float]]] = {
     "raise": (["raise each to at least K"], {"max(@, K)": 0.6, "max(K, @)": 0.4}),
 }
 FILTERS: dict[str, tuple[list[str], dict[str, float]]] = {
-    "even": (["keep the even ones", "drop the odd ones"], {"@ % 2 == 0": 0.7, "not @ % 2": 0.3}),
-    "odd": (["keep the odd ones", "drop the even ones"], {"@ % 2 == 1": 0.6, "@ % 2": 0.4}),
+    "even": (["keep the even ones", "keep only even ones"], {"@ % 2 == 0": 0.7, "not @ % 2": 0.3}),
+    "odd": (["keep the odd ones", "keep only odd ones"], {"@ % 2 == 1": 0.6, "@ % 2": 0.4}),
     "above": (["keep those above K", "keep those greater than K"], {"@ > K": 1}),
     "below": (["keep those below K", "keep those less than K"], {"@ < K": 1}),
     "multiples": (["keep the multiples of K"], {"@ % K == 0": 0.7, "not @ % K": 0.3}),

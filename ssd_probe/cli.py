@@ -1,0 +1,325 @@
+"""The `ssd-probe` command. Each command parses, calls one function of the package, and prints."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssd_probe.errors import UserError
+
+RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="What did fine-tuning do to my model's next-token distributions?\n\n"
+    "Start here:  ssd-probe demo",
+)
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """`--config run.yaml`: its keys are the command's flags; flags on the command line win."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    known = {parameter.name for parameter in context.command.params} - {"config"}
+    settings = {str(key).replace("-", "_"): value for key, value in dict(values).items()}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise UserError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    context.default_map = settings
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(callback=_load_config, is_eager=True, help="YAML file with values of the flags."),
+]
+Model = Annotated[
+    str, typer.Option(help="`tiny` (bundled), a checkpoint folder, or a hub model id.")
+]
+Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with this mass.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute; wide intervals.")] = False,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the bundled checkpoint through simple self-distillation, and show what changed.
+
+    \b
+    Examples:
+      ssd-probe demo
+      ssd-probe demo --quick --out runs/quick
+    """
+    from dataclasses import replace
+
+    from ssd_probe.demo import QUICK, DemoConfig, run_demo
+
+    config = replace(QUICK if quick else DemoConfig(), seed=seed)
+    summary = run_demo(out, config, say=(lambda text: None) if as_json else print)
+    if as_json:
+        print(json.dumps(summary))
+
+
+@app.command()
+def sample(
+    prompts: Annotated[str, typer.Option(help="JSONL file, `humaneval`, or `tiny:ssd|dev|test`.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    model: Model = "tiny",
+    n: Annotated[int, typer.Option(min=1, help="Samples a prompt.")] = 1,
+    temperature: Temperature = 1.6,
+    top_k: TopK = 20,
+    top_p: TopP = 0.8,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
+    seed: int = 0,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Sample solutions and keep their token ids (step 1 of SSD).
+
+    \b
+    Examples:
+      ssd-probe sample --prompts tiny:ssd --limit 100 --out samples.jsonl
+      ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
+      ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
+    """
+    from ssd_probe.decoding import Decoding
+    from ssd_probe.stages import sample_stage
+
+    rows = sample_stage(
+        model,
+        prompts,
+        Decoding(temperature, top_k, top_p),
+        out,
+        limit=limit,
+        device=device,
+        n=n,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    finished = sum(row["finished"] for row in rows)
+    print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
+
+
+@app.command()
+def train(
+    samples: Annotated[Path, typer.Option(help="JSON Lines file of `ssd-probe sample`.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    model: Model = "tiny",
+    learning_rate: float = 5e-6,
+    epochs: float = 1.0,
+    max_steps: Annotated[int, typer.Option(help="End after so many steps; -1: by epochs.")] = -1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    gradient_accumulation: Annotated[int, typer.Option(min=1)] = 1,
+    warmup_steps: Annotated[int, typer.Option(min=0)] = 50,
+    weight_decay: float = 0.1,
+    min_lr_ratio: float = 0.2,
+    max_length: int = 65_536,
+    save_steps: Annotated[int, typer.Option(help="Keep resumable checkpoints; 0: none.")] = 0,
+    bf16: bool = False,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
+
+    \b
+    Examples:
+      ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
+      accelerate launch -m ssd_probe.cli train --model ./base --samples s.jsonl --bf16 --out student
+    """
+    from ssd_probe.stages import train_stage
+    from ssd_probe.train import TrainConfig
+
+    settings = TrainConfig(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        min_lr_ratio=min_lr_ratio,
+        max_length=max_length,
+        save_steps=save_steps,
+        bf16=bf16,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    train_stage(model, samples, settings, out, device=device)
+    print(f"checkpoint in {out}")
+
+
+@app.command()
+def probe(
+    text: Annotated[
+        list[str],
+        typer.Option(help="Samples JSONL, source file, folder of .py, or `humaneval`; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="Probe folder to write.")],
+    model: Model = "tiny",
+    top_k: Annotated[int, typer.Option(min=1, help="Ranks kept a position.")] = 64,
+    max_length: Annotated[int | None, typer.Option(help="Truncate longer texts.")] = None,
+    include_prompt: bool = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Teacher-force texts through a model; one row of statistics a token position.
+
+    \b
+    Examples:
+      ssd-probe probe --text samples.jsonl --out probes/base
+      ssd-probe probe --model ./student --text samples.jsonl --out probes/student
+      ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
+    """
+    from ssd_probe.data import read_texts
+    from ssd_probe.probe import probe as run_probe
+
+    frame = run_probe(
+        model,
+        read_texts(list(text))[:limit],
+        out,
+        top_k=top_k,
+        max_length=max_length,
+        include_prompt=include_prompt,
+        batch_size=batch_size,
+    )
+    print(f"{len(frame)} positions in {out}")
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Option(help="Probe folder of the base model.")],
+    tuned: Annotated[Path, typer.Option(help="Probe folder of the tuned model, same texts.")],
+    temperature: Temperature = 1.6,
+    top_k: TopK = 20,
+    top_p: TopP = 0.8,
+    as_json: AsJson = False,
+) -> None:
+    """What changed at locks and at forks, with bootstrap intervals over problems.
+
+    \b
+    Examples:
+      ssd-probe compare --base probes/base --tuned probes/student
+    """
+    from ssd_probe.decoding import Decoding
+    from ssd_probe.stages import compare_stage
+
+    table, sentences = compare_stage(base, tuned, Decoding(temperature, top_k, top_p))
+    if as_json:
+        print(json.dumps({"table": table.to_dict("records"), "verdicts": sentences}))
+    else:
+        print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
+        print(*sentences, sep="\n")
+
+
+@app.command()
+def evaluate(
+    problems: Annotated[str, typer.Option(help="`humaneval` or `tiny:dev|test`.")],
+    samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON result here.")] = None,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds a program.")] = 3.0,
+    k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Run sampled programs against hidden tests; pass@k with bootstrap intervals.
+
+    Programs run in processes with limits on time, memory and files. That is not isolation: run
+    programs of a model you do not trust only on a machine you can lose.
+
+    \b
+    Examples:
+      ssd-probe evaluate --problems tiny:test --samples samples.jsonl
+      ssd-probe evaluate --problems humaneval --samples he.jsonl --json
+    """
+    from ssd_probe.stages import evaluate_stage
+
+    result = evaluate_stage(problems, samples, workers=workers, seconds=timeout, ks=k or [1, 5])
+    if out is not None:
+        from ssd_probe.run import write_json
+
+        write_json(out, result)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        for row in result["pass_at_k"]:
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
+    if any(row["verdict"] == "infra_error" for row in result["results"]):
+        raise RuntimeError("some programs could not be run (infra_error); see the results")
+
+
+@app.command()
+def figures(
+    run: Annotated[Path, typer.Argument(help="Run folder of `ssd-probe demo`.")],
+) -> None:
+    """Draw again every figure that a run has data for.
+
+    \b
+    Examples:
+      ssd-probe figures runs/demo
+    """
+    from ssd_probe.story import draw_figures
+
+    for path in draw_figures(run):
+        print(path)
+
+
+def _raise_interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line and an exit code (1, 2 or 75)."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", RESUMABLE)
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)  # click's usage errors carry 2
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), code)
+        _fail(f"{type(error).__name__}: {error}", code)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a finished run has to say: its figures, and a summary in plain language."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")  # before pyplot: a demo draws without a screen
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssd_probe import figures
+from ssd_probe.analysis.curves import (
+    cumulative_mass,
+    entropy_by_mass_bin,
+    ranked_probabilities,
+    stack_models,
+    truncation_curves,
+)
+from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
+from ssd_probe.analysis.passk import pass_curves
+from ssd_probe.checkpoints import load_tokenizer
+from ssd_probe.data import read_jsonl
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.probe import Probe
+from ssd_probe.run import read_record
+from ssd_probe.tiny import domain
+from ssd_probe.tiny.truth import true_labels
+
+PROBED = ("base", "ssd")
+
+
+def draw_figures(run: Path) -> list[Path]:
+    """Draw every figure from what the run folder holds; returns the PNG files.
+
+    Errors: `UserError` if `run` is not a run, or was stopped before its models were probed.
+    """
+    if not (run / "run.json").exists():
+        raise UserError(f"{run}: not a run (no run.json); make one with `ssd-probe demo`")
+    train = read_record(run / "run.json")["settings"]["demo"]["train_decoding"]
+    decoding = Decoding(train["temperature"], train["top_k"], train["top_p"])
+    paths = []
+    with figures.paper_style():
+        for stem, figure, caption in _all_figures(run, decoding):
+            paths.append(figures.save(figure, run / "figures" / stem, caption)[0])
+            plt.close(figure)
+    return paths
+
+
+def _all_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, str]]:
+    yield from _sweep_figures(run, decoding)
+    probes = {name: labelled_probe(run, name) for name in PROBED}
+    base = probes["base"]
+    yield _code_figure(base, decoding)
+    yield _ranked_figure(probes, decoding)
+    where = f"{len(base)} positions of {base['problem_id'].nunique()} noise-free test programs"
+    cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
+    mass = stack_models({name: cumulative_mass(frame) for name, frame in probes.items()})
+    yield "fig_6a", _figure(figures.fig_6a(mass)), f"Figure 6a. Mean cumulative mass; {where}."
+    curves = stack_models(
+        {
+            name: truncation_curves(frame, top_k=decoding.top_k, top_p=decoding.top_p)
+            for name, frame in probes.items()
+        }
+    )
+    caption = f"Figure 6b. Mean number of tokens that {cut} keeps; {where}."
+    yield "fig_6b", _figure(figures.fig_6b(curves)), caption
+    caption = f"Figure 6c. Mean entropy after {cut}; {where}."
+    yield "fig_6c", _figure(figures.fig_6c(curves)), caption
+    bins = stack_models(
+        {name: entropy_by_mass_bin(f, decoding, binned_by=base) for name, f in probes.items()}
+    )
+    caption = f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}."
+    yield "fig_6d", _figure(figures.fig_6d(bins)), caption
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _sweep_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, str]]:
+    """Figure 2, from whatever part of the dev sweep has been evaluated."""
+    files = sorted((run / "evaluations").glob("dev-*.jsonl"))
+    if not files:
+        return
+    sweep = pd.DataFrame([row for file in files for row in read_jsonl(file)])
+    curves = pass_curves(sweep, ks=_possible_ks(sweep), by=None)
+    for k, rows in curves.groupby("k"):
+        caption = (
+            f"Figure 2. pass@{k} on {rows['problems'].iloc[0]} dev problems against T_eval, with "
+            f"top-k {decoding.top_k}, top-p {decoding.top_p:g} for every model; bands: 95 % "
+            "bootstrap over problems; stars: each model's best."
+        )
+        yield f"fig_2_pass{k}", _figure(figures.fig_2(rows)), caption
+
+
+def _possible_ks(results: pd.DataFrame) -> tuple[int, ...]:
+    fewest = results.groupby(["model", "temperature", "problem_id"]).size().min()
+    return tuple(k for k in (1, 5) if k <= fewest)
+
+
+def labelled_probe(run: Path, name: str) -> pd.DataFrame:
+    """A probe of the run with the column `truth`: the true fork and lock labels of the domain."""
+    frame = Probe.load(run / "probes" / name).frame
+    rows = read_jsonl(run / "samples" / "programs.jsonl")
+    known = {problem.problem_id: problem for problem in domain.problems("test")}
+    problems = [known[row["problem_id"]] for row in rows]
+    truth = true_labels(load_tokenizer("tiny"), problems, rows)
+    return frame.merge(truth, on=["sample_id", "position"], how="left")
+
+
+def _code_figure(base: pd.DataFrame, decoding: Decoding) -> tuple[str, Figure, str]:
+    """Figure 4: the first hard program, marked by the default rule."""
+    hard = base[base["problem_id"].str.startswith("hard")]
+    program = hard[hard["sample_id"] == hard["sample_id"].iloc[0]]
+    program = program[program["segment"] != "special"]
+    rule = SupportRule(decoding)
+    marked = pd.DataFrame(
+        {
+            "token": program["token"],
+            "label": rule.label(program),
+            "branching": rule.score(program),
+        }
+    )
+    caption = f"Figure 4. Forks and locks of the base in one program, by branching at {decoding}."
+    return "fig_4", _figure(figures.fig_4(marked)), caption
+
+
+def _ranked_figure(probes: dict, decoding: Decoding) -> tuple[str, Figure, str]:
+    """Figure 5: the true fork with the widest head, the true lock with the median tail."""
+    base = probes["base"].reset_index(drop=True)
+    forks, locks = (base[base["truth"] == kind] for kind in (FORK, LOCK))
+    by_entropy = locks["entropy"].sort_values(kind="stable")
+    chosen = {FORK: forks["entropy"].idxmax(), LOCK: by_entropy.index[len(by_entropy) // 2]}
+    tokenizer = load_tokenizer("tiny")
+    rows = [
+        ranked_probabilities(frame.iloc[place], decoding, 12, tokenizer).assign(
+            model=name, label=kind
+        )
+        for kind, place in chosen.items()
+        for name, frame in probes.items()
+    ]
+    caption = (
+        "Figure 5. Ranked next-token probabilities (T=1) of one true fork and one true lock, base "
+        f"and SSD; lines: where {decoding} cuts. Ticks name the base's tokens."
+    )
+    return "fig_5", figures.fig_5_pair(pd.concat(rows, ignore_index=True)), caption
+
+
+def tell(summary: dict, run: Path) -> str:
+    """The summary as a person reads it."""
+    lines = ["", "What simple self-distillation did to the bundled model", ""]
+    lines += _tell_positions(summary["comparison"])
+    lines += ["", *_tell_passes(summary), ""]
+    lines += [f"figures: {run / 'figures'}", f"numbers: {run / 'summary.json'}"]
+    return "\n".join(lines)
+
+
+def _tell_positions(comparison: list[dict]) -> list[str]:
+    rows = {(row["label"], row["statistic"]): row for row in comparison}
+
+    def change(label: str, statistic: str, digits: int) -> str:
+        row = rows[label, statistic]
+        return (
+            f"{row['base']:.{digits}f} -> {row['tuned']:.{digits}f} "
+            f"({row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, "
+            f"{row['high']:+.{digits}f}])"
+        )
+
+    return [
+        f"At {rows[LOCK, 'entropy']['positions']} locks (one right token):",
+        f"  entropy (nats)      {change(LOCK, 'entropy', 4)}",
+        f"  distractor tail     {change(LOCK, 'tail_mass', 4)}",
+        f"At {rows[FORK, 'entropy']['positions']} forks (several good tokens):",
+        f"  entropy (nats)      {change(FORK, 'entropy', 3)}",
+        f"  head entropy (nats) {change(FORK, 'head_entropy', 3)}",
+        f"  branching           {change(FORK, 'branching', 3)}",
+    ]
+
+
+def _tell_passes(summary: dict) -> list[str]:
+    table = {(row["model"], row["group"], row["k"]): row for row in summary["pass_at_k"]}
+    gains = {(row["model"], row["group"], row["k"]): row for row in summary["differences"]}
+    best = summary["best_temperature"]
+    problems = table["base", "all", 1]["problems"]
+    lines = [
+        f"On {problems} held-out problems, each model at the T_eval that was best for it on the "
+        "dev split",
+        f"(base {best['base']:g}, SSD {best['ssd']:g}, control {best['control']:g}; same "
+        "truncation; 95 % intervals over problems):",
+        f"{'':14}{'base':>22}{'SSD':>22}{'SSD - base':>26}{'control - base':>26}",
+    ]
+    for group, k in [(g, k) for k in (1, 5) for g in ("all", *domain.DIFFICULTIES)]:
+        cells = [_cell(table[model, group, k], "estimate") for model in ("base", "ssd")]
+        cells += [_cell(gains[model, group, k], "estimate", "+") for model in ("ssd", "control")]
+        lines.append(f"pass@{k} {group:<7}{cells[0]:>22}{cells[1]:>22}{cells[2]:>26}{cells[3]:>26}")
+    return lines
+
+
+def _cell(row: dict, name: str, sign: str = "") -> str:
+    return f"{row[name]:{sign}.3f} [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"

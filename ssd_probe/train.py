@@ -1,0 +1,145 @@
+"""Step 2 of SSD: ordinary supervised fine-tuning on the raw samples (paper section 1).
+
+The loop, the optimiser and everything distributed are transformers' Trainer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from ssd_probe.errors import UserError
+
+IGNORED = -100  # label of the prompt's tokens: only the completion has a loss
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The paper's recipe by default (appendix): AdamW (0.9, 0.95), decay 0.1, cosine to lr / 5."""
+
+    learning_rate: float = 5e-6
+    epochs: float = 1.0
+    max_steps: int = -1  # > 0 ends the run early, e.g. for a smoke test
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
+    min_lr_ratio: float = 0.2
+    max_length: int = 65_536
+    save_steps: int = 0  # > 0 keeps resumable checkpoints
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+
+def train(
+    model: Any, tokenizer: Any, rows: Sequence[dict], config: TrainConfig, out: Path
+) -> list[dict]:
+    """Fine-tune `model` on `rows` (`prompt_ids`, `completion_ids`) and save it to `out`.
+
+    Loss: token cross-entropy on the completion, in nats. Writes `out`/metrics.jsonl and the
+    checkpoint (Hugging Face format, safetensors); returns the metrics. With `save_steps`, an
+    interrupted run goes on from its last checkpoint in `out`/trainer.
+    Errors: `UserError` if no sample has token ids or all are longer than `max_length`.
+    """
+    dataset = _examples(rows, config.max_length)
+    work = out / "trainer"
+    trainer = Trainer(
+        model=model,
+        args=_arguments(config, work),
+        train_dataset=dataset,  # type: ignore[arg-type]
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        callbacks=[_Metrics(out / "metrics.jsonl")],
+    )
+    trainer.remove_callback(PrinterCallback)  # `_Metrics` shows progress, on stderr
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
+    model.config.use_cache = False
+    trainer.train(resume_from_checkpoint=resumable)
+    model.config.use_cache = True
+    model.eval()
+    trainer.save_model(str(out))
+    tokenizer.save_pretrained(out)
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _examples(rows: Sequence[dict], max_length: int) -> list[dict]:
+    examples = []
+    for row in rows:
+        if "prompt_ids" not in row or "completion_ids" not in row:
+            name = row.get("sample_id", "?")
+            raise UserError(f"sample {name}: no token ids; make samples with `ssd-probe sample`")
+        ids = row["prompt_ids"] + row["completion_ids"]
+        if len(ids) <= max_length:
+            labels = [IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]
+            examples.append({"input_ids": ids, "labels": labels, "length": len(ids)})
+    if not examples:
+        raise UserError(f"nothing to train on: no sample is at most {max_length} tokens long")
+    return examples
+
+
+def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": config.min_lr_ratio},
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        bf16=config.bf16,
+        logging_steps=10,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 500,
+        save_total_limit=2,
+        seed=config.seed,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=True,
+    )
+
+
+class _Metrics(TrainerCallback):
+    """One JSON line a log entry as it happens, and a progress bar."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if state.global_step == 0:
+            self.path.write_text("")
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=f"training {self.path.parent.name}",
+            disable=None if state.is_world_process_zero else True,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()

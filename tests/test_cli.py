@@ -1,0 +1,132 @@
+"""The command line: fast help, one-line errors with their exit codes, resumable interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures")
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "ssd_probe.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)], ids=str)
+def test_help_shows_examples_and_imports_nothing_heavy(command):
+    probe = (
+        "import sys\n"
+        "from ssd_probe.cli import main\n"
+        f"sys.argv = ['ssd-probe', *{list(command)!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "ssd-probe" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["sample", "--prompts", "tiny:dev"], "Missing option '--out'"),
+        (["sample", "--model", "no/where", "--prompts", "tiny:dev", "--out", "o"], "no/where"),
+        (["sample", "--prompts", "broken.jsonl", "--out", "o"], "broken.jsonl:2: not valid JSON"),
+        (["sample", "--prompts", "tiny:dev", "--temperature=-1", "--out", "o"], "temperature"),
+        (["sample", "--prompts", "tiny:dev", "--top-p", "1.5", "--out", "o"], "top_p"),
+        (["sample", "--prompts", "absent.jsonl", "--out", "o"], "absent.jsonl: no such file"),
+        (["sample", "--prompts", "tiny:dev", "--config", "bad.yaml"], "unknown key 'temprature'"),
+        (["demo", "--out", "occupied"], "not a run"),
+        (["figures", "occupied"], "not a run"),
+        (["probe", "--model", "cut", "--text", "broken.jsonl", "--out", "o"], "model.safetensors"),
+        (["train", "--samples", "absent.jsonl", "--out", "o"], "absent.jsonl"),
+        (["evaluate", "--problems", "x", "--samples", "absent.jsonl"], "absent.jsonl"),
+        (["compare", "--base", "occupied", "--tuned", "occupied"], "occupied"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    (tmp_path / "bad.yaml").write_text("temprature: 1.0\n")
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "mine.txt").write_text("")
+    make_interrupted_download(tmp_path / "cut")
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert not (tmp_path / "o").exists()
+
+
+def make_interrupted_download(folder):
+    """A copy of the bundled checkpoint whose weights end early."""
+    import shutil
+
+    from ssd_probe.checkpoints import bundled_checkpoint
+
+    shutil.copytree(bundled_checkpoint(), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+
+def test_config_file_sets_flags_and_the_command_line_wins(tmp_path):
+    (tmp_path / "run.yaml").write_text("prompts: tiny:dev\nlimit: 2\nmax-new-tokens: 3\nseed: 5\n")
+    result = run("sample", "--config", "run.yaml", "--out", "s.jsonl", "--limit", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert len(rows) == 1 and len(rows[0]["completion_ids"]) == 3
+    record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
+    assert record["settings"]["seed"] == 5
+
+
+def test_other_settings_for_the_same_file_are_refused(tmp_path):
+    fixed = ["sample", "--prompts", "tiny:dev", "--limit", 1, "--out", "s.jsonl"]
+    assert run(*fixed, "--max-new-tokens", 2, cwd=tmp_path).returncode == 0
+    result = run(*fixed, "--max-new-tokens", 3, cwd=tmp_path)
+    assert result.returncode == 2 and "max_new_tokens: 2 -> 3" in result.stderr
+
+
+def test_an_interrupted_command_is_resumable(tmp_path):
+    options = ["sample", "--prompts", "tiny:ssd", "--limit", "64", "--batch-size", "4"]
+    command = [sys.executable, "-m", "ssd_probe.cli", *options, "--out", "s.jsonl"]
+    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "s.jsonl.part"
+    deadline = time.monotonic() + 60
+    while not part.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 75 and "run the same command again" in said
+    assert not (tmp_path / "s.jsonl").exists()
+    assert run(*options, "--out", "s.jsonl", cwd=tmp_path).returncode == 0
+    assert run(*options, "--out", "whole.jsonl", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "s.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_loop_by_hand(tmp_path):
+    """The README's commands, one after another, on a few prompts."""
+
+    def ok(*arguments):
+        result = run(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    ok("sample", "--prompts", "tiny:ssd", "--limit", 12, "--out", "ssd.jsonl")
+    ok("train", "--samples", "ssd.jsonl", "--max-steps", 3, "--out", "student")
+    ok("sample", "--prompts", "tiny:dev", "--limit", 9, "--n", 2, "--out", "dev.jsonl")
+    told = ok("evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl", "--json")
+    result = json.loads(told)
+    assert len(result["results"]) == 18
+    assert {row["k"] for row in result["pass_at_k"]} == {1}
+    ok("probe", "--text", "dev.jsonl", "--out", "base")
+    ok("probe", "--model", "student", "--text", "dev.jsonl", "--out", "tuned")
+    compared = json.loads(ok("compare", "--base", "base", "--tuned", "tuned", "--json"))
+    assert {"label", "base", "tuned"} <= compared["table"][0].keys() and compared["verdicts"]

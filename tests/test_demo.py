@@ -1,0 +1,123 @@
+"""The demo: the README's claims hold in direction; the run is whole, resumable, repeatable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.data import read_jsonl
+from ssd_probe.demo import run_demo
+from ssd_probe.errors import UserError
+from ssd_probe.story import draw_figures
+
+FIGURES = ["fig_2_pass1", "fig_4", "fig_5", "fig_6a", "fig_6b", "fig_6c", "fig_6d"]
+
+
+def row(rows, **wanted):
+    found = [r for r in rows if all(r[key] == value for key, value in wanted.items())]
+    assert len(found) == 1, wanted
+    return found[0]
+
+
+@pytest.mark.parametrize("statistic", ["entropy", "tail_mass"])
+def test_locks_lose_their_tail(demo_run, statistic):
+    change = row(demo_run[1]["comparison"], label=LOCK, statistic=statistic)
+    assert change["high"] < 0
+
+
+@pytest.mark.parametrize("statistic", ["head_entropy", "branching"])
+def test_forks_keep_their_head(demo_run, statistic):
+    change = row(demo_run[1]["comparison"], label=FORK, statistic=statistic)
+    assert change["low"] > -0.02 * change["base"]
+
+
+@pytest.mark.parametrize(("group", "k"), [("all", 1), ("all", 5), ("hard", 5)])
+def test_ssd_at_its_best_beats_the_base_at_its_best(demo_run, group, k):
+    gain = row(demo_run[1]["differences"], model="ssd", group=group, k=k)
+    assert gain["estimate"] > 0
+
+
+def test_ssd_beats_the_control(demo_run):
+    gains = [row(demo_run[1]["differences"], model=m, group="all", k=5) for m in ("ssd", "control")]
+    assert gains[0]["estimate"] > gains[1]["estimate"]
+
+
+def test_the_default_rule_finds_the_true_forks(demo_run):
+    found = row(demo_run[1]["rule"], label=FORK)
+    assert found["auc"] > 0.95 and found["precision"] > 0.9 and found["recall"] > 0.8
+
+
+def test_every_position_of_a_noise_free_program_has_a_true_label(demo_run):
+    kinds = {r["label"] for r in demo_run[1]["comparison"]}
+    assert kinds == {"all", LOCK, FORK}
+
+
+def test_the_run_folder_holds_what_the_readme_says(demo_run):
+    out, summary, _, said = demo_run
+    assert json.loads((out / "summary.json").read_text()) == summary
+    for name in ("run.json", "checkpoint/model.safetensors", "probes/base", "probes/ssd"):
+        assert (out / name).exists()
+    for name in [f"{stem}.{end}" for stem in FIGURES for end in ("png", "pdf", "txt")]:
+        assert (out / "figures" / name).stat().st_size
+    assert "pass@5 hard" in said and "distractor tail" in said
+    best = summary["best_temperature"]["ssd"]
+    rows = read_jsonl(out / "evaluations" / f"test-ssd-T{best:g}.jsonl")
+    assert len(rows) == 1500 and not any(r["verdict"] == "infra_error" for r in rows)
+
+
+def test_a_second_run_reuses_everything(demo_run):
+    out, summary, config, _ = demo_run
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
+    again = run_demo(out, config, lambda text: None)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")} == files
+    assert again | {"seconds": 0} == summary | {"seconds": 0}
+
+
+def test_figures_are_drawn_again_to_the_same_bytes(demo_run):
+    out = demo_run[0]
+    before = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    draw_figures(out)
+    assert {path.name: path.read_bytes() for path in (out / "figures").iterdir()} == before
+
+
+def test_other_settings_and_foreign_folders_are_refused(demo_run, tmp_path):
+    out, _, config, _ = demo_run
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        run_demo(out, replace(config, seed=1))
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not a run"):
+        run_demo(tmp_path, config)
+    with pytest.raises(UserError, match="not a run"):
+        draw_figures(tmp_path)
+
+
+MICRO = {
+    "prompts": 48,
+    "temperatures": (1.6,),
+    "dev_problems": 6,
+    "dev_samples": 1,
+    "test_problems": 9,
+    "test_samples": 5,
+    "probed_programs": 9,
+}
+
+
+def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
+    demo_run, tmp_path, monkeypatch
+):
+    config = replace(demo_run[2], **MICRO)
+    first = run_demo(tmp_path / "a", config, lambda text: None)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ssd_probe.demo.probe", stop)
+        run_demo(tmp_path / "b", config)
+    second = run_demo(tmp_path / "b", config, lambda text: None)
+    assert second | {"seconds": 0} == first | {"seconds": 0}
+    for path in (tmp_path / "a").rglob("*.jsonl"):
+        if path.name != "metrics.jsonl":  # holds run times
+            other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+            assert path.read_bytes() == other.read_bytes()

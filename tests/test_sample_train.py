@@ -1,0 +1,126 @@
+"""Sampling and fine-tuning: reproducible, resumable, true to what was asked."""
+
+import json
+
+import pytest
+import torch
+
+from ssd_probe.checkpoints import load_model, load_tokenizer
+from ssd_probe.data import Prompt, read_prompts
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.sample import sample, sample_to_file, usable
+from ssd_probe.train import IGNORED, TrainConfig, _examples, train
+
+DECODING = Decoding(1.6, 20, 0.8)
+PROMPTS = read_prompts("tiny:dev", 6)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny"), load_tokenizer("tiny")
+
+
+def draw(tiny, decoding=DECODING, **options):
+    model, tokenizer = tiny
+    return sample(model, tokenizer, PROMPTS, decoding, max_new_tokens=48, **options)
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_does_not(tiny):
+    first = draw(tiny, n=2, seed=1)
+    assert draw(tiny, n=2, seed=1) == first
+    assert [r["completion"] for r in draw(tiny, n=2, seed=2)] != [r["completion"] for r in first]
+
+
+def test_rows_follow_the_prompts_and_carry_ids_text_and_meta(tiny):
+    rows = draw(tiny, n=2, batch_size=5)
+    assert [r["problem_id"] for r in rows] == [p.problem_id for p in PROMPTS for _ in range(2)]
+    tokenizer = tiny[1]
+    for row in rows:
+        text = tokenizer.decode(row["completion_ids"], skip_special_tokens=True)
+        assert row["completion"] == text
+        assert row["finished"] == (row["completion_ids"][-1] == tokenizer.eos_token_id)
+        assert tokenizer.pad_token_id not in row["completion_ids"]
+        assert row["difficulty"] in ("easy", "medium", "hard")
+
+
+@pytest.mark.parametrize("decoding", [DECODING, Decoding(0), Decoding(2.0, 5)], ids=str)
+def test_every_token_lies_in_the_support_of_the_decoding(tiny, decoding):
+    model, _ = tiny
+    for row in draw(tiny, decoding):
+        ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(row["prompt_ids"]) - 1 : -1]
+        chosen = torch.tensor(row["completion_ids"])
+        # A hair of slack: generation and teacher forcing round differently at a nucleus's edge.
+        relaxed = Decoding(
+            decoding.temperature, decoding.top_k, min(1.0, decoding.top_p + 1e-4)
+        ).warp(logits)
+        assert relaxed.gather(1, chosen[:, None]).isfinite().all()
+
+
+def test_an_interrupted_file_resumes_to_the_undisturbed_one(tiny, tmp_path):
+    model, tokenizer = tiny
+    whole = draw(tiny, batch_size=2)
+    path = tmp_path / "s.jsonl"
+    part = tmp_path / "s.jsonl.part"
+    draw(tiny, batch_size=2, part=part)
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(lines[:3]) + lines[3][: len(lines[3]) // 2])  # killed while writing
+    rows = sample_to_file(
+        path, model, tokenizer, PROMPTS, DECODING, max_new_tokens=48, batch_size=2
+    )
+    assert rows == whole == [json.loads(line) for line in path.read_text().splitlines()]
+    assert not part.exists()
+
+
+def test_stubs_are_dropped_and_nothing_else():
+    rows = [{"completion": text} for text in ("", "pass", "\n pass \n", "def f():\n    wrong(")]
+    assert usable(rows) == rows[3:]
+
+
+def test_training_lowers_the_loss_on_its_samples_and_saves_a_checkpoint(tiny, tmp_path):
+    rows = draw(tiny, n=4)
+    model = load_model("tiny", dtype="float32")
+    before = loss_of(model, rows)
+    config = TrainConfig(learning_rate=1e-3, max_steps=12, batch_size=8, warmup_steps=1)
+    train(model, tiny[1], rows, config, tmp_path)
+    after = loss_of(load_model(str(tmp_path)), rows)
+    assert after < before - 0.01
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["step"] == 12
+
+
+def loss_of(model, rows):
+    """Mean loss of the completion tokens, nats."""
+    losses = []
+    for row in rows:
+        ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
+        with torch.no_grad():
+            logp = model(ids).logits[0, :-1].log_softmax(-1)
+        start = len(row["prompt_ids"])
+        losses.append(-logp[start - 1 :].gather(1, ids[0, start:, None]).mean().item())
+    return sum(losses) / len(losses)
+
+
+def test_only_the_completion_has_a_loss():
+    row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
+    example = _examples([row], 100)[0]
+    assert example["labels"] == [IGNORED] * 3 + [8, 9]
+    assert example["input_ids"] == [5, 6, 7, 8, 9]
+
+
+def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):
+    model, tokenizer = tiny
+    with pytest.raises(UserError, match="no token ids"):
+        train(model, tokenizer, [{"completion": "x"}], TrainConfig(), tmp_path)
+    row = {"prompt_ids": [1], "completion_ids": [2] * 50}
+    with pytest.raises(UserError, match="at most 8 tokens"):
+        train(model, tokenizer, [row], TrainConfig(max_length=8), tmp_path)
+
+
+def test_a_text_prompt_needs_no_chat_template(tiny):
+    model, tokenizer = tiny
+    prompt = Prompt("p", None, "def solve(xs):", {})
+    row = sample(model, tokenizer, [prompt], Decoding(0), max_new_tokens=4)[0]
+    assert row["prompt"] == "def solve(xs):" and len(row["completion_ids"]) <= 4
