@@ -39,7 +39,7 @@ _OTHER = {"linestyle": "-.", "marker": "D", "hatch": "xx"}
 _OTHER_COLORS = ("#CC79A7", "#56B4E9", "#444444")
 FORK_COLOR, LOCK_COLOR = "#E58FB1", "#BFE3D0"
 MONOSPACE = "DejaVu Sans Mono"
-_ADVANCE = 0.602  # width of its characters, in font sizes
+_ADVANCE, _LEADING = 0.602, 1.25  # width of its characters and height of a line, in font sizes
 _T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 150, "figure.constrained_layout.use": True,
@@ -50,6 +50,7 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4, "grid.color": "#DDDDDD",
     "legend.frameon": False, "legend.handlelength": 2.4,
     "lines.linewidth": 1.4, "lines.markersize": 3.2, "hatch.linewidth": 0.6,
+    "text.hinting": "none",  # Figure 4: whole-pixel advances would drift out of its cells
     "pdf.fonttype": 42,  # text in the PDF stays text
 }  # fmt: skip
 
@@ -114,14 +115,15 @@ def fig_4(frame: pd.DataFrame, ax: Axes | None = None, columns: int = 64) -> Axe
     require_columns(frame, ["token", "label", "branching"], "Figure 4")
     cells = list(_cells(frame, columns))
     lines = cells[-1].line + 1 if cells else 1
-    ax = _axes(ax, height=0.35 + lines * COLUMN_WIDTH / columns / _ADVANCE * 1.25)
-    ax.set(xlim=(0, columns), ylim=(lines, 0))
+    ax = _axes(ax, height=0.35 + lines * COLUMN_WIDTH / columns / _ADVANCE * _LEADING)
+    ax.set(xlim=(0, columns))
     ax.axis("off")
     fork = Patch(facecolor=FORK_COLOR, edgecolor="black", linewidth=0.5, label="fork")
     lock = Patch(facecolor=LOCK_COLOR, label="lock")
     ax.legend(handles=[fork, lock], loc="upper left", bbox_to_anchor=(0, 0), ncols=2)
-    size = _fitting_size(ax, columns, lines)
-    font: dict[str, Any] = {"family": MONOSPACE, "parse_math": False}
+    size, room = _fit(ax, columns, lines)
+    ax.set(ylim=(room, 0))
+    font: dict[str, Any] = {"family": MONOSPACE, "parse_math": False, "in_layout": False}
     for cell in cells:
         if cell.label in (FORK, LOCK) and cell.text.strip():
             _mark(ax, cell)
@@ -149,7 +151,7 @@ def fig_5(frame: pd.DataFrame, ax: Axes | None = None, log: bool = False) -> Axe
             bar.set_alpha(1.0 if stays else 0.35)
         cut = rows["rank"].to_numpy()[kept].max(initial=0) + 0.5
         style = {key: look[key] for key in ("color", "linestyle")}
-        ax.axvline(cut + 0.1 * side, linewidth=1, **style)  # apart, where two cuts coincide
+        ax.axvline(cut + 0.2 * side, linewidth=1, **style)  # apart, where two cuts coincide
     look, rows = models[0]
     names = [_tick_text(token) for token in rows["token"]]
     ax.set_xticks(rows["rank"], names, rotation=90, family=MONOSPACE, parse_math=False)
@@ -260,7 +262,7 @@ def _against_temperature(
     for look, rows in _by_model(frame):
         _line(ax, look, rows["temperature"], rows[column])
     ax.set(xlabel=_T_EVAL, ylabel=ylabel)
-    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     _legend(ax)
     return ax
 
@@ -324,11 +326,12 @@ def _mark(ax: Axes, cell: _Cell) -> None:
     ax.add_patch(box)
 
 
-def _fitting_size(ax: Axes, columns: int, lines: int) -> float:
-    """The font size, in points, at which a character fills its cell of the axes."""
+def _fit(ax: Axes, columns: int, lines: int) -> tuple[float, float]:
+    """Font size, in points, that fills the cells of these axes, and their height in lines."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # the layout engine moves the axes only when it draws
     extent = ax.get_window_extent()
     width, height = (72 / figure.dpi * side for side in (extent.width, extent.height))
-    return min(width / columns / _ADVANCE, height / lines / 1.2)
+    size = min(width / columns / _ADVANCE, height / lines / _LEADING)
+    return size, height / size / _LEADING
