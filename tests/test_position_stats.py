@@ -242,9 +242,9 @@ def test_wrong_arguments_are_refused_in_one_line(bad):
 
 def expected_support(logits, decoding, stats):
     """Mask over the ranks, size, entropy and kept mass from the whole vocabulary, float64."""
-    warped = decoding.warp(logits)
-    kept = warped > -torch.inf
-    log_q = warped.double().log_softmax(-1)
+    kept = decoding.warp(logits) > -torch.inf
+    tempered = logits.double() / max(decoding.temperature, 1e-5)  # warp rounds these to float32
+    log_q = tempered.masked_fill(~kept, -torch.inf).log_softmax(-1)
     entropy = -(log_q.exp() * log_q.where(kept, 0)).sum(-1)
     mass = logits.double().softmax(-1).where(kept, 0).sum(-1)
     ranks = kept.gather(-1, stats.top_ids.clamp(min=0).long()) & (stats.top_ids >= 0)
