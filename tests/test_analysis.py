@@ -370,13 +370,14 @@ class TestCurves:
 
     def test_entropy_by_mass_bin(self):
         def with_tail(mass: float, head: int) -> np.ndarray:
-            """`head` tokens share 1 - mass evenly; the others share the rest, next to evenly."""
+            """`head` tokens share 1 - mass evenly; half of the rest is the next token's."""
             p = np.exp(flat(0.0))
+            p[head] = 100
             p[head:] *= mass / p[head:].sum()
             p[:head] = (1 - mass) / head
             return np.log(p)
 
-        tails = [1e-4, 3e-3, 7e-3, 0.015, 0.03, 0.2, 0.2]
+        tails = [1e-4, 3e-3, 7e-3, 0.015, 0.03, 0.06, 0.06]
         frame = probe_of(np.stack([with_tail(m, 20) for m in tails]))
         table = entropy_by_mass_bin(frame, Decoding(1.0, 20, 1.0))
         assert list(table["bin"]) == ["≥ 99.9", "≥ 99.5", "≥ 99", "≥ 98", "≥ 95", "< 95"]
