@@ -161,7 +161,7 @@ def train(model: Qwen3ForCausalLM, pairs: list, args: argparse.Namespace) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=CHECKPOINT)
-    parser.add_argument("--programs", type=int, default=100_000)
+    parser.add_argument("--programs", type=int, default=130_000)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--batch-tokens", type=int, default=6_000)
     parser.add_argument("--muon-lr", type=float, default=0.02)

@@ -42,8 +42,8 @@ MAPS: dict[str, tuple[list[str], dict[str, float]]] = {
     "absolute": (["take absolute values", "drop the signs"], {"abs(@)": 1}),
     "divide": (["divide each by K rounding down"], {"@ // K": 1}),
     "remainder": (["take each modulo K", "reduce each modulo K"], {"@ % K": 1}),
-    "cap": (["cap each at K", "limit each to at most K"], {"min(@, K)": 0.6, "min(K, @)": 0.4}),
-    "raise": (["raise each to at least K"], {"max(@, K)": 0.6, "max(K, @)": 0.4}),
+    "cap": (["cap each at K", "limit each to at most K"], {"min(@, K)": 1}),
+    "raise": (["raise each to at least K"], {"max(@, K)": 1}),
 }
 FILTERS: dict[str, tuple[list[str], dict[str, float]]] = {
     "even": (["keep the even ones", "keep only even ones"], {"@ % 2 == 0": 0.7, "not @ % 2": 0.3}),
