@@ -223,6 +223,7 @@ def model_identity(model: str | Path | PreTrainedModel) -> str:
     if isinstance(model, str | Path):
         source = resolve_model(model)
         if isinstance(source, Path):
+            check_checkpoint(source)
             return weights_sha256(source)
         try:
             return Path(str(transformers.utils.cached_file(source, "config.json"))).parent.name

@@ -143,7 +143,6 @@ def train(
     bf16: bool = False,
     gradient_checkpointing: bool = False,
     seed: int = 0,
-    device: Device = None,
     config: Config = None,
 ) -> None:
     """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
@@ -171,7 +170,7 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    train_stage(model, samples, settings, out, device=device)
+    train_stage(model, samples, settings, out)
     print(f"checkpoint in {out}")
 
 
@@ -210,6 +209,7 @@ def probe(
         max_length=max_length,
         include_prompt=include_prompt,
         batch_size=batch_size,
+        device=device,
     )
     print(f"{len(frame)} positions in {out}")
 
@@ -275,7 +275,7 @@ def evaluate(
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
             print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
     if any(row["verdict"] == "infra_error" for row in result["results"]):
-        raise RuntimeError("some programs could not be run (infra_error); see the results")
+        raise RuntimeError("some programs could not be run (infra_error) and are not counted")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 Sample from the base -> fine-tune on the raw samples -> choose each model's T_eval on the dev split
 -> evaluate on the test split -> probe both models on the same programs -> compare and draw. Every
 step leaves a file in the run folder and is skipped when that file is there, so an interrupted demo
-goes on where it stopped.
+goes on where it stopped. Models are sampled and trained two at a time (`lanes`).
 """
 
 import time
@@ -16,17 +16,18 @@ import pandas as pd
 from ssd_probe.analysis.compare import compare
 from ssd_probe.analysis.labels import SupportRule, score_against_truth
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
-from ssd_probe.checkpoints import load_tokenizer
+from ssd_probe.checkpoints import load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, read_texts, write_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.evaluate import evaluate, load_tasks
-from ssd_probe.probe import Probe, probe
+from ssd_probe.lanes import lanes
+from ssd_probe.probe import probe
 from ssd_probe.run import begin, claim, write_json
-from ssd_probe.stages import identity, sample_stage, train_stage
-from ssd_probe.story import draw_figures, tell
+from ssd_probe.stages import sample_stage, train_stage
+from ssd_probe.story import PROBED, PROGRAMS, draw_figures, labelled_probe, tell
 from ssd_probe.tiny import domain
-from ssd_probe.tiny.truth import program_rows, true_labels
+from ssd_probe.tiny.truth import program_rows
 from ssd_probe.train import TrainConfig
 
 MODELS = ("base", "ssd", "control")
@@ -78,11 +79,24 @@ def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) 
     started = time.time()
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a run; choose another --out")
-    with claim(out):
-        begin(out / "run.json", identity("tiny") | {"demo": config.settings()})
-        train_students(out, config)
-        best = choose_temperatures(out, config)
-        summary = {"best_temperature": best, **passes(out, config, best), **probes(out, config)}
+    with claim(out), lanes() as run:
+        settings = {"weights": model_identity("tiny"), "demo": config.settings()}
+        begin(out / "run.json", settings, {"model": "tiny"})
+        say(f"1/5 sample {config.prompts} solutions at {config.train_decoding} and fine-tune on")
+        say(f"    them (SSD); the same at {config.control_decoding}, no truncation (control)")
+        run(train_student, [(out, config, name) for name in ("ssd", "control")])
+        say("2/5 sweep T_eval on the dev split to find each model's best")
+        sweep = [(name, "dev", t) for t in config.temperatures for name in MODELS]
+        run(evaluate_model, [(out, config, *which) for which in sweep])
+        best = best_temperatures(pd.concat(results(out, *which) for which in sweep))
+        say("3/5 sample and run the programs of the held-out test problems")
+        run(evaluate_model, [(out, config, name, "test", best[name]) for name in MODELS])
+        summary = {"best_temperature": best, **passes(out, best)}
+        say("4/5 probe base and SSD on the same programs")
+        write_programs(out, config)
+        run(probe_model, [(out, name) for name in PROBED])
+        summary |= positions(out, config)
+        say("5/5 draw the figures")
         summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)]
         summary["seconds"] = round(time.time() - started, 1)
         write_json(out / "summary.json", summary)
@@ -90,8 +104,11 @@ def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) 
     return summary
 
 
-def train_students(out: Path, config: DemoConfig) -> None:
-    """Steps 1 and 2, for SSD and for its control: the same training on T=1 samples."""
+def train_student(out: Path, config: DemoConfig, name: str) -> None:
+    """Steps 1 and 2 of SSD; the control differs in the sampling only."""
+    decoding = config.train_decoding if name == "ssd" else config.control_decoding
+    samples = out / "samples" / f"{name}.jsonl"
+    sample_from(out, config, "base", "tiny:ssd", config.prompts, 1, decoding, samples)
     recipe = TrainConfig(
         learning_rate=config.learning_rate,
         epochs=config.epochs,
@@ -99,18 +116,15 @@ def train_students(out: Path, config: DemoConfig) -> None:
         warmup_steps=10,
         seed=config.seed,
     )
-    for name, decoding in (("ssd", config.train_decoding), ("control", config.control_decoding)):
-        samples = out / "samples" / f"{name}.jsonl"
-        draw(out, config, "base", "tiny:ssd", config.prompts, 1, decoding, samples)
-        train_stage("tiny", samples, recipe, checkpoint(out, name))
+    train_stage("tiny", samples, recipe, Path(checkpoint(out, name)))
 
 
-def checkpoint(out: Path, name: str) -> Path:
-    """The student's folder; SSD's is the run's `checkpoint/`."""
-    return out / ("checkpoint" if name == "ssd" else name)
+def checkpoint(out: Path, name: str) -> str:
+    """What to load for one of the three models; SSD's is the run's `checkpoint/`."""
+    return {"base": "tiny", "ssd": str(out / "checkpoint"), "control": str(out / "control")}[name]
 
 
-def draw(
+def sample_from(
     out: Path,
     config: DemoConfig,
     name: str,
@@ -120,54 +134,59 @@ def draw(
     decoding: Decoding,
     file: Path,
 ) -> list[dict]:
-    """Sample from one of the three models."""
+    """Sample from one of the three models into `file`."""
     return sample_stage(
-        "tiny" if name == "base" else str(checkpoint(out, name)),
+        checkpoint(out, name),
         prompts,
         decoding,
         file,
         limit=count,
         n=n,
         max_new_tokens=192,
-        batch_size=512,
+        batch_size=128,
         seed=config.seed * 1_000_000,
     )
 
 
-def evaluated(out: Path, config: DemoConfig, name: str, split: str, temperature: float):
-    """One row a sampled program of `name` on a split at T_eval, with `model`, `temperature`."""
-    stem = f"{split}-{name}-T{temperature:g}"
-    results = out / "evaluations" / f"{stem}.jsonl"
-    if not results.exists():
-        count = config.dev_problems if split == "dev" else config.test_problems
-        n = config.dev_samples if split == "dev" else config.test_samples
-        decoding = config.eval_decoding(temperature)
-        file = out / "samples" / f"{stem}.jsonl"
-        rows = draw(out, config, name, f"tiny:{split}", count, n, decoding, file)
-        frame = evaluate(rows, load_tasks(f"tiny:{split}"))
-        frame = frame.assign(model=name, temperature=temperature)
-        write_jsonl(results, frame.to_dict("records"))
-    return pd.DataFrame(read_jsonl(results))
+def evaluate_model(
+    out: Path, config: DemoConfig, name: str, split: str, temperature: float
+) -> None:
+    """Sample programs of a split at T_eval and run them, unless that is done."""
+    if results_file(out, name, split, temperature).exists():
+        return
+    dev = split == "dev"
+    count = config.dev_problems if dev else config.test_problems
+    n = config.dev_samples if dev else config.test_samples
+    samples = out / "samples" / f"{split}-{name}-T{temperature:g}.jsonl"
+    decoding = config.eval_decoding(temperature)
+    rows = sample_from(out, config, name, f"tiny:{split}", count, n, decoding, samples)
+    frame = evaluate(rows, load_tasks(f"tiny:{split}"), workers=1)
+    frame = frame.assign(model=name, temperature=temperature)
+    write_jsonl(results_file(out, name, split, temperature), frame.to_dict("records"))
 
 
-def choose_temperatures(out: Path, config: DemoConfig) -> dict[str, float]:
-    """The T_eval with the highest pass@1 on the dev split, for each model on its own."""
-    sweep = pd.concat(
-        evaluated(out, config, name, "dev", temperature)
-        for name in MODELS
-        for temperature in config.temperatures
-    )
+def results_file(out: Path, name: str, split: str, temperature: float) -> Path:
+    return out / "evaluations" / f"{split}-{name}-T{temperature:g}.jsonl"
+
+
+def results(out: Path, name: str, split: str, temperature: float) -> pd.DataFrame:
+    """One row a sampled program: problem, verdict, `model`, `temperature`."""
+    return pd.DataFrame(read_jsonl(results_file(out, name, split, temperature)))
+
+
+def best_temperatures(sweep: pd.DataFrame) -> dict[str, float]:
+    """The T_eval with the highest pass@1, for each model on its own."""
     curves = pass_curves(sweep, ks=(1,), by=None)
     best = curves.loc[curves.groupby("model")["estimate"].idxmax()]
     return {name: float(t) for name, t in zip(best["model"], best["temperature"], strict=True)}
 
 
-def passes(out: Path, config: DemoConfig, best: dict[str, float]) -> dict:
+def passes(out: Path, best: dict[str, float]) -> dict:
     """pass@1 and pass@5 on the test split, each model at its own best T_eval, and differences."""
-    results = {name: evaluated(out, config, name, "test", best[name]) for name in MODELS}
-    tables = [pass_table(results[name]).assign(model=name) for name in MODELS]
+    tested = {name: results(out, name, "test", best[name]) for name in MODELS}
+    tables = [pass_table(tested[name]).assign(model=name) for name in MODELS]
     differences = [
-        paired_difference(results["base"], results[name]).assign(model=name)
+        paired_difference(tested["base"], tested[name]).assign(model=name)
         for name in ("ssd", "control")
     ]
     return {
@@ -176,23 +195,25 @@ def passes(out: Path, config: DemoConfig, best: dict[str, float]) -> dict:
     }
 
 
-def probes(out: Path, config: DemoConfig) -> dict:
-    """Probe base and SSD on the same noise-free programs and compare them by true label."""
-    programs = out / "samples" / "programs.jsonl"
-    chosen = domain.problems("test", config.probed_programs)
-    tokenizer = load_tokenizer("tiny")
-    if not programs.exists():
-        write_jsonl(programs, program_rows(tokenizer, chosen, config.seed))
-    texts = read_texts([programs])
-    models = {"base": "tiny", "ssd": str(checkpoint(out, "ssd"))}
-    for name, model in models.items():
-        probe(model, texts, out / "probes" / name, batch_size=64)
-    before, after = (Probe.load(out / "probes" / name).frame for name in models)
-    truth = true_labels(tokenizer, chosen, read_jsonl(programs))
-    labels = before.merge(truth, on=["sample_id", "position"], how="left")["truth"]
-    rule = SupportRule(config.train_decoding)
-    found = score_against_truth(rule.label(before), labels, rule.score(before))
+def write_programs(out: Path, config: DemoConfig) -> None:
+    """What both models are probed on: noise-free corpus programs, neither model's samples."""
+    if not (out / PROGRAMS).exists():
+        chosen = domain.problems("test", config.probed_programs)
+        write_jsonl(out / PROGRAMS, program_rows(load_tokenizer("tiny"), chosen, config.seed))
+
+
+def probe_model(out: Path, name: str) -> None:
+    """Probe one model on the programs."""
+    folder = out / "probes" / name
+    probe(checkpoint(out, name), read_texts([out / PROGRAMS]), folder, batch_size=64)
+
+
+def positions(out: Path, config: DemoConfig) -> dict:
+    """Base against SSD at the true locks and forks, and how well the default rule finds those."""
+    before, after = (labelled_probe(out, name) for name in PROBED)
+    truth, rule = before["truth"], SupportRule(config.train_decoding)
+    found = score_against_truth(rule.label(before), truth, rule.score(before))
     return {
-        "comparison": compare(before, after, labels, config.train_decoding).to_dict("records"),
+        "comparison": compare(before, after, truth, config.train_decoding).to_dict("records"),
         "rule": found.to_dict("records"),
     }

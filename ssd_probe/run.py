@@ -18,11 +18,12 @@ from ssd_probe.errors import UserError
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 
 
-def begin(record: Path, settings: dict) -> None:
+def begin(record: Path, settings: dict, about: dict | None = None) -> None:
     """Write the record of a new output, or check that an old one was made with these settings.
 
-    Raises `UserError` "RECORD: key: old -> new" for the first setting that differs: an output is
-    never a mixture of two settings.
+    `about` is recorded too, but not compared: names and paths, which may change without changing
+    the result. Raises `UserError` "RECORD: key: old -> new" for the first setting that differs: an
+    output is never a mixture of two settings.
     """
     flat = _flatten(settings)
     if record.exists():
@@ -34,7 +35,7 @@ def begin(record: Path, settings: dict) -> None:
                     "use another --out for other settings, or delete this one"
                 )
         return
-    write_json(record, {"settings": settings, **provenance()})
+    write_json(record, {"settings": settings, **(about or {}), **provenance()})
 
 
 def read_record(record: Path) -> dict:
@@ -86,14 +87,15 @@ def _commit() -> str | None:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Hold `folder` alone, or raise `UserError` naming host and process that hold it.
+def claim(output: Path, *, is_file: bool = False) -> Iterator[None]:
+    """Hold an output folder (or file) alone, or raise `UserError` naming who holds it.
 
     The lock is the kernel's and goes when its process goes, however that ends.
     """
+    folder, name = (output.parent, f".{output.name}.lock") if is_file else (output, ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
@@ -102,7 +104,7 @@ def claim(folder: Path) -> Iterator[None]:
         except OSError:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             raise UserError(
-                f"{folder}: in use by {owner}; wait for it, or choose another --out"
+                f"{output}: in use by {owner}; wait for it, or choose another --out"
             ) from None
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

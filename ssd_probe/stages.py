@@ -1,5 +1,8 @@
 """The steps of SSD as commands run them: names in, files out, settings recorded beside them."""
 
+import json
+import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -7,17 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from ssd_probe.checkpoints import load_model, load_tokenizer, resolve_model, weights_sha256
+from ssd_probe.checkpoints import load_model, load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, read_prompts
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.run import begin, claim, write_json
-
-
-def identity(model: str) -> dict:
-    """What pins a model in a record: its name and, for local weights, their hash."""
-    path = Path(resolve_model(model))
-    return {"model": model, "weights_sha256": weights_sha256(path) if path.is_dir() else None}
 
 
 def sample_stage(
@@ -34,30 +31,48 @@ def sample_stage(
     from ssd_probe.sample import sample_to_file
 
     chosen = read_prompts(prompts, limit)
-    settings = {"prompts": str(prompts), "limit": limit, "decoding": decoding.to_dict(), **options}
-    with claim(out.parent):
-        begin(out.with_name(out.name + ".run.json"), identity(model) | settings)
+    settings = {
+        "weights": model_identity(model),
+        "prompts": _digest([(p.problem_id, p.messages, p.text) for p in chosen]),
+        "decoding": decoding.to_dict(),
+        **options,
+    }
+    with claim(out, is_file=True):
+        about = {"model": model, "source": str(prompts), "prompts": len(chosen)}
+        begin(out.with_name(out.name + ".run.json"), settings, about)
         if out.exists():
             return read_jsonl(out)
         tokenizer, loaded = load_tokenizer(model), load_model(model, device=device)
         return sample_to_file(out, loaded, tokenizer, chosen, decoding, **options)
 
 
-def train_stage(model: str, samples: Path, config: Any, out: Path, *, device: str | None = None):
-    """Fine-tune into the checkpoint folder `out`; done when its metrics and weights are there."""
+def train_stage(model: str, samples: Path, config: Any, out: Path) -> None:
+    """Fine-tune into the checkpoint folder `out`, whose `done.json` says that it is complete.
+
+    Under `accelerate launch` or `torchrun` every rank calls this; the first one keeps the records.
+    """
     from ssd_probe.sample import usable
     from ssd_probe.train import train
 
     rows = read_jsonl(samples)
     kept = usable(rows)
-    data = {"samples_sha256": sha256(samples.read_bytes()).hexdigest(), "used": len(kept)}
-    with claim(out):
-        begin(out / "run.json", identity(model) | data | asdict(config))
+    settings = {"weights": model_identity(model), "samples": _digest(rows), **asdict(config)}
+    first = os.environ.get("RANK", "0") == "0"
+    with claim(out) if first else nullcontext():
+        if first:
+            about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
+            begin(out / "run.json", settings, about)
         if (out / "done.json").exists():
             return
-        loaded = load_model(model, device=device, dtype="float32")
+        loaded = load_model(model, device="cpu", dtype="float32")  # the Trainer places it
         metrics = train(loaded, load_tokenizer(model), kept, config, out)
-        write_json(out / "done.json", {"last": metrics[-1] if metrics else None})
+        if first:
+            write_json(out / "done.json", {"last": metrics[-1] if metrics else None})
+
+
+def _digest(content: object) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return sha256(json.dumps(content).encode()).hexdigest()
 
 
 def compare_stage(base: Path, tuned: Path, decoding: Decoding) -> tuple[pd.DataFrame, list[str]]:

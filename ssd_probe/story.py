@@ -32,6 +32,7 @@ from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import true_labels
 
 PROBED = ("base", "ssd")
+PROGRAMS = Path("samples") / "programs.jsonl"  # what both are probed on, in the run folder
 
 
 def draw_figures(run: Path) -> list[Path]:
@@ -108,7 +109,7 @@ def _possible_ks(results: pd.DataFrame) -> tuple[int, ...]:
 def labelled_probe(run: Path, name: str) -> pd.DataFrame:
     """A probe of the run with the column `truth`: the true fork and lock labels of the domain."""
     frame = Probe.load(run / "probes" / name).frame
-    rows = read_jsonl(run / "samples" / "programs.jsonl")
+    rows = read_jsonl(run / PROGRAMS)
     known = {problem.problem_id: problem for problem in domain.problems("test")}
     problems = [known[row["problem_id"]] for row in rows]
     truth = true_labels(load_tokenizer("tiny"), problems, rows)

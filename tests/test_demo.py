@@ -113,7 +113,7 @@ def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ssd_probe.demo.probe", stop)
+        patch.setattr("ssd_probe.demo.write_programs", stop)
         run_demo(tmp_path / "b", config)
     second = run_demo(tmp_path / "b", config, lambda text: None)
     assert second | {"seconds": 0} == first | {"seconds": 0}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = {  # lowest first; a module may import its own layer and those above it in this table
     "core": {"__init__", "decoding", "errors", "run", "data", "checkpoints", "sample", "train",
-             "evaluate", "worker", "tiny"},
+             "evaluate", "lanes", "worker", "tiny"},
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward"},
     "analysis": {"analysis"},

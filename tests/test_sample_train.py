@@ -11,6 +11,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.sample import sample, sample_to_file, usable
 from ssd_probe.train import IGNORED, TrainConfig, _examples, train
+from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 DECODING = Decoding(1.6, 20, 0.8)
 PROMPTS = read_prompts("tiny:dev", 6)
@@ -117,6 +118,19 @@ def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):
     row = {"prompt_ids": [1], "completion_ids": [2] * 50}
     with pytest.raises(UserError, match="at most 8 tokens"):
         train(model, tokenizer, [row], TrainConfig(max_length=8), tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_any_architecture_samples_humaneval_and_chat_prompts(architecture):
+    model, tokenizer = tiny_model(architecture), tiny_tokenizer()
+    chat = Prompt("chat", [{"role": "user", "content": "add two numbers"}], None, {})
+    prompts = [*read_prompts("humaneval", 3), chat]
+    rows = sample(model, tokenizer, prompts, DECODING, max_new_tokens=6, batch_size=2)
+    assert [row["problem_id"] for row in rows] == [prompt.problem_id for prompt in prompts]
+    assert all(1 <= len(row["completion_ids"]) <= 6 for row in rows)
+    alone = sample(model, tokenizer, prompts[:1], Decoding(0), max_new_tokens=6)[0]
+    padded = sample(model, tokenizer, prompts, Decoding(0), max_new_tokens=6)[0]
+    assert padded["completion_ids"] == alone["completion_ids"]  # padding changes nothing
 
 
 def test_a_text_prompt_needs_no_chat_template(tiny):
