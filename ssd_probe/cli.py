@@ -1,6 +1,7 @@
 """The `ssd-probe` command. Each command parses, calls one function of the package, and prints."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -301,6 +302,7 @@ def _raise_interrupt(signum: int, frame: Any) -> None:
 def main() -> None:
     """Entry point: every expected failure is one line and an exit code (1, 2 or 75)."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files: no window, no screen
     try:
         app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:

@@ -42,9 +42,9 @@ class DemoConfig:
     prompts: int = 4_000
     learning_rate: float = 1e-3
     epochs: float = 2.0
-    temperatures: tuple[float, ...] = (1.0, 1.3, 1.6, 1.9, 2.2)
+    temperatures: tuple[float, ...] = (1.0, 1.3, 1.6, 1.7, 1.9, 2.2, 2.5)
     dev_problems: int = 120
-    dev_samples: int = 4
+    dev_samples: int = 3
     test_problems: int = 240
     test_samples: int = 10
     probed_programs: int = 240

@@ -217,6 +217,7 @@ def fig_6d(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         places = rows["bin"].map(bins.index)
         _bars(ax, look, places, rows["entropy"], i - (len(models) - 1) / 2, len(models))
     ax.set_xticks(range(len(bins)), bins)
+    ax.set_xlim(-0.6, len(bins) - 0.4)  # empty bins keep their place
     ax.set(xlabel="top-20 mass of the position (%)", ylabel="mean entropy (nats)")
     ax.grid(False, axis="x")
     _legend(ax)

@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
-import pandas as pd
-
-matplotlib.use("Agg")  # before pyplot: a demo draws without a screen
-
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -75,7 +71,11 @@ def _all_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, s
     bins = stack_models(
         {name: entropy_by_mass_bin(f, decoding, binned_by=base) for name, f in probes.items()}
     )
-    caption = f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}."
+    sizes = ", ".join(str(n) for n in bins.loc[bins["model"] == "base", "positions"])
+    caption = (
+        f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}, "
+        f"by bin {sizes}."
+    )
     yield "fig_6d", _figure(figures.fig_6d(bins)), caption
 
 
