@@ -108,12 +108,14 @@ def sample(
       ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
     """
     from ssd_probe.decoding import Decoding
+
+    decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
     from ssd_probe.stages import sample_stage
 
     rows = sample_stage(
         model,
         prompts,
-        Decoding(temperature, top_k, top_p),
+        decoding,
         out,
         limit=limit,
         device=device,

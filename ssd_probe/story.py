@@ -73,8 +73,7 @@ def _all_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, s
     )
     sizes = ", ".join(str(n) for n in bins.loc[bins["model"] == "base", "positions"])
     caption = (
-        f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}, "
-        f"by bin {sizes}."
+        f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}, by bin {sizes}."
     )
     yield "fig_6d", _figure(figures.fig_6d(bins)), caption
 

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from ssd_probe.cli import main
+
 COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures")
 
 
@@ -46,23 +48,28 @@ def test_help_shows_examples_and_imports_nothing_heavy(command):
         (["sample", "--prompts", "tiny:dev", "--config", "bad.yaml"], "unknown key 'temprature'"),
         (["demo", "--out", "occupied"], "not a run"),
         (["figures", "occupied"], "not a run"),
-        (["probe", "--model", "cut", "--text", "broken.jsonl", "--out", "o"], "model.safetensors"),
+        (["probe", "--model", "cut", "--text", "code.py", "--out", "o"], "model.safetensors"),
         (["train", "--samples", "absent.jsonl", "--out", "o"], "absent.jsonl"),
         (["evaluate", "--problems", "x", "--samples", "absent.jsonl"], "absent.jsonl"),
         (["compare", "--base", "occupied", "--tuned", "occupied"], "occupied"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capfd):
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     (tmp_path / "bad.yaml").write_text("temprature: 1.0\n")
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "mine.txt").write_text("")
     make_interrupted_download(tmp_path / "cut")
-    result = run(*arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: ") and message in result.stderr
-    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    (tmp_path / "code.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ssd-probe", *arguments])
+    with pytest.raises(SystemExit) as stopped:  # in this process: importing torch takes seconds
+        main()
+    said = capfd.readouterr()
+    assert stopped.value.code == 2, said.err
+    assert said.err.startswith("error: ") and message in said.err
+    assert said.err.count("\n") == 1 and said.out == ""
     assert not (tmp_path / "o").exists()
 
 
@@ -102,7 +109,7 @@ def test_an_interrupted_command_is_resumable(tmp_path):
     deadline = time.monotonic() + 60
     while not part.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(started.pid, signal.SIGINT)
+    os.kill(started.pid, signal.SIGTERM)  # SIGINT is ignored below background shells
     _, said = started.communicate(timeout=60)
     assert started.returncode == 75 and "run the same command again" in said
     assert not (tmp_path / "s.jsonl").exists()
