@@ -11,6 +11,7 @@ import typer
 
 from ssd_probe.errors import UserError
 
+INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
 
 app = typer.Typer(
@@ -306,7 +307,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files: no window, no screen
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        raise SystemExit(code or 0)
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
