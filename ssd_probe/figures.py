@@ -101,7 +101,7 @@ def fig_2(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.scatter(best["temperature"], best["estimate"], linewidth=0.6, zorder=4, **star)
     ax.set(xlabel=_T_EVAL, ylabel=f"pass@{frame['k'].iloc[0]}")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
-    _legend(ax)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # curves may be anywhere below
     return ax
 
 
@@ -216,7 +216,11 @@ def fig_6d(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for i, (look, rows) in enumerate(models):
         places = rows["bin"].map(bins.index)
         _bars(ax, look, places, rows["entropy"], i - (len(models) - 1) / 2, len(models))
-    ax.set_xticks(range(len(bins)), bins)
+    names = bins
+    if "positions" in frame:  # a bar of three positions is not one of thousands
+        sizes = frame.drop_duplicates("bin").set_index("bin")["positions"]
+        names = [f"{name}\nn={sizes[name]}" for name in bins]
+    ax.set_xticks(range(len(bins)), names)
     ax.set_xlim(-0.6, len(bins) - 0.4)  # empty bins keep their place
     ax.set(xlabel="top-20 mass of the position (%)", ylabel="mean entropy (nats)")
     ax.grid(False, axis="x")
