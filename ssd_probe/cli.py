@@ -154,7 +154,7 @@ def train(
     \b
     Examples:
       ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
-      accelerate launch -m ssd_probe.cli train --model ./base --samples s.jsonl --bf16 --out student
+      torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --bf16 --out student
     """
     from ssd_probe.stages import train_stage
     from ssd_probe.train import TrainConfig
@@ -267,7 +267,7 @@ def evaluate(
     """
     from ssd_probe.stages import evaluate_stage
 
-    result = evaluate_stage(problems, samples, workers=workers, seconds=timeout, ks=k or [1, 5])
+    result = evaluate_stage(problems, samples, k, workers=workers, seconds=timeout)
     if out is not None:
         from ssd_probe.run import write_json
 

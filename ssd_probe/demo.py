@@ -52,8 +52,10 @@ class DemoConfig:
 
     def settings(self) -> dict:
         """As recorded in run.json."""
-        decodings = {key: value.to_dict() for key, value in vars(self).items() if "dec" in key}
-        return asdict(self) | decodings
+        return asdict(self) | {
+            "train_decoding": self.train_decoding.to_dict(),
+            "control_decoding": self.control_decoding.to_dict(),
+        }
 
     def eval_decoding(self, temperature: float) -> Decoding:
         """T_eval varies; the truncation is the paper's for every model."""

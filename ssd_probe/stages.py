@@ -13,7 +13,6 @@ import pandas as pd
 from ssd_probe.checkpoints import load_model, load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, read_prompts
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
 from ssd_probe.run import begin, claim, write_json
 
 
@@ -87,20 +86,22 @@ def compare_stage(base: Path, tuned: Path, decoding: Decoding) -> tuple[pd.DataF
 
 
 def evaluate_stage(
-    problems: str, samples: Path, *, workers: int = 2, seconds: float = 3.0, ks: list[int]
+    problems: str, samples: Path, ks: list[int] | None, *, workers: int = 2, seconds: float = 3.0
 ) -> dict:
-    """Run the samples: `results` (task_id, verdict, detail) and `pass_at_k` rows."""
+    """Run the samples: `results` (task_id, verdict, detail) and `pass_at_k` rows.
+
+    Without `ks`, pass@1 and, where every problem has five samples, pass@5. Programs that could not
+    be run (`infra_error`) are in `results` and in no pass@k.
+    """
     from ssd_probe.analysis.passk import pass_table
     from ssd_probe.evaluate import evaluate, load_tasks
 
     results = evaluate(read_jsonl(samples), load_tasks(problems), workers=workers, seconds=seconds)
-    fewest = int(results.groupby("problem_id").size().min())
-    if fewest < min(ks):
-        raise UserError(f"{samples}: {fewest} sample(s) a problem, too few for pass@{min(ks)}")
-    usable_ks = tuple(k for k in ks if k <= fewest)
+    fewest = results.groupby("problem_id").size().min()
+    ks = ks or [k for k in (1, 5) if k <= fewest]
     clean = results[results["verdict"] != "infra_error"]
     rows = results.rename(columns={"problem_id": "task_id"})
     return {
         "results": rows[["task_id", "verdict", "detail"]].to_dict("records"),
-        "pass_at_k": pass_table(clean, ks=usable_ks).to_dict("records"),
+        "pass_at_k": pass_table(clean, ks=ks).to_dict("records"),
     }

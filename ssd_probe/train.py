@@ -4,11 +4,13 @@ The loop, the optimiser and everything distributed are transformers' Trainer.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -85,7 +87,11 @@ def _examples(rows: Sequence[dict], max_length: int) -> list[dict]:
 
 
 def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:
+    cpu, ranks = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
+        use_cpu=cpu,
+        ddp_backend="gloo" if cpu and ranks > 1 else None,  # else each rank trains alone
+        ddp_find_unused_parameters=False,
         output_dir=str(work),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,

@@ -118,6 +118,28 @@ def test_an_interrupted_command_is_resumable(tmp_path):
     assert (tmp_path / "s.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
 
 
+def test_two_ranks_train_one_model(tmp_path):
+    """Two ranks see twice the samples a step, and keep one record."""
+    assert (
+        run(
+            "sample", "--prompts", "tiny:ssd", "--limit", 40, "--out", "s.jsonl", cwd=tmp_path
+        ).returncode
+        == 0
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--samples", "s.jsonl", "--max-steps", "5", "--batch-size", "4", "--out", "student"]
+    launched = subprocess.run(
+        [*command, "-m", "ssd_probe.cli", "train", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert launched.returncode == 0, launched.stderr
+    lines = (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1.0]
+    assert (tmp_path / "student" / "model.safetensors").exists()
+
+
 def test_loop_by_hand(tmp_path):
     """The README's commands, one after another, on a few prompts."""
 
@@ -133,6 +155,10 @@ def test_loop_by_hand(tmp_path):
     result = json.loads(told)
     assert len(result["results"]) == 18
     assert {row["k"] for row in result["pass_at_k"]} == {1}
+    asked = run(
+        *("evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl", "--k", 5), cwd=tmp_path
+    )
+    assert asked.returncode == 2 and "pass@5" in asked.stderr  # asked for, so not left out
     ok("probe", "--text", "dev.jsonl", "--out", "base")
     ok("probe", "--model", "student", "--text", "dev.jsonl", "--out", "tuned")
     compared = json.loads(ok("compare", "--base", "base", "--tuned", "tuned", "--json"))

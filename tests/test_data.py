@@ -1,12 +1,12 @@
 """Reading prompts and texts: what is kept, and what a person is told when a file is wrong."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from ssd_probe.data import atomic_path, read_jsonl, read_prompts, read_texts, write_jsonl
 from ssd_probe.errors import UserError
+from ssd_probe.tiny import domain
 
 
 def test_jsonl_round_trip_keeps_every_character(tmp_path):
@@ -101,14 +101,13 @@ def test_humaneval_prompts_and_texts(monkeypatch):
         read_prompts("humaneval")
 
 
-def test_tiny_prompts(monkeypatch):
-    problem = SimpleNamespace(problem_id="t1", request="Add two numbers.", difficulty="easy")
-    domain = SimpleNamespace(problems=lambda split: [problem])
-    monkeypatch.setitem(sys.modules, "ssd_probe.tiny.domain", domain)
-    monkeypatch.setattr("ssd_probe.tiny.domain", domain, raising=False)
-    (prompt,) = read_prompts("tiny:dev")
-    assert prompt.messages == [{"role": "user", "content": "Add two numbers."}]
-    assert (prompt.problem_id, prompt.meta) == ("t1", {"difficulty": "easy"})
+def test_tiny_prompts():
+    prompts = read_prompts("tiny:dev", 4)
+    problems = domain.problems("dev", 4)
+    assert [p.problem_id for p in prompts] == [p.problem_id for p in problems]
+    assert prompts[0].messages == [{"role": "user", "content": problems[0].request}]
+    assert prompts[0].meta == {"difficulty": "easy"}
+    assert len(read_prompts("tiny:dev", 10_000)) == domain.SIZES["dev"]
 
 
 def test_texts_from_samples(tmp_path):

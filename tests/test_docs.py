@@ -23,9 +23,7 @@ def snippets(language):
 
 def test_every_command_is_in_the_readme():
     for command in app.registered_commands:
-        assert f"ssd-probe {command.callback.__name__}" in README or command.callback.__name__ in (
-            "figures",
-        )
+        assert f"ssd-probe {command.callback.__name__}" in README
 
 
 def test_every_shell_snippet_of_the_readme_runs(tmp_path):

@@ -1,5 +1,6 @@
 """Verdicts of programs that behave and of programs that do not."""
 
+import contextlib
 import os
 
 import pytest
@@ -55,15 +56,11 @@ def test_orphans_are_killed():
         "    return sum(xs)"
     )
     verdict(code, seconds=1.0)
-    running = [p for p in os.listdir("/proc") if p.isdigit()]
-    states = []
-    for pid in running:
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                states.append(file.read())
-        except OSError:
-            continue
-    assert not any(b"worker.py" in command for command in states)
+    commands = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            commands.append(file.read())
+    assert not any(b"worker.py" in command for command in commands)
 
 
 def test_rows_are_in_sample_order_and_number_the_samples_of_a_problem():
