@@ -154,7 +154,7 @@ def train(
     \b
     Examples:
       ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
-      torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --bf16 --out student
+      torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --out s
     """
     from ssd_probe.stages import train_stage
     from ssd_probe.train import TrainConfig
