@@ -1,0 +1,96 @@
+"""From the head (K ranks) and sums over the tail to `PositionStats`: the formulas, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ssd_probe.kernels.stats import PositionStats
+
+
+def close(
+    values: Tensor,
+    ids: Tensor,
+    shift: Tensor,
+    sums: Tensor,
+    sums_at: Tensor,
+    top_k: int,
+    temperatures: tuple[float, ...],
+) -> PositionStats:
+    """The statistics without targets.
+
+    `values`, `ids` [n, <= K]: the head by (value descending, id ascending), padded with -inf;
+    `shift` [n]: any finite number near the tail's largest logit; with y = z - shift over the tail,
+    `sums` [n, 3]: of e^y, y e^y, y^2 e^y, and `sums_at` [n, len(temperatures)]: of e^(y / T).
+    A row is valid when its largest value and its sums are finite: NaN anywhere must reach either.
+    """
+    top = values[:, 0]
+    below = values.double() - top.double()[:, None]  # [n, K], <= 0
+    gap = shift.double() - top.double()  # [n], <= 0
+    log_partition, entropy, varentropy, tail_log_mass = _moments(below, gap, *sums.double().T)
+    at = [
+        _log_partition(below / t, gap / t, weight)
+        for t, weight in zip(temperatures, sums_at.double().T, strict=True)
+    ]
+    valid = top.isfinite() & sums[:, 0].isfinite()
+
+    def column(values: Tensor) -> Tensor:
+        return values.float().masked_fill(~valid.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+    missing = (0, top_k - values.shape[1])
+    ids = ids.masked_fill(~(values > -torch.inf) | ~valid[:, None], -1)
+    return PositionStats(
+        max_logit=column(top),
+        log_partition=column(log_partition),
+        entropy=column(entropy),
+        varentropy=column(varentropy),
+        tail_log_mass=column(tail_log_mass),
+        top_logits=column(pad(values, missing, value=-torch.inf)),
+        top_ids=pad(ids, missing, value=-1).int(),
+        valid=valid,
+        temperatures=temperatures,
+        log_partition_at=column(torch.stack(at, -1) if at else top.new_empty(len(top), 0)),
+    )
+
+
+def _moments(
+    below: Tensor, gap: Tensor, weight: Tensor, weight_y: Tensor, weight_yy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log_partition, entropy, varentropy and tail_log_mass [n].
+
+    The tail's sums are relative to `gap` below the max, so a tail of 1e-30 is as accurate as any.
+    """
+    log_partition = _log_partition(below, gap, weight)
+    d = below.clamp(min=-1e3)  # its weight is 0 either way, and 0 * -inf would be NaN
+    p = (d - log_partition[:, None]).exp()
+    tail = (gap - log_partition).exp()
+    mean = (p * d).sum(-1) + tail * (weight_y + gap * weight)  # E[z - max]
+    b = gap - mean
+    varentropy = (p * (d - mean[:, None]) ** 2).sum(-1)
+    varentropy += tail * (weight_yy + 2 * b * weight_y + b**2 * weight)
+    tail_log_mass = gap + weight.log() - log_partition
+    # log_partition >= 0 and mean <= 0: nothing cancels, a lock's tiny entropy keeps its digits.
+    return log_partition, log_partition - mean, varentropy.clamp(min=0), tail_log_mass
+
+
+def _log_partition(below: Tensor, gap: Tensor, weight: Tensor) -> Tensor:
+    """log of sum e^below + e^gap weight, the first of `below` being 0; log1p for a lock's sake."""
+    return (below[:, 1:].exp().sum(-1) + gap.exp() * weight).log1p()
+
+
+def target_fields(
+    stats: PositionStats, logits: Tensor, targets: Tensor, max_elements: int = 2**24
+) -> None:
+    """Set `target_logprob` and `target_rank`; only targets outside the top K cost a pass."""
+    value = logits.gather(-1, targets[:, None])[:, 0]  # [n]
+    below_max = value.double() - stats.max_logit.double()
+    stats.target_logprob = (below_max - stats.log_partition.double()).float()
+    hit = stats.top_ids == targets[:, None]
+    rank = hit.int().argmax(-1) + 1
+    rare = (~hit.any(-1) & stats.valid).nonzero()[:, 0]
+    column = torch.arange(logits.shape[1], device=logits.device)
+    for rows in rare.split(max(1, max_elements // logits.shape[1])):
+        x, v, target = logits[rows], value[rows, None], targets[rows, None]
+        rank[rows] = ((x > v) | ((x == v) & (column < target))).sum(-1) + 1
+    stats.target_rank = rank.masked_fill(~stats.valid, -1).int()
