@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -85,3 +87,41 @@ def _tail_sums(
     some = (edge > -torch.inf)[:, None]
     sums_at = torch.stack(at, -1) if at else x.new_empty(len(x), 0)
     return torch.stack(sums, -1).double() * some, sums_at.double() * some
+
+
+def divergences(x: Tensor, y: Tensor) -> Tensor:
+    """KL(p||q), KL(q||p), JS and TV [N, 4] float64 of p = softmax(x), q = softmax(y), both [N, V].
+
+    With d = log q - log p, KL(p||q) = sum p (e^d - 1 - d): no term is negative, so the error is
+    relative to the KL. See `ssd_probe.kernels.pair.pair_stats`.
+    """
+    rows = max(1, CHUNK_ELEMENTS // x.shape[1])
+    starts = range(0, max(len(x), 1), rows)  # one empty step for N = 0
+    return torch.cat([_divergences(x[i : i + rows], y[i : i + rows]) for i in starts])
+
+
+def _divergences(x: Tensor, y: Tensor) -> Tensor:
+    log_p, log_q = x.double().log_softmax(-1), y.double().log_softmax(-1)  # [n, V]
+    d = (log_q - log_p).nan_to_num_(nan=0, posinf=torch.inf, neginf=-torch.inf)  # neither has it
+    p, q = log_p.exp(), log_q.exp()
+    near = d.abs() <= 1
+    e = d.where(near, 0).expm1()  # q = p (1 + e)
+    difference = (p * e).where(near, q - p)
+    # Beyond |d| = 1 nothing cancels. A token that p lacks adds q to KL(p||q), inf to KL(q||p).
+    kl = (p * (e - d)).where(near, difference - (p * d).where(d < torch.inf, 0))
+    kl = kl.where(d > -torch.inf, torch.inf)
+    lk = (p * ((1 + e) * d - e)).where(near, (q * d).where(d > -torch.inf, 0) - difference)
+    lk = lk.where(d < torch.inf, torch.inf)
+    js_near = p * ((1 + e) * d - (2 + e) * (e / 2).log1p()) / 2
+    ratio = (-d.abs()).exp()
+    far = (1 + ratio) * (math.log(2) - ratio.log1p()) - ratio * d.abs().clamp(max=1e3)
+    js = js_near.where(near, torch.maximum(p, q) / 2 * far)
+    sums = [_row_sum(element) for element in (kl, lk, js, difference.abs_().div_(2))]
+    most = (torch.inf, torch.inf, math.log(2), 1.0)
+    return torch.stack([s.clamp(0, m) for s, m in zip(sums, most, strict=True)], -1)
+
+
+def _row_sum(element: Tensor) -> Tensor:
+    """Sum over V [n], in parts: torch splits one long row over threads, and so rounds it apart."""
+    parts = [part.sum(-1) for part in element.split(16_384, 1)]
+    return torch.stack(parts, -1).sum(-1)

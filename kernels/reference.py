@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssd_probe.kernels.pair import PairStats
 from ssd_probe.kernels.stats import PositionStats
 
 
@@ -62,3 +63,57 @@ def position_stats(
         rank = (order == targets[:, None]).int().argmax(-1) + 1
         stats.target_rank = rank.where(valid, -1).int()
     return stats
+
+
+def pair_stats(
+    base_logits: Tensor,
+    other_logits: Tensor,
+    *,
+    top_k: int = 64,
+    temperatures: Sequence[float] = (),
+    targets: Tensor | None = None,
+    vocab_size: int | None = None,
+) -> PairStats:
+    """What `ssd_probe.kernels.pair.pair_stats` must return, in float64.
+
+        KL(p||q) = sum p log(p/q) = sum p (e^d - 1 - d),  d = log q - log p
+        JS = (KL(p||m) + KL(q||m)) / 2,  m = (p + q) / 2        TV = sum |p - q| / 2
+
+    The second form is the first plus sum (q - p) = 0: each term is >= 0, so a KL of 1e-12 keeps
+    nine digits. `base_logits` gives p, `other_logits` q; [N, V].
+    Source: paper section 3, design section 2 (fields).
+    """
+    arguments = {
+        "top_k": top_k, "temperatures": temperatures, "targets": targets, "vocab_size": vocab_size,
+    }  # fmt: skip
+    base = position_stats(base_logits, **arguments)  # type: ignore[arg-type]
+    other = position_stats(other_logits, **arguments)  # type: ignore[arg-type]
+    valid = base.valid & other.valid
+    x, y = base_logits[:, :vocab_size].double(), other_logits[:, :vocab_size].double()  # [N, V]
+    log_p, log_q = x.log_softmax(-1), y.log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    d = (log_q - log_p).where((x > -torch.inf) | (y > -torch.inf), 0)
+    m_over_p, m_over_q = (d.expm1() / 2).log1p(), ((-d).expm1() / 2).log1p()  # logs
+    js = _kl_terms(p, (p + q) / 2, m_over_p) / 2 + _kl_terms(q, (p + q) / 2, m_over_q) / 2
+    at_top = y.gather(-1, base.top_ids.clamp(min=0).long())
+
+    def comparison(values: Tensor) -> Tensor:
+        return values.masked_fill(~valid.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+    return PairStats(
+        base=base,
+        other=other,
+        kl_base_other=comparison(_kl_terms(p, q, d).sum(-1)),
+        kl_other_base=comparison(_kl_terms(q, p, -d).sum(-1)),
+        js=comparison(js.sum(-1)),
+        tv=comparison((p * d.expm1()).where(d < 1, q - p).abs().sum(-1) / 2),
+        other_at_base_top=comparison(at_top.masked_fill(base.top_ids < 0, -torch.inf)),
+        valid=valid,
+    )
+
+
+def _kl_terms(p: Tensor, q: Tensor, d: Tensor) -> Tensor:
+    """p (e^d - 1 - d) = q - p - p d; that is q where only p is 0, +inf where only q is."""
+    present = p * (d.expm1() - d)
+    absent = (q - p) - p * d.clamp(max=1e3)  # p > 0 only up to d = 745
+    return present.where(d < 1, absent).where(d > -torch.inf, torch.inf)
