@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import BACKENDS, PositionStats, position_stats
+from ssd_probe.kernels.backends import choose
+from ssd_probe.kernels.stats import PositionStats, position_stats
 
 COMPARISONS = ("kl_base_other", "kl_other_base", "js", "tv")
 
@@ -95,15 +96,12 @@ def pair_stats(
     if base_logits.device != other_logits.device:
         devices = f"{base_logits.device} and {other_logits.device}"
         raise UserError(f"logits on {devices}: both must be on one device")
-    if backend == "auto":
-        backend = "triton" if base_logits.is_cuda else "cpu" if base_logits.is_cpu else "torch"
-    if backend not in ("torch", "triton", "cpu"):
-        raise UserError(f"backend = {backend!r}: must be one of auto, torch, triton, cpu")
+    backend, _ = choose(backend, base_logits.device, top_k)
 
     def stats(logits: Tensor) -> PositionStats:
         return position_stats(
             logits, top_k=top_k, temperatures=temperatures, targets=targets,
-            vocab_size=vocab_size, backend=backend if backend in BACKENDS else "auto",
+            vocab_size=vocab_size, backend=backend,
         )  # fmt: skip
 
     base, other = stats(base_logits), stats(other_logits)

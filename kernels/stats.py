@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ssd_probe.decoding import GREEDY_BELOW, Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.backends import choose
 
-BACKENDS = ("auto", "torch")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -251,7 +251,7 @@ def position_stats(
     `logits` [N, V] float32, bfloat16 or float16 (-inf entries are legal); `top_k` = K ranks kept;
     `temperatures` to give `log_partition_at`; `targets` [N] ids for `target_logprob` and
     `target_rank`; columns >= `vocab_size` (padding of the matrix) are not part of p.
-    `backend`: "torch", or "auto" for the fastest that is there.
+    `backend`: "triton", "cpu" (numba), "torch", or "auto": see `kernels/backends.py`.
 
     Errors: `UserError` for a wrong shape, dtype, range or backend.
     Source: design section 2; `kernels/reference.py` has the formulas.
@@ -261,12 +261,15 @@ def position_stats(
     logits = logits[:, :vocab_size]
     if targets is not None:
         targets = targets.to(logits.device, torch.int64)
-    if backend in ("auto", "torch"):
-        # Backends import PositionStats from here, so they are imported when called.
-        from ssd_probe.kernels import eager
-
-        return eager.position_stats(logits, top_k, temperatures, targets)
-    raise UserError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    name, _ = choose(backend, logits.device, top_k)
+    # Backends import PositionStats from here, so they are imported when called.
+    if name == "triton":
+        from ssd_probe.kernels.gpu import position_stats as run
+    elif name == "cpu":
+        from ssd_probe.kernels.cpu import position_stats as run
+    else:
+        from ssd_probe.kernels.eager import position_stats as run
+    return run(logits, top_k, temperatures, targets)
 
 
 def _check(

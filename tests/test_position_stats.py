@@ -28,7 +28,7 @@ TOLERANCES = {  # (absolute, relative)
 }
 EXACT = ("top_ids", "valid", "target_rank")
 TEMPERATURES = (0.5, 1.6)
-BACKENDS = ["torch"]
+BACKENDS = ["torch", "cpu"]
 
 
 def naive(x: torch.Tensor, top_k: int, temperatures, targets) -> dict[str, torch.Tensor]:
@@ -187,12 +187,15 @@ def test_layout_of_the_input(backend):
     wide = 3 * torch.randn(20, 600)
     wide[:, 507:] = torch.nan  # padding columns may hold anything
     padded = check_within_budget(wide, vocab_size=507, backend=backend)
-    same(padded, position_stats(wide[:, :507].contiguous(), top_k=8, temperatures=TEMPERATURES))
+    same(padded, position_stats(wide[:, :507].contiguous(), top_k=8, temperatures=TEMPERATURES,
+                                backend=backend))  # fmt: skip
     transposed = wide.T.contiguous().T
     assert not transposed.is_contiguous()
-    same(padded, position_stats(transposed, top_k=8, temperatures=TEMPERATURES, vocab_size=507))
+    same(padded, position_stats(transposed, top_k=8, temperatures=TEMPERATURES, vocab_size=507,
+                                backend=backend))  # fmt: skip
     strided = torch.stack([wide, wide], 1)[:, 1]
-    same(padded, position_stats(strided, top_k=8, temperatures=TEMPERATURES, vocab_size=507))
+    same(padded, position_stats(strided, top_k=8, temperatures=TEMPERATURES, vocab_size=507,
+                                backend=backend))  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -211,9 +214,9 @@ def test_empty(backend):
 def test_chunks_do_not_show(monkeypatch):
     logits = (3 * torch.randn(33, 101)).bfloat16()
     targets = torch.randint(101, (33,))
-    whole = position_stats(logits, temperatures=(2.0,), targets=targets)
+    whole = position_stats(logits, temperatures=(2.0,), targets=targets, backend="torch")
     monkeypatch.setattr(eager, "CHUNK_ELEMENTS", 500)
-    same(whole, position_stats(logits, temperatures=(2.0,), targets=targets))
+    same(whole, position_stats(logits, temperatures=(2.0,), targets=targets, backend="torch"))
 
 
 def same(a: PositionStats, b: PositionStats) -> None:

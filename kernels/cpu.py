@@ -1,0 +1,276 @@
+"""The CPU backend: one numba kernel that adds logits to the running state of their rows.
+
+A chunk of a row is cut into blocks of 256. One vectorised pass gives each block's largest logit and
+its sums relative to that logit. The K-th largest block maximum bounds the K-th largest logit from
+below, so few blocks can hold any of the top K; those are searched, and their sums taken again
+without what was found. Thus the tail is summed directly, and no row's result depends on another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from numba import njit
+from numba.extending import overload
+from torch import Tensor
+
+from ssd_probe.kernels.closing import close, target_fields
+from ssd_probe.kernels.stats import PositionStats
+
+BLOCK = 256
+UPCAST_ELEMENTS = 2**22  # float16 is converted this many elements at a time
+LEAST = np.float32(-87)  # below it e^y is a subnormal number, and slow
+F32, I32 = np.float32, np.int32
+MINUS_INF = F32(-np.inf)
+LOG2E = F32(1.4426950408889634)
+LN2_HIGH, LN2_LOW = F32(0.693359375), F32(-2.12194440e-4)  # n * LN2_HIGH is exact
+ROUND = F32(1.5 * 2**23)  # x + ROUND has round(x) in its last bits
+C2, C3, C4, C5, C6 = map(F32, (0.5, 1.66666655e-1, 4.16657959e-2, 8.33345191e-3, 1.39819995e-3))
+
+
+# Its own flags, or it inherits the caller's, and reassociated, n would be no integer.
+@njit(fastmath={"contract"})
+def exp(y):
+    """e^y, float32, for -87 <= y <= 87: 2^n e^r with |r| <= ln(2) / 2; vectorises when inlined."""
+    shifted = F32(y * LOG2E + ROUND)
+    n = F32(shifted - ROUND)
+    r = F32((y - n * LN2_HIGH) - n * LN2_LOW)
+    p = F32(((((C6 * r + C5) * r + C4) * r + C3) * r + C2) * (r * r) + r + F32(1))
+    return I32((shifted.view(np.int32) << I32(23)) + p.view(np.int32)).view(np.float32)
+
+
+def logit(x, i):
+    """x[i] as float32; uint16 holds the bits of a bfloat16."""
+
+
+@overload(logit, inline="never")
+def _logit(x, i):
+    if x.dtype == numba.uint16:
+        return lambda x, i: np.uint32(np.uint32(x[i]) << np.uint32(16)).view(np.float32)
+    return lambda x, i: x[i]
+
+
+@njit
+def _flip(bits):
+    """Order-preserving between the bits of a float and int32; its own inverse."""
+    return I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF)))
+
+
+@njit(fastmath={"reassoc", "contract", "nsz"})
+def _block(x, inverse_t, sums):
+    """The largest logit of x, and into `sums`: of w, w y, w y^2 with y = x - largest, w = e^y,
+    then of e^(y / T). NaN and +inf make the first sum NaN."""
+    key = I32(-(2**31))
+    for i in range(len(x)):  # a maximum of integers vectorises, one of floats does not
+        key = max(key, _flip(F32(logit(x, i)).view(np.int32)))
+    top = I32(_flip(key)).view(np.float32)
+    s0, s1, s2 = F32(0), F32(0), F32(0)
+    if top > MINUS_INF or top != top:
+        for i in range(len(x)):
+            y = F32(logit(x, i) - top)
+            y = LEAST if y < LEAST else y  # NaN stays
+            w = exp(y)
+            s0 += w
+            s1 += w * y
+            s2 += w * y * y
+    sums[0] = np.nan if s1 != s1 else s0
+    sums[1], sums[2] = s1, s2
+    for j in range(len(inverse_t)):
+        s0 = F32(0)
+        for i in range(len(x)):
+            y = F32((logit(x, i) - top) * inverse_t[j])
+            s0 += exp(LEAST if y < LEAST else y)
+        sums[3 + j] = s0
+    return top
+
+
+@njit
+def _add(tail, shift, sums, inverse_t):
+    """Add sums relative to `shift` to `tail` = [its own shift, its sums], float64."""
+    delta = shift - tail[0]
+    if delta > 0:  # the tail's shift becomes this one; -inf was that of an empty tail
+        moved = 0.0 if tail[0] == -np.inf else -delta
+        _shifted(tail, np.exp(moved), moved, tail[1], tail[2], tail[3])
+        for j in range(len(inverse_t)):
+            tail[4 + j] *= np.exp(moved * inverse_t[j])
+        tail[0], delta = shift, 0.0
+    s0, s1, s2 = tail[1], tail[2], tail[3]
+    _shifted(tail, np.exp(delta), delta, sums[0], sums[1], sums[2])
+    tail[1] += s0
+    tail[2] += s1
+    tail[3] += s2
+    for j in range(len(inverse_t)):
+        tail[4 + j] += sums[3 + j] * np.exp(delta * inverse_t[j])
+
+
+@njit
+def _shifted(tail, w, delta, s0, s1, s2):
+    """Write into `tail` the sums s of w y^n as seen from a shift that is `-delta` larger."""
+    tail[1] = w * s0
+    tail[2] = w * (s1 + delta * s0)
+    tail[3] = w * (s2 + 2 * delta * s1 + delta * delta * s0)
+
+
+@njit
+def _insert(values, ids, value, index):
+    """Put a logit into the ranked ones, behind its equals, which have lower ids."""
+    j = len(values) - 1
+    while j > 0 and values[j - 1] < value:
+        values[j], ids[j] = values[j - 1], ids[j - 1]
+        j -= 1
+    values[j], ids[j] = value, index
+
+
+@njit
+def _row(x, first_id, inverse_t, values, ids, tail, tops, sums):
+    """Add the logits x, of ids from `first_id` on, to a row's head and tail; `tops` and `sums` are
+    scratch, one entry a block."""
+    k = len(values)
+    blocks = len(tops)
+    for b in range(blocks):
+        tops[b] = _block(x[b * BLOCK : (b + 1) * BLOCK], inverse_t, sums[b])
+    cut = np.partition(tops, blocks - k)[blocks - k] if blocks > k else MINUS_INF
+
+    one = np.ones(sums.shape[1], np.float32)  # the sums of one logit relative to itself
+    one[1:3] = 0
+    rest = np.empty(BLOCK, np.float32)
+    for b in range(blocks):
+        if tops[b] < cut or not tops[b] > values[k - 1]:
+            continue
+        n = min(BLOCK, len(x) - b * BLOCK)
+        for i in range(n):
+            v = F32(logit(x, b * BLOCK + i))
+            rest[i] = v
+            if v >= cut and v > values[k - 1]:
+                if ids[k - 1] >= 0:
+                    _add(tail, values[k - 1], one, inverse_t)
+                _insert(values, ids, v, first_id + b * BLOCK + i)
+                rest[i] = MINUS_INF
+        nan = np.isnan(sums[b, 0])
+        tops[b] = _block(rest[:n], inverse_t, sums[b])
+        if nan:  # +inf may have gone to the head
+            sums[b, 0] = np.nan
+
+    for b in range(blocks):
+        if np.isnan(sums[b, 0]):
+            tail[1] = np.nan
+        elif tops[b] > MINUS_INF:
+            _add(tail, tops[b], sums[b], inverse_t)
+
+
+@njit(cache=True, nogil=True)
+def _rows(flat, stride, size, first_id, inverse_t, values, ids, tails, begin, end):
+    """`_row` of the rows begin..end; row r lies at r * stride of `flat`, which is contiguous."""
+    blocks = (size + BLOCK - 1) // BLOCK
+    tops = np.empty(blocks, np.float32)
+    sums = np.empty((blocks, 3 + len(inverse_t)), np.float32)
+    for r in range(begin, end):
+        x = flat[r * stride : r * stride + size]
+        _row(x, first_id, inverse_t, values[r], ids[r], tails[r], tops, sums)
+
+
+@njit(cache=True, nogil=True)
+def _count(flat, stride, size, first_id, than, target, counts, begin, end):
+    """Add to `counts` the logits that rank before `than` of id `target`, row by row."""
+    for r in range(begin, end):
+        x = flat[r * stride : r * stride + size]
+        before = min(max(target[r] - first_id, 0), size)  # equal ones before it rank before it
+        for i in range(before):
+            counts[r] += logit(x, i) >= than[r]
+        for i in range(before + (0 <= target[r] - first_id < size), size):
+            counts[r] += logit(x, i) > than[r]
+
+
+def _in_threads(function: Callable[[int, int], None], rows: int) -> None:
+    """`function(begin, end)` over the rows, in torch's number of threads.
+
+    Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
+    """
+    workers = max(1, min(torch.get_num_threads(), rows))
+    edges = [rows * i // workers for i in range(workers + 1)]
+    if workers == 1:
+        return function(0, rows)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(function, edges[:-1], edges[1:]))
+
+
+def _flat(logits: Tensor) -> tuple[np.ndarray, int]:
+    """One contiguous array that holds all rows, and the distance between two of them."""
+    x = logits.detach()
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    stride = x.stride(0) if len(x) > 1 else x.shape[1]
+    x = x.as_strided(((len(x) - 1) * stride + x.shape[1],), (1,))
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(np.uint16), stride
+    return x.numpy(), stride
+
+
+class State:
+    """Head and tail of N rows, from the chunks of logits seen so far."""
+
+    def __init__(self, rows: int, top_k: int, temperatures: tuple[float, ...]) -> None:
+        self.temperatures = temperatures
+        self.inverse_t = np.array([1 / t for t in temperatures], np.float32)
+        self.values = np.full((rows, top_k), -np.inf, np.float32)
+        self.ids = np.full((rows, top_k), -1, np.int32)
+        self.tails = np.zeros((rows, 4 + len(temperatures)))  # shift, then sums
+        self.tails[:, 0] = -np.inf
+
+    def update(self, logits: Tensor, first_id: int = 0) -> None:
+        """Add logits [N, c], float32 or bfloat16, of the ids from `first_id` on, in id order."""
+        if not len(logits):
+            return
+        flat, stride = _flat(logits)
+        size = logits.shape[1]
+
+        def work(begin: int, end: int) -> None:
+            _rows(flat, stride, size, first_id, self.inverse_t, self.values, self.ids, self.tails,
+                  begin, end)  # fmt: skip
+
+        _in_threads(work, len(logits))
+
+    def finish(self) -> PositionStats:
+        """The statistics of what was added, without targets."""
+        values, ids, tails = map(torch.from_numpy, (self.values, self.ids, self.tails))
+        shift = tails[:, 0].where(tails[:, 0] > -torch.inf, values[:, 0].double())
+        return close(values, ids.long(), shift, tails[:, 1:4], tails[:, 4:], values.shape[1],
+                     self.temperatures)  # fmt: skip
+
+
+def count_before(
+    logits: Tensor, first_id: int, than: Tensor, targets: Tensor, counts: Tensor
+) -> None:
+    """Add to `counts` [N] how many of the logits [N, c] rank before the target's logit `than`."""
+    flat, stride = _flat(logits)
+    size = logits.shape[1]
+    arrays = than.numpy(), targets.numpy(), counts.numpy()
+
+    def work(begin: int, end: int) -> None:
+        _count(flat, stride, size, first_id, *arrays, begin, end)
+
+    _in_threads(work, len(logits))
+
+
+def position_stats(
+    logits: Tensor, top_k: int, temperatures: tuple[float, ...], targets: Tensor | None
+) -> PositionStats:
+    """See `ssd_probe.kernels.stats.position_stats`, which has checked the arguments."""
+    if logits.dtype == torch.float16:
+        rows = max(1, UPCAST_ELEMENTS // logits.shape[1])
+        parts = []
+        for start in range(0, max(len(logits), 1), rows):  # one empty step for N = 0
+            step = slice(start, start + rows)
+            wanted = None if targets is None else targets[step]
+            parts.append(position_stats(logits[step].float(), top_k, temperatures, wanted))
+        return PositionStats.concat(parts)
+    state = State(len(logits), top_k, temperatures)
+    state.update(logits)
+    stats = state.finish()
+    if targets is not None:
+        target_fields(stats, logits, targets)
+    return stats
