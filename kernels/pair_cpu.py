@@ -1,0 +1,147 @@
+"""The comparison of two rows of logits on CPUs: numba, one pass, float32 blocks into float64."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from ssd_probe.kernels import pair
+from ssd_probe.kernels.pair import log_normalisers
+from ssd_probe.kernels.stats import PositionStats
+
+BLOCK = 512  # elements summed in float32 before they join the float64 sums
+HALF_ROWS = 2**18  # float16 logits widened at a time: 1 MB, within the second cache
+
+# numba freezes these; as Python floats they would draw the arithmetic into float64.
+_KL = tuple(np.float32(c) for c in pair.KL_SERIES)
+_JS = tuple(np.float32(c) for c in pair.JS_SERIES)
+_FAR = tuple(np.float32(c) for c in pair.JS_FAR)
+_EXP = tuple(np.float32(c) for c in (  # (e^f - 1 - f) / f^2 for |f| <= ln 2 / 2, 1.3e-7
+    0.4999999955, 0.1666657732, 0.04166685336, 0.008363140402, 0.001390128438))  # fmt: skip
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_LOG2E = np.float32(1.44269504)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_LEAST, _FAR_D, _HUGE, _TINY = np.float32(-87), np.float32(100), np.float32(1e30), np.float32(1e-37)
+_BIAS, _MANTISSA = np.int32(127), np.int32(23)
+
+# Sums in any order and fused multiply-adds, but NaN, inf and signs of zero mean what they say.
+_MATH = {"reassoc", "contract", "nsz"}
+
+
+@njit(fastmath=_MATH, inline="always")
+def _exp(t):
+    """e^t for t <= 88, float32; 0 below -87, where float32 turns subnormal and slow."""
+    u = t if t > _LEAST else _LEAST
+    n = np.int32(u * _LOG2E + (_HALF if u > _ZERO else -_HALF))  # to the nearest
+    k = np.float32(n)
+    f = (u - k * _LN2_HIGH) - k * _LN2_LOW
+    tail = _EXP[0] + f * (_EXP[1] + f * (_EXP[2] + f * (_EXP[3] + f * _EXP[4])))
+    power = np.int32((n + _BIAS) << _MANTISSA).view(np.float32)
+    value = power * (_ONE + (f + f * f * tail))
+    return value if t > _LEAST else _ZERO
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, boundscheck=False)
+def _block(a, b, a_shift, b_shift, log_a, log_b, out):
+    """Add the six sums of `pair.close_pair` over one block to `out` [6].
+
+    `a`, `b`: raw bits of the logits, uint32, or uint16 of bfloat16 with a shift of 16;
+    `log_a`, `log_b`: float64 log normalisers.
+    """
+    kl, lk, js, tv, diff, signed = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+    for i in range(len(a)):
+        x = np.float64(np.uint32(np.uint32(a[i]) << a_shift).view(np.float32)) - log_a
+        y = np.float64(np.uint32(np.uint32(b[i]) << b_shift).view(np.float32)) - log_b
+        # In float64, because the difference of close logits is all that a small KL is made of.
+        d = np.float32(y - x)
+        p, q_far = _exp(np.float32(x)), _exp(np.float32(y))
+        size = abs(d)
+        near = size <= _ONE  # False for NaN: neither has the token, and p = q = 0
+
+        dd_p = d * d * p
+        kl_near = dd_p * (_KL[0] + d * (_KL[1] + d * (_KL[2] + d * (_KL[3] + d * (
+            _KL[4] + d * (_KL[5] + d * _KL[6]))))))  # fmt: skip
+        js_near = dd_p * (_JS[0] + d * (_JS[1] + d * (_JS[2] + d * (_JS[3] + d * (
+            _JS[4] + d * (_JS[5] + d * _JS[6]))))))  # fmt: skip
+        w_near = d * p + kl_near  # q - p
+        lk_near = dd_p - (_ONE - d) * kl_near
+
+        # p = 0 and d = inf: nothing. q = 0 and d = -inf: p inf = inf, or NaN which means inf.
+        w_far = q_far - p
+        kl_far = w_far - p * (d if d < _HUGE else _HUGE)
+        lk_far = q_far * (d if d > -_HUGE else -_HUGE) - w_far
+        high, low = (q_far, p) if q_far > p else (p, q_far)
+        r = low / (high if high > _TINY else _TINY)
+        curve = _FAR[0] + r * (_FAR[1] + r * (_FAR[2] + r * (_FAR[3] + r * (
+            _FAR[4] + r * _FAR[5]))))  # fmt: skip
+        js_far = _HALF * high * (curve - r * (size if size < _FAR_D else _FAR_D))
+
+        w = w_near if near else w_far
+        q = p + w
+        kl += kl_near if near else kl_far
+        lk += lk_near if near else lk_far
+        js += js_near if near else js_far
+        tv += abs(w)
+        diff += w
+        signed += q if w > _ZERO else (-q if w < _ZERO else _ZERO)
+    out[0] += kl
+    out[1] += lk
+    out[2] += js
+    out[3] += tv
+    out[4] += diff
+    out[5] += signed
+
+
+@njit(cache=True, nogil=True)
+def _rows(a, b, a_shift, b_shift, log_a, log_b, out):
+    """`_block` over rows [n, V] into `out` [n, 6]; a row whose normalisers are NaN stays 0."""
+    size = a.shape[1]
+    for row in range(len(a)):
+        if np.isfinite(log_a[row]) and np.isfinite(log_b[row]):
+            for start in range(0, size, BLOCK):
+                stop = min(start + BLOCK, size)
+                _block(a[row, start:stop], b[row, start:stop], a_shift, b_shift,
+                       log_a[row], log_b[row], out[row])  # fmt: skip
+
+
+def _bits(logits: Tensor) -> tuple[np.ndarray, np.uint32]:
+    """The logits as unsigned integers, and the shift that makes them float32."""
+    if logits.dtype == torch.bfloat16:
+        return logits.view(torch.uint16).numpy(), np.uint32(16)
+    return logits.float().view(torch.uint32).numpy(), np.uint32(0)
+
+
+def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
+    """The sums [N, 6] float64 that `pair.close_pair` takes, of logits [N, V].
+
+    Each row is computed by one thread, in one order: its bits depend on nothing else. Python
+    threads, because numba's own layer aborts when two callers run at once.
+    """
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    if y.stride(1) != 1:
+        y = y.contiguous()
+    logs = [log.numpy() for log in log_normalisers(base, other)]
+    out = np.zeros((len(x), 6))
+    step = max(1, HALF_ROWS // x.shape[1])
+
+    def work(rows: range) -> None:
+        for start in range(rows.start, rows.stop, step):
+            part: Any = slice(start, min(start + step, rows.stop))
+            (a, a_shift), (b, b_shift) = _bits(x[part]), _bits(y[part])
+            _rows(a, b, a_shift, b_shift, logs[0][part], logs[1][part], out[part])
+
+    threads = max(1, min(torch.get_num_threads(), len(x)))
+    edges = [len(x) * i // threads for i in range(threads + 1)]
+    shares = [range(i, j) for i, j in zip(edges, edges[1:], strict=False)]
+    if threads == 1:
+        work(shares[0])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, shares))
+    return torch.from_numpy(out)
