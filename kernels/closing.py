@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ssd_probe.kernels.stats import PositionStats
+
+RARE_ELEMENTS = 2**24  # logits compared at a time with targets beyond rank K
 
 
 def close(
@@ -80,17 +84,32 @@ def _log_partition(below: Tensor, gap: Tensor, weight: Tensor) -> Tensor:
 
 
 def target_fields(
-    stats: PositionStats, logits: Tensor, targets: Tensor, max_elements: int = 2**24
+    stats: PositionStats, targets: Tensor, value: Tensor, rare_rank: Callable[[Tensor], Tensor]
 ) -> None:
-    """Set `target_logprob` and `target_rank`; only targets outside the top K cost a pass."""
-    value = logits.gather(-1, targets[:, None])[:, 0]  # [n]
+    """Set `target_logprob` and `target_rank` from the targets' logits `value` [n].
+
+    `rare_rank` gives the ranks of the rows it is called with: those whose target is beyond rank K.
+    """
     below_max = value.double() - stats.max_logit.double()
     stats.target_logprob = (below_max - stats.log_partition.double()).float()
     hit = stats.top_ids == targets[:, None]
     rank = hit.int().argmax(-1) + 1
     rare = (~hit.any(-1) & stats.valid).nonzero()[:, 0]
-    column = torch.arange(logits.shape[1], device=logits.device)
-    for rows in rare.split(max(1, max_elements // logits.shape[1])):
-        x, v, target = logits[rows], value[rows, None], targets[rows, None]
-        rank[rows] = ((x > v) | ((x == v) & (column < target))).sum(-1) + 1
+    if len(rare):
+        rank[rare] = rare_rank(rare)
     stats.target_rank = rank.masked_fill(~stats.valid, -1).int()
+
+
+def target_fields_of(logits: Tensor, stats: PositionStats, targets: Tensor) -> None:
+    """`target_fields` from the logits [n, V]; only targets beyond rank K cost a pass."""
+    value = logits.gather(-1, targets[:, None])[:, 0]
+    column = torch.arange(logits.shape[1], device=logits.device)
+
+    def rare_rank(rare: Tensor) -> Tensor:
+        ranks = []
+        for rows in rare.split(max(1, RARE_ELEMENTS // logits.shape[1])):
+            x, v, target = logits[rows], value[rows, None], targets[rows, None]
+            ranks.append(((x > v) | ((x == v) & (column < target))).sum(-1) + 1)
+        return torch.cat(ranks)
+
+    target_fields(stats, targets, value, rare_rank)

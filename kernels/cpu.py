@@ -18,7 +18,7 @@ from numba import njit
 from numba.extending import overload
 from torch import Tensor
 
-from ssd_probe.kernels.closing import close, target_fields
+from ssd_probe.kernels.closing import close, target_fields_of
 from ssd_probe.kernels.stats import PositionStats
 
 BLOCK = 256
@@ -272,5 +272,5 @@ def position_stats(
     state.update(logits)
     stats = state.finish()
     if targets is not None:
-        target_fields(stats, logits, targets)
+        target_fields_of(logits, stats, targets)
     return stats

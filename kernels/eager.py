@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssd_probe.kernels.closing import close, target_fields
+from ssd_probe.kernels.closing import close, target_fields_of
 from ssd_probe.kernels.stats import PositionStats
 
 CHUNK_ELEMENTS = 2**21  # logits a step holds: 8 MB a float32 temporary
@@ -39,7 +39,7 @@ def _chunk(
     sums, sums_at = _tail_sums(x, ids, edge, shift, temperatures)
     stats = close(values, ids, shift, sums, sums_at, top_k, temperatures)
     if targets is not None:
-        target_fields(stats, x, targets)
+        target_fields_of(x, stats, targets)
     return stats
 
 

@@ -257,7 +257,7 @@ def position_stats(
     Source: design section 2; `kernels/reference.py` has the formulas.
     """
     temperatures = tuple(float(t) for t in temperatures)
-    _check(logits, top_k, temperatures, targets, vocab_size)
+    check(logits, top_k, temperatures, targets, vocab_size)
     logits = logits[:, :vocab_size]
     if targets is not None:
         targets = targets.to(logits.device, torch.int64)
@@ -272,13 +272,14 @@ def position_stats(
     return run(logits, top_k, temperatures, targets)
 
 
-def _check(
+def check(
     logits: Tensor,
     top_k: int,
     temperatures: tuple[float, ...],
     targets: Tensor | None,
     vocab_size: int | None,
 ) -> None:
+    """Raise `UserError` where `position_stats` cannot take these arguments."""
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise UserError(f"logits of shape {tuple(logits.shape)}: must be [N, V] with V >= 1")
     if logits.dtype not in DTYPES:

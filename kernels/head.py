@@ -1,0 +1,136 @@
+"""Statistics of the next-token distributions straight from hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_probe.errors import UserError
+from ssd_probe.kernels.backends import choose
+from ssd_probe.kernels.closing import target_fields
+from ssd_probe.kernels.stats import PositionStats, check, position_stats
+
+ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
+CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each
+LOGITS_BYTES = 2**28  # of the logits of a chunk of rows, elsewhere
+
+
+@torch.no_grad()
+def lm_head_stats(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    top_k: int = 64,
+    temperatures: Sequence[float] = (),
+    targets: Tensor | None = None,
+    vocab_size: int | None = None,
+    backend: str = "auto",
+) -> PositionStats:
+    """`position_stats` of an output layer's logits, of which only a chunk ever exists.
+
+        z = scale * (hidden @ weight.T + bias);  with a soft cap, z = cap * tanh(z / cap)
+
+    `hidden` [N, D], `weight` [V, D], `bias` [V]; the other arguments are those of
+    `position_stats`. The extra memory does not grow with N. On the CPU all is computed in float32
+    whatever the dtypes, rows and vocabulary in chunks; elsewhere the product has the weight's
+    dtype, as the model's own, rows in chunks. The rank of a target beyond rank K is counted
+    against its own dot product, which may differ from the matrix product's in the last bit.
+
+    Errors: `UserError` for a wrong shape, dtype, range or backend.
+    Source: design section 2.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        shapes = f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
+        raise UserError(f"hidden and weight of shapes {shapes}: must be [N, D] and [V, D]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise UserError(f"bias of shape {tuple(bias.shape)}: must be [{weight.shape[0]}]")
+    if softcap is not None and not softcap > 0:
+        raise UserError(f"softcap = {softcap}: must be > 0, or None for no cap")
+    temperatures = tuple(float(t) for t in temperatures)
+    shape = torch.empty(len(hidden), len(weight), device="meta")  # of the logits, without memory
+    check(shape, top_k, temperatures, targets, vocab_size)
+    if targets is not None:
+        targets = targets.to(hidden.device, torch.int64)
+    head = _Head(weight[:vocab_size], None if bias is None else bias[:vocab_size], scale, softcap)
+    name, _ = choose(backend, hidden.device, top_k)
+    on_cpu = hidden.device.type == "cpu"
+    dtype = torch.float32 if on_cpu else weight.dtype
+    rows = ROWS if name == "cpu" else max(1, LOGITS_BYTES // (len(weight) * dtype.itemsize))
+    parts = []
+    for start in range(0, max(len(hidden), 1), rows):  # one empty step for N = 0
+        h = hidden[start : start + rows].to(dtype)
+        wanted = None if targets is None else targets[start : start + rows]
+        if name == "cpu":
+            parts.append(_in_vocabulary_chunks(h, head, top_k, temperatures, wanted))
+        else:
+            logits = head.logits(h, slice(None))
+            parts.append(
+                position_stats(
+                    logits, top_k=top_k, temperatures=temperatures, targets=wanted, backend=name
+                )
+            )
+    return PositionStats.concat(parts)
+
+
+class _Head:
+    """An output layer, applied to any range of the vocabulary."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+    ) -> None:
+        self.weight, self.bias, self.scale, self.softcap = weight, bias, scale, softcap
+
+    def logits(self, hidden: Tensor, ids: slice, out: Tensor | None = None) -> Tensor:
+        """[n, ids] in the dtype of `hidden`."""
+        weight = self.weight[ids].to(hidden.dtype)
+        bias = None if self.bias is None else self.bias[ids]
+        return self._finish(torch.mm(hidden, weight.T, out=out), bias)
+
+    def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The logit [n] of each row's target."""
+        product = (hidden * self.weight[targets].to(hidden.dtype)).sum(-1)
+        return self._finish(product, None if self.bias is None else self.bias[targets])
+
+    def _finish(self, z: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None:
+            z += bias
+        if self.scale != 1:
+            z *= self.scale
+        if self.softcap is not None:
+            z.div_(self.softcap).tanh_().mul_(self.softcap)
+        return z
+
+
+def _in_vocabulary_chunks(
+    hidden: Tensor, head: _Head, top_k: int, temperatures: tuple[float, ...],
+    targets: Tensor | None,
+) -> PositionStats:  # fmt: skip
+    """On the CPU: [n, D] float32 in, one product of [n, chunk] logits after another."""
+    from ssd_probe.kernels import cpu
+
+    rows, width = hidden.shape
+    vocabulary = len(head.weight)
+    size = max(cpu.BLOCK, CHUNK_ELEMENTS // max(width, ROWS) // cpu.BLOCK * cpu.BLOCK)
+    buffer = torch.empty(rows * min(size, vocabulary))
+    state = cpu.State(rows, top_k, temperatures)
+    if targets is not None:
+        than = head.of_targets(hidden, targets)  # known before its chunk's turn comes
+        value, counts = than.clone(), torch.zeros(rows, dtype=torch.int64)
+    for first in range(0, vocabulary, size):
+        ids = slice(first, min(first + size, vocabulary))
+        columns = ids.stop - first
+        z = head.logits(hidden, ids, out=buffer[: rows * columns].view(rows, columns))
+        state.update(z, first)
+        if targets is not None:
+            cpu.count_before(z, first, than, targets, counts)
+            here = ((targets >= first) & (targets < ids.stop)).nonzero()[:, 0]
+            value[here] = z[here, targets[here] - first]
+    stats = state.finish()
+    if targets is not None:
+        target_fields(stats, targets, value, lambda rare: counts[rare].clamp(min=top_k) + 1)
+    return stats

@@ -1,0 +1,91 @@
+"""`lm_head_stats` against the float64 statistics of the materialised logits."""
+
+import pytest
+import torch
+
+from ssd_probe.errors import UserError
+from ssd_probe.kernels import head, reference
+from ssd_probe.kernels.head import lm_head_stats
+
+FIELDS = ("log_partition", "entropy", "varentropy", "tail_log_mass", "log_partition_at",
+          "top_logits", "target_logprob")  # fmt: skip
+
+
+def check(hidden, weight, backend, *, bias=None, scale=1.0, softcap=None, vocab_size=None):
+    targets = torch.randint(vocab_size or len(weight), (len(hidden),))
+    arguments = {"top_k": 20, "temperatures": (1.6,), "targets": targets}
+    z = hidden.double() @ weight.double().T
+    z = scale * (z if bias is None else z + bias.double())
+    z = z if softcap is None else softcap * (z / softcap).tanh()
+    want = reference.position_stats(z, vocab_size=vocab_size, **arguments)
+    got = lm_head_stats(hidden, weight, bias=bias, scale=scale, softcap=softcap,
+                        vocab_size=vocab_size, backend=backend, **arguments)  # fmt: skip
+    for name in FIELDS:
+        torch.testing.assert_close(
+            getattr(got, name).double(), getattr(want, name), rtol=2e-5, atol=2e-5
+        )
+    # Logits closer than float32 tells may change places.
+    assert (got.top_ids == want.top_ids).float().mean() > 0.97
+    assert (got.target_rank - want.target_rank).abs().max() <= 2
+    assert torch.equal(got.valid, want.valid)
+    return got
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_every_kind_of_head(backend, dtype, monkeypatch):
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 2**20)  # several chunks of 1,024 ids
+    monkeypatch.setattr(head, "LOGITS_BYTES", 2**17)
+    hidden, weight = torch.randn(33, 64).to(dtype), (0.4 * torch.randn(3000, 64)).to(dtype)
+    check(hidden, weight, backend)
+    check(hidden, weight, backend, bias=torch.randn(3000).to(dtype))
+    check(hidden, weight, backend, scale=0.25, softcap=3.0, bias=torch.randn(3000))
+    check(hidden, weight, backend, softcap=30.0, vocab_size=2900)
+    check(hidden[:, ::2], weight[:, ::2], backend)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_more_rows_than_a_chunk_and_none(backend, monkeypatch):
+    monkeypatch.setattr(head, "ROWS", 16)
+    monkeypatch.setattr(head, "LOGITS_BYTES", 4 * 700 * 16)
+    hidden, weight = torch.randn(40, 8), torch.randn(700, 8)
+    check(hidden, weight, backend)
+    assert len(lm_head_stats(hidden[:0], weight, backend=backend)) == 0
+
+
+def test_chunks_of_the_vocabulary_do_not_show(monkeypatch):
+    """Exact products (small integers), so that the order of sums cannot hide a difference."""
+    hidden = torch.randint(-3, 4, (20, 16)).float()
+    weight = torch.randint(-2, 3, (5000, 16)).float()
+    targets = torch.randint(5000, (20,))
+    want = reference.position_stats(hidden @ weight.T, targets=targets)
+    for elements in (2**18, 2**19, 2**22):
+        monkeypatch.setattr(head, "CHUNK_ELEMENTS", elements)
+        got = lm_head_stats(hidden, weight, targets=targets)
+        assert torch.equal(got.top_ids, want.top_ids)
+        assert torch.equal(got.target_rank, want.target_rank)
+        torch.testing.assert_close(got.entropy.double(), want.entropy, rtol=2e-6, atol=1e-6)
+        torch.testing.assert_close(
+            got.tail_log_mass.double(), want.tail_log_mass, rtol=2e-6, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_rows_that_are_not_valid(backend):
+    hidden, weight = torch.randn(4, 8), torch.randn(700, 8)
+    hidden[1, 3], hidden[2, 0] = torch.nan, torch.inf
+    stats = lm_head_stats(hidden, weight, backend=backend, targets=torch.arange(4))
+    assert stats.valid.tolist() == [True, False, False, True]
+    assert stats.target_rank[1:3].tolist() == [-1, -1]
+    assert stats.entropy.isnan().tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("bad", [
+    {"hidden": torch.zeros(2, 5)}, {"hidden": torch.zeros(4)}, {"bias": torch.zeros(3)},
+    {"softcap": 0.0}, {"top_k": 0}, {"temperatures": (0.0,)}, {"targets": torch.tensor([0, 9])},
+    {"vocab_size": 10}, {"backend": "cuda"},
+], ids=str)  # fmt: skip
+def test_wrong_arguments_are_refused_in_one_line(bad):
+    arguments = {"hidden": torch.zeros(2, 4), "weight": torch.zeros(9, 4), **bad}
+    with pytest.raises(UserError, match="^[^\n]+$"):
+        lm_head_stats(**arguments)
