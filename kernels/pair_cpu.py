@@ -53,7 +53,7 @@ def _block(a, b, a_shift, b_shift, log_a, log_b, out):
     `a`, `b`: raw bits of the logits, uint32, or uint16 of bfloat16 with a shift of 16;
     `log_a`, `log_b`: float64 log normalisers.
     """
-    kl, lk, js, tv, diff, signed = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+    kl, lk, js, tv, diff, above = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
     for i in range(len(a)):
         x = np.float64(np.uint32(np.uint32(a[i]) << a_shift).view(np.float32)) - log_a
         y = np.float64(np.uint32(np.uint32(b[i]) << b_shift).view(np.float32)) - log_b
@@ -82,19 +82,18 @@ def _block(a, b, a_shift, b_shift, log_a, log_b, out):
         js_far = _HALF * high * (curve - r * (size if size < _FAR_D else _FAR_D))
 
         w = w_near if near else w_far
-        q = p + w
         kl += kl_near if near else kl_far
         lk += lk_near if near else lk_far
         js += js_near if near else js_far
         tv += abs(w)
         diff += w
-        signed += q if w > _ZERO else (-q if w < _ZERO else _ZERO)
+        above += p + w if d > _ZERO else _ZERO
     out[0] += kl
     out[1] += lk
     out[2] += js
     out[3] += tv
     out[4] += diff
-    out[5] += signed
+    out[5] += above
 
 
 @njit(cache=True, nogil=True)
@@ -110,7 +109,7 @@ def _rows(a, b, a_shift, b_shift, log_a, log_b, out):
 
 
 def _bits(logits: Tensor) -> tuple[np.ndarray, np.uint32]:
-    """The logits as unsigned integers, and the shift that makes them float32."""
+    """The logits as unabove integers, and the shift that makes them float32."""
     if logits.dtype == torch.bfloat16:
         return logits.view(torch.uint16).numpy(), np.uint32(16)
     return logits.float().view(torch.uint32).numpy(), np.uint32(0)
