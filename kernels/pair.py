@@ -109,12 +109,12 @@ def pair_stats(
     x, y = base_logits[:, :vocab_size], other_logits[:, :vocab_size]
     valid = base.valid & other.valid
     # Backends import from here, so they are imported when called.
-    if name == "torch":
+    if backend == "torch":
         from ssd_probe.kernels import eager
 
         found = eager.divergences(x, y)
     else:
-        if name == "triton":
+        if backend == "triton":
             from ssd_probe.kernels.pair_gpu import pair_sums
         else:
             from ssd_probe.kernels.pair_cpu import pair_sums
@@ -122,18 +122,17 @@ def pair_stats(
     found = found.float().masked_fill(~valid[:, None], torch.nan)  # [N, 4]
     at_top = y.gather(1, base.top_ids.clamp(min=0).long()).float()
     at_top = at_top.masked_fill(base.top_ids < 0, -torch.inf)
+    kl, lk, js, tv = found.unbind(-1)
     return PairStats(
-        base,
-        other,
-        *found.unbind(-1),
+        base=base,
+        other=other,
+        kl_base_other=kl,
+        kl_other_base=lk,
+        js=js,
+        tv=tv,
         other_at_base_top=at_top.masked_fill(~valid[:, None], torch.nan),
         valid=valid,
     )
-
-
-def log_normalisers(base: PositionStats, other: PositionStats) -> tuple[Tensor, Tensor]:
-    """logsumexp of base and of other [N], float64, as exact as float32 fields allow."""
-    return base.logsumexp, other.logsumexp
 
 
 def close_pair(sums: Tensor) -> Tensor:

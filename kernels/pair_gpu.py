@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ssd_probe.kernels import pair
-from ssd_probe.kernels.pair import log_normalisers
 from ssd_probe.kernels.stats import PositionStats
 
 WARPS = 4
@@ -173,8 +172,8 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
 
 def _row_constants(base: PositionStats, other: PositionStats) -> Tensor:
     """[N, 6]: both maxima, both log partitions in bits, c = lse_other - lse_base in two parts."""
-    a, b = log_normalisers(base, other)
-    high = (b - a).float()
+    c = other.logsumexp - base.logsumexp
+    high = c.float()
     partitions = [s.log_partition.double() * _LOG2E.value for s in (base, other)]
-    columns = [base.max_logit, other.max_logit, *partitions, high, (b - a) - high.double()]
+    columns = [base.max_logit, other.max_logit, *partitions, high, c - high.double()]
     return torch.stack([column.float() for column in columns], -1)
