@@ -1,32 +1,59 @@
-"""Time `position_stats` on the CPU against what one writes by hand.
+"""Time `position_stats` against what people write, on this CPU or GPU.
 
+    python benchmarks/position_stats.py                      # the whole grid
     python benchmarks/position_stats.py --rows 64 --vocab 151936 --dtype bfloat16
 
-GB/s counts the logits once (N * V * bytes an element), the least that any method must read.
-The last line is JSON.
+Peers: `user` (float32 log_softmax, entropy, top 20, nucleus size by a sort), `eager` (logsumexp and
+topk, one exponential), `compiled` (torch.compile of `eager`), and `trl` where TRL is installed and
+there is a GPU (log-probabilities and entropy only). All give less than `position_stats` does: no
+varentropy, no tail, K = 20 instead of 64.
+GB/s counts the logits once (N * V * bytes an element), the least that any method must read, and
+`of read` is its share of the bandwidth at which torch sums integers. The last line is JSON.
 """
 
 import argparse
+import itertools
 import json
-import statistics
+import subprocess
+import sys
 import time
 
 import torch
+from timing import medians, normal_logits, read_bandwidth
 
 from ssd_probe.kernels import reference
+from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.stats import PositionStats, position_stats
 
+ROWS, VOCABULARIES, DTYPES = (64, 512), (32_768, 128_256, 151_936, 201_088), ("float32", "bfloat16")
 TOP_K, TOP_P = 20, 0.8
 
 
-def by_hand(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Entropy, the top 20 and the nucleus size, in float32."""
+def user(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     log_p = logits.float().log_softmax(-1)
     p = log_p.exp()
     entropy = -(p * log_p).sum(-1)
     top = log_p.topk(TOP_K)
     nucleus = (p.sort(-1, descending=True).values.cumsum(-1) < TOP_P).sum(-1) + 1
     return entropy, top.values, top.indices, nucleus
+
+
+def eager(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    x = logits.float()
+    log_partition = x.logsumexp(-1, keepdim=True)
+    log_p = x - log_partition
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    top = logits.topk(TOP_K)
+    return log_partition, entropy, top.values, top.indices
+
+
+def trl_entropy():
+    """TRL's fused kernel, or None."""
+    try:
+        from trl.trainer.utils import entropy_from_logits
+    except ImportError:
+        return None
+    return entropy_from_logits
 
 
 def refuse_if_wrong(logits: torch.Tensor, stats: PositionStats) -> None:
@@ -37,49 +64,71 @@ def refuse_if_wrong(logits: torch.Tensor, stats: PositionStats) -> None:
         raise SystemExit("refused: top_ids differ from the reference")
     for name in ("log_partition", "entropy", "varentropy", "tail_log_mass"):
         got, want = getattr(stats, name)[rows].double(), getattr(truth, name)
-        if not torch.allclose(got, want, rtol=1e-5, atol=1e-5):
+        if not torch.allclose(got, want, rtol=2e-6, atol=1e-6):
             error = (got - want).abs().max()
             raise SystemExit(f"refused: {name} is off by {error:.2g}")
 
 
-def medians(methods: dict, repeats: int) -> dict[str, float]:
-    """Milliseconds by method; interleaved, so that a busy machine slows all alike."""
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(repeats):
-        for name, method in methods.items():
-            start = time.perf_counter()
-            method()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+def first_call_seconds() -> float:
+    """Import and first call in a new process, with the cache of compiled kernels warm."""
+    code = (
+        "import torch, time; x = torch.randn(64, 1000); s = time.perf_counter();"
+        "from ssd_probe.kernels.stats import position_stats; position_stats(x);"
+        "print(time.perf_counter() - s)"
+    )
+    for _ in range(2):
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return float(out.stdout)
+
+
+def measure(rows: int, vocabulary: int, dtype: str, args: argparse.Namespace) -> dict:
+    logits = normal_logits(rows, vocabulary, getattr(torch, dtype), args.device)
+    refuse_if_wrong(logits, position_stats(logits, backend=args.backend))
+    ours = {"ours": lambda: position_stats(logits, backend=args.backend)}
+    peers = {"eager": lambda: eager(logits), "compiled": lambda: args.compiled(logits)}
+    if args.device != "cpu" and args.trl:
+        peers["trl"] = lambda: args.trl(logits)
+    ms = medians({**ours, **peers}, args.repeats, args.device)
+    # Its sort is so slow that it gets fewer rounds, beside ours again.
+    slow = medians({**ours, "user": lambda: user(logits)}, max(1, args.repeats // 3), args.device)
+    speed = logits.nbytes / ms["ours"] / 1e6
+    ratios = {name: ms[name] / ms["ours"] for name in peers}
+    ratios["user"] = slow["user"] / slow["ours"]
+    return {"rows": rows, "vocab": vocabulary, "dtype": dtype, "ms": ms["ours"],
+            "gb_per_s": speed, "ratios": ratios}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=32, help="N, positions")
-    parser.add_argument("--vocab", type=int, default=151_936, help="V")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS, help="N, positions")
+    parser.add_argument("--vocab", type=int, nargs="*", default=VOCABULARIES)
+    parser.add_argument("--dtype", nargs="*", choices=("float32", "bfloat16", "float16"),
+                        default=DTYPES)  # fmt: skip
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--backend", default="auto")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    logits = (3 * torch.randn(args.rows, args.vocab)).to(getattr(torch, args.dtype))
-    methods = {
-        args.backend: lambda: position_stats(logits, backend=args.backend),
-        "by_hand": lambda: by_hand(logits),
-    }
-    refuse_if_wrong(logits, position_stats(logits, backend=args.backend))  # also the warm-up
-    ms = medians(methods, args.repeats)
-    gigabytes = logits.numel() * logits.element_size() / 1e9
-    speed = {name: gigabytes / (value / 1e3) for name, value in ms.items()}
-    for name in methods:
-        print(f"{name:>8}  {ms[name]:9.2f} ms  {speed[name]:7.3f} GB/s")
-    ratio = ms["by_hand"] / ms[args.backend]
-    print(f"{args.backend} is {ratio:.2f} times as fast as by hand")
+    args.compiled, args.trl = torch.compile(eager, dynamic=True), trl_entropy()
+    bandwidth = read_bandwidth(args.device)
+    backend, reason = choose(args.backend, torch.device(args.device))
+    print(f"{backend} backend ({reason}), {torch.get_num_threads()} threads, "
+          f"read bandwidth {bandwidth:.1f} GB/s")  # fmt: skip
+    results = []
+    for rows, vocabulary, dtype in itertools.product(args.rows, args.vocab, args.dtype):
+        result = measure(rows, vocabulary, dtype, args)
+        results.append(result)
+        ratios = "  ".join(f"{r:5.1f}x {name}" for name, r in sorted(result["ratios"].items()))
+        print(f"{rows:4d} x {vocabulary:7,d} {dtype:>8}  {result['ms']:8.2f} ms  "
+              f"{result['gb_per_s']:7.2f} GB/s  {result['gb_per_s'] / bandwidth:4.0%} of read  "
+              f"{ratios}", flush=True)  # fmt: skip
+    first = first_call_seconds() if args.device == "cpu" else None
+    print(f"first call in a new process, cache warm: {first} s")
     print(json.dumps({
-        "benchmark": "position_stats", "device": "cpu", "threads": torch.get_num_threads(),
-        "rows": args.rows, "vocab": args.vocab, "dtype": args.dtype,
-        "ms": ms, "gb_per_s": speed, "ratio": ratio,
+        "benchmark": "position_stats", "device": args.device, "backend": backend,
+        "threads": torch.get_num_threads(), "read_gb_per_s": bandwidth,
+        "time": time.strftime("%Y-%m-%d"), "first_call_s": first, "results": results,
     }))  # fmt: skip
 
 

@@ -191,9 +191,11 @@ def _in_threads(function: Callable[[int, int], None], rows: int) -> None:
     Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
     """
     workers = max(1, min(torch.get_num_threads(), rows))
-    edges = [rows * i // workers for i in range(workers + 1)]
     if workers == 1:
         return function(0, rows)
+    # More pieces than threads, since torch's own idle threads spin and may slow one of ours.
+    pieces = min(rows, 4 * workers)
+    edges = [rows * i // pieces for i in range(pieces + 1)]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(function, edges[:-1], edges[1:]))
 

@@ -298,6 +298,25 @@ def figures(
         print(path)
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: backends and why, packages, isolation.
+
+    \b
+    Examples:
+      ssd-probe doctor
+      ssd-probe doctor --json
+    """
+    from ssd_probe.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, line in found.items():
+        print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
+
+
 def _raise_interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ import pytest
 
 from ssd_probe.cli import main
 
-COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures")
+COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures", "doctor")
 
 
 def run(*arguments, **options):
@@ -163,3 +163,13 @@ def test_loop_by_hand(tmp_path):
     ok("probe", "--model", "student", "--text", "dev.jsonl", "--out", "tuned")
     compared = json.loads(ok("compare", "--base", "base", "--tuned", "tuned", "--json"))
     assert {"label", "base", "tuned"} <= compared["table"][0].keys() and compared["verdicts"]
+
+
+def test_doctor_says_which_backend_and_why():
+    result = run("doctor", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["position_stats_cpu"] == {"ok": True, "detail": "cpu (CPU tensors)"}
+    assert all(set(line) == {"ok", "detail"} for line in found.values())
+    text = run("doctor").stdout
+    assert all(name in text for name in found)

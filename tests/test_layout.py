@@ -17,7 +17,7 @@ LAYERS = {  # lowest first; a module may import its own layer and those above it
     "probe": {"probe", "syntax", "forward"},
     "analysis": {"analysis"},
     "figures": {"figures"},
-    "views": {"demo", "report", "stages", "story"},
+    "views": {"demo", "doctor", "report", "stages", "story"},
     "cli": {"cli"},
 }  # fmt: skip
 LEVEL = {name: i for i, names in enumerate(LAYERS.values()) for name in names}
