@@ -96,22 +96,28 @@ def _block(a, b, a_shift, b_shift, log_a, log_b, out):
 
 
 @njit(cache=True, nogil=True)
-def _rows(a, b, a_shift, b_shift, log_a, log_b, out):
-    """`_block` over rows [n, V] into `out` [n, 6]; a row whose normalisers are NaN stays 0."""
-    size = a.shape[1]
-    for row in range(len(a)):
+def _rows(a, b, a_stride, b_stride, size, a_shift, b_shift, log_a, log_b, out):
+    """`_block` over n rows into `out` [n, 6]; a row whose normalisers are NaN stays 0.
+
+    `a`, `b`: memory from the first row's first logit on, flat: a view of rows that lie apart would
+    be of another type, compiled apart, and round apart.
+    """
+    for row in range(len(out)):
         if np.isfinite(log_a[row]) and np.isfinite(log_b[row]):
             for start in range(0, size, BLOCK):
-                stop = min(start + BLOCK, size)
-                _block(a[row, start:stop], b[row, start:stop], a_shift, b_shift,
+                end = min(start + BLOCK, size)
+                i, j = row * a_stride, row * b_stride
+                _block(a[i + start : i + end], b[j + start : j + end], a_shift, b_shift,
                        log_a[row], log_b[row], out[row])  # fmt: skip
 
 
-def _bits(logits: Tensor) -> tuple[np.ndarray, np.uint32]:
-    """The logits as unabove integers, and the shift that makes them float32."""
-    if logits.dtype == torch.bfloat16:
-        return logits.view(torch.uint16).numpy(), np.uint32(16)
-    return logits.float().view(torch.uint32).numpy(), np.uint32(0)
+def _bits(logits: Tensor) -> tuple[np.ndarray, int, np.uint32]:
+    """The rows' memory as flat unsigned integers, their stride, the shift that makes float32."""
+    wide = logits.dtype != torch.bfloat16
+    logits = logits.float() if wide else logits
+    extent = (len(logits) - 1) * logits.stride(0) + logits.shape[1]
+    flat = logits.as_strided((extent,), (1,)).view(torch.uint32 if wide else torch.uint16)
+    return flat.numpy(), logits.stride(0), np.uint32(0 if wide else 16)
 
 
 def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
@@ -131,8 +137,10 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
     def work(rows: range) -> None:
         for start in range(rows.start, rows.stop, step):
             part: Any = slice(start, min(start + step, rows.stop))
-            (a, a_shift), (b, b_shift) = _bits(x[part]), _bits(y[part])
-            _rows(a, b, a_shift, b_shift, logs[0][part], logs[1][part], out[part])
+            a, a_stride, a_shift = _bits(x[part])
+            b, b_stride, b_shift = _bits(y[part])
+            _rows(a, b, a_stride, b_stride, x.shape[1], a_shift, b_shift,
+                  logs[0][part], logs[1][part], out[part])  # fmt: skip
 
     threads = max(1, min(torch.get_num_threads(), len(x)))
     edges = [len(x) * i // threads for i in range(threads + 1)]

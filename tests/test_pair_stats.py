@@ -1,0 +1,255 @@
+"""`pair_stats` against its float64 reference, and what must hold of any two distributions."""
+
+import math
+import os
+import subprocess
+import sys
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_probe.errors import UserError
+from ssd_probe.kernels import pair, reference
+from ssd_probe.kernels.pair import COMPARISONS, PairStats, pair_stats
+from ssd_probe.kernels.stats import position_stats
+
+# |truth - fast| <= absolute + relative * |truth|. Usually 6e-7; where all the difference lies in
+# tokens of p = e^-80, float32 exponents lose 80 * 6e-8. Rounded log partitions blur TV alone.
+TOLERANCES = {  # (absolute, relative)
+    "kl_base_other": (1e-20, 1e-5),
+    "kl_other_base": (1e-20, 1e-5),
+    "js": (1e-20, 1e-5),
+    "tv": (2e-7, 1e-5),
+}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
+EXAMPLES = 6 if INTERPRETED else 60
+CHANGES = (1e-6, 9e-4, 3.0) if INTERPRETED else (1e-6, 1e-4, 9e-4, 0.1, 3.0)
+INF = math.inf
+
+
+@pytest.fixture(autouse=True)
+def _only_the_comparison(monkeypatch):
+    """Interpreted, `position_stats` is slow and has tests of its own."""
+    if INTERPRETED:
+        monkeypatch.setattr(
+            pair, "position_stats", lambda x, backend, **rest: position_stats(x, **rest)
+        )
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the child")
+def test_triton_in_its_interpreter():
+    """The tests of this file with Triton, whose interpreter is chosen before the import."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def check(base, other, backend, **arguments) -> PairStats:
+    truth = reference.pair_stats(base, other, **arguments)
+    fast = pair_stats(base, other, backend=backend, **arguments)
+    assert torch.equal(fast.valid, truth.valid)
+    for name, (absolute, relative) in TOLERANCES.items():
+        want, got = getattr(truth, name), getattr(fast, name)
+        assert got.dtype == torch.float32, name
+        assert torch.equal(got.isnan(), want.isnan()), name
+        assert torch.equal(got.isinf(), want.isinf()), name
+        error = (got.double() - want).abs().nan_to_num(0)
+        budget = absolute + relative * want.nan_to_num(0, posinf=0)
+        assert (error <= budget).all(), (name, want, got)
+    assert torch.equal(
+        fast.other_at_base_top.double().nan_to_num(1e9), truth.other_at_base_top.nan_to_num(1e9)
+    )
+    return fast
+
+
+def pairs(rows, size, scale, change, shift=0.0, generator=None):
+    x = scale * torch.randn(rows, size, generator=generator)
+    return x, x + shift + change * torch.randn(rows, size, generator=generator)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (5, 2), (6, 17), (20, 507), (1, 151_936)])
+def test_error_budget(backend, rows, size):
+    """Flat and peaked rows, from a KL of 1e-12 to one of many nats, with and without a shift."""
+    rows = min(rows, 2) if INTERPRETED else rows
+    for scale in (0.0, 1.0, 6.0) if size < 1000 else (2.0,):
+        for change in CHANGES if size < 1000 else (9e-4,):
+            for shift in (0.0, 10.0):
+                x, y = pairs(rows, size, scale, change, shift)
+                check(x, y, backend, top_k=8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
+     (torch.bfloat16, torch.float32), (torch.float32, torch.float16)],
+)  # fmt: skip
+def test_dtypes_mix(backend, left, right):
+    for shift, change in ((0.0, 1e-3), (10.0, 0.05), (0.0, 2.0)):
+        x, y = pairs(6, 507, 3.0, change, shift)
+        check(x.to(left), y.to(right), backend)
+    x = torch.randn(4, 507).to(left)
+    same = pair_stats(x, x.to(left), backend=backend)
+    assert all((getattr(same, name) == 0).all() for name in COMPARISONS)
+    if torch.float32 in (left, right):  # the same numbers in two dtypes
+        narrow = x.to(left if left != torch.float32 else right)
+        check(narrow, narrow.float(), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_and_small_logits(backend):
+    for shift in (-1e4, 1e4):
+        x, y = pairs(6, 507, 1.0, 0.01)
+        check(x + shift, y + shift, backend)
+        check(x + shift, y - shift, backend)
+    x, y = pairs(6, 507, 500.0, 500.0)
+    check(x, y, backend)
+    ties = (torch.arange(507) % 5).float().expand(2, -1)
+    check(ties, ties.flip(-1), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_identical_rows_give_exactly_zero(backend):
+    x = torch.cat([5 * torch.randn(20, 507), torch.zeros(1, 507), torch.full((1, 507), -INF)])
+    x[:5, ::3] = -INF
+    x[-1, 7] = 2.0
+    stats = check(x, x.clone(), backend)
+    for name in COMPARISONS:
+        assert (getattr(stats, name) == 0).all(), name
+    moved = pair_stats(x[5:20], x[5:20] + 8, backend=backend)  # a shift is not a change
+    assert moved.js.max() < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_that_one_side_lacks(backend):
+    rows = [  # base, other, KL(p||q), KL(q||p), JS, TV
+        ([0.0, -INF, -INF], [-INF, 0.0, -INF], INF, INF, math.log(2), 1),
+        ([0.0, 0.0, -INF], [0.0, -INF, -INF], INF, math.log(2), 0.215761, 0.5),
+        ([3.0, -INF, -INF], [0.0, 0.0, -INF], math.log(2), INF, 0.215761, 0.5),
+        ([0.0, 0.0, -1e4], [0.0, 0.0, -INF], INF, 0, 0, 0),  # p = 0 to float64, but not -inf
+        ([0.0, 0.0, -INF], [0.0, 0.0, -1e4], 0, INF, 0, 0),
+        ([0.0, -1e4, -INF], [-1e4, 0.0, -INF], 1e4, 1e4, math.log(2), 1),
+    ]
+    base, other = torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows])
+    stats = check(base, other, backend, top_k=2)
+    for name, column in zip(COMPARISONS, zip(*[r[2:] for r in rows], strict=True), strict=True):
+        torch.testing.assert_close(getattr(stats, name), torch.tensor(column, dtype=torch.float32))
+    assert stats.other_at_base_top[:4].tolist() == [
+        [-INF, -INF], [0.0, -INF], [0.0, -INF], [0.0, 0.0]]  # fmt: skip
+    wide = torch.randn(8, 507)
+    left, right = wide.clone(), wide + 0.1 * torch.randn(8, 507)
+    left[:4, ::2], right[2:6, ::4] = -INF, -INF
+    check(left, right, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_that_are_not_valid(backend):
+    x, y = pairs(7, 40, 2.0, 0.5)
+    alone = pair_stats(x, y, backend=backend)
+    bad_x, bad_y = x.clone(), y.clone()
+    bad_x[1, 3], bad_y[2, 5], bad_x[3], bad_y[3, 0], bad_x[4, 9] = math.nan, INF, -INF, INF, INF
+    stats = check(bad_x, bad_y, backend, top_k=4)
+    assert stats.valid.tolist() == [True, False, False, False, False, True, True]
+    for name in (*COMPARISONS, "other_at_base_top"):
+        assert getattr(stats, name)[~stats.valid].isnan().all(), name
+    for name in COMPARISONS:  # and the neighbours do not notice
+        assert torch.equal(getattr(stats, name)[stats.valid], getattr(alone, name)[stats.valid])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layout_and_order_do_not_show(backend):
+    wide, other = pairs(9, 600, 3.0, 0.3)
+    wide[:, 507:] = math.nan  # padding columns may hold anything
+    stats = check(wide, other, backend, vocab_size=507)
+
+    def same(found: PairStats, rows=slice(None)):
+        for name in (*COMPARISONS, "other_at_base_top"):
+            assert torch.equal(getattr(found, name), getattr(stats, name)[rows]), name
+
+    same(pair_stats(wide[:, :507].contiguous(), other[:, :507].contiguous(), backend=backend))
+    columns, interleaved = wide.T.contiguous().T, torch.stack([other, wide], 1)[:, 0]
+    same(pair_stats(columns, interleaved, vocab_size=507, backend=backend))
+    order = torch.tensor([8, 0, 3])
+    same(pair_stats(wide[order], other[order], vocab_size=507, backend=backend), order)
+    same(pair_stats(wide[4:5], other[4:5], vocab_size=507, backend=backend), slice(4, 5))
+    empty = pair_stats(wide[:0], other[:0], top_k=5, backend=backend)
+    assert len(empty) == 0 and empty.js.shape == (0,) and empty.other_at_base_top.shape == (0, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    size=st.integers(1, 60), scale=st.floats(0, 30), seed=st.integers(0, 2**31),
+    change=st.sampled_from([0.0, 1e-5, 1e-2, 1.0, 20.0]), masked=st.sampled_from([0.0, 0.3]),
+)  # fmt: skip
+def test_properties(backend, size, scale, seed, change, masked):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = pairs(5, size, scale, change, generator=generator)
+    x[torch.rand(5, size, generator=generator) < masked] = -INF
+    y[torch.rand(5, size, generator=generator) < masked / 2] = -INF
+    x[:, 0] = y[:, 0] = 0.0
+    stats = check(x, y, backend, top_k=3)
+    assert stats.valid.all()
+    for kl in (stats.kl_base_other, stats.kl_other_base):
+        assert (kl >= 0).all()
+        assert (stats.tv**2 <= kl / 2 * (1 + 1e-5) + 1e-12).all()  # Pinsker
+    assert (stats.js >= 0).all() and (stats.js <= torch.tensor(math.log(2))).all()
+    assert (stats.tv >= 0).all() and (stats.tv <= 1).all()
+    assert (stats.js <= stats.tv * math.log(2) * (1 + 1e-5) + 1e-12).all()
+    swapped = pair_stats(y, x, top_k=3, backend=backend)
+    torch.testing.assert_close(swapped.js, stats.js, atol=1e-20, rtol=2e-5)
+    torch.testing.assert_close(swapped.tv, stats.tv, atol=4e-7, rtol=2e-5)
+    torch.testing.assert_close(swapped.kl_base_other, stats.kl_other_base, atol=1e-20, rtol=2e-5)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="once is enough")
+@pytest.mark.parametrize("change", [1e-6, 9e-4, 0.3, 5.0])
+def test_the_reference_agrees_with_fifty_digits(change):
+    x, y = pairs(1, 40, 2.0, change, 10.0)
+    stats = reference.pair_stats(x, y)
+    with mpmath.workdps(50):
+        p, q = ([mpmath.exp(v) for v in row[0].double().tolist()] for row in (x, y))
+        p, q = ([v / mpmath.fsum(row) for v in row] for row in (p, q))
+        m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+
+        def kl(u, v):
+            return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(u, v, strict=True))
+
+        tv = mpmath.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+        truth = [kl(p, q), kl(q, p), (kl(p, m) + kl(q, m)) / 2, tv]
+    for name, value in zip(COMPARISONS, truth, strict=True):
+        assert getattr(stats, name).item() == pytest.approx(float(value), rel=2e-9, abs=0), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_statistics_of_each_side_and_columns(backend):
+    x, y = pairs(9, 40, 2.0, 0.5)
+    targets = torch.arange(9)
+    arguments = {"top_k": 4, "temperatures": (0.7,), "targets": targets}
+    stats = pair_stats(x, y, backend=backend, **arguments)
+    own = position_stats(y, **arguments, backend="auto" if INTERPRETED else backend)
+    assert torch.equal(stats.other.entropy, own.entropy)
+    assert torch.equal(stats.other.target_rank, own.target_rank)
+    assert torch.equal(stats.other_at_base_top, y.gather(1, stats.base.top_ids.long()))
+    columns = stats.to_columns()
+    assert {len(column) for column in columns.values()} == {9}
+    assert {"js", "tv", "kl_base_other", "base_entropy", "other_top_ids",
+            "other_log_partition_at_0.7"} <= set(columns)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [
+    {"other_logits": torch.zeros(2, 4)}, {"other_logits": torch.zeros(3, 3)},
+    {"other_logits": torch.zeros(2, 3, dtype=torch.float64)}, {"top_k": 0}, {"vocab_size": 9},
+    {"backend": "numpy"}, {"targets": torch.tensor([0, 7])},
+], ids=str)  # fmt: skip
+def test_wrong_arguments_are_refused_in_one_line(bad):
+    arguments = {"base_logits": torch.zeros(2, 3), "other_logits": torch.zeros(2, 3), **bad}
+    with pytest.raises(UserError, match="^[^\n]+$"):
+        pair_stats(**arguments)
