@@ -411,11 +411,11 @@ def _rank(logits, stride, size, groups, targets, fields, valid, top_ids, target_
             least = tl.where(group < home, value, above)
             before += tl.sum((x.to(tl.float32) >= least[:, None]).to(tl.int32), 1)
         rank = tl.sum(before) + 1
-        ids = home * E + column
-        x = tl.load(row + ids, mask=ids < target, other=float("nan")).to(tl.float32)
+        own = home * E + column
+        x = tl.load(row + own, mask=own < target, other=float("nan")).to(tl.float32)
         rank += tl.sum((x == value).to(tl.int32))
-        ids = groups * E + column
-        x = tl.load(row + ids, mask=ids < size, other=float("nan")).to(tl.float32)
+        last = groups * E + column
+        x = tl.load(row + last, mask=last < size, other=float("nan")).to(tl.float32)
         rank += tl.sum((x >= tl.where(groups < home, value, above)).to(tl.int32))
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
 
