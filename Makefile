@@ -27,7 +27,7 @@ notebooks: $(READY)
 
 bench: $(READY)
 	$(PY) benchmarks/position_stats.py
+	$(PY) benchmarks/lm_head.py
 
-.PHONY: aot
-aot:
-	@echo "kernels/ holds no Triton kernel yet: nothing to compile ahead of time"
+aot: $(READY)
+	$(PY) benchmarks/aot.py

@@ -8,6 +8,8 @@ _EXPORTS = {
     "Decoding": "ssd_probe.decoding",
     "Probe": "ssd_probe.probe",
     "UserError": "ssd_probe.errors",
+    "lm_head_stats": "ssd_probe.kernels.head",
+    "pair_stats": "ssd_probe.kernels.pair",
     "position_stats": "ssd_probe.kernels.stats",
 }
 __all__ = ["__version__", *_EXPORTS]
