@@ -88,7 +88,7 @@ def pair_stats(
     Precision: KL and JS to 6e-7 relative down to KL = 1e-12 (1e-5 where all the difference lies
     in tokens rarer than e^-50); TV likewise, plus 1e-7 absolute (2e-9 from KL = 5e-9 up);
     identical rows give exactly 0.
-    Cost of the second reading, on one core: 3.9 ns a pair of logits.
+    Cost on one core at V = 151,936: 0.96 ms a pair of rows, `position_stats` of both being 0.34.
     Errors: `UserError` for a wrong shape, dtype, range or backend.
     Source: design section 2; `kernels/reference.py` has the formulas.
     """

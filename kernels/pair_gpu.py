@@ -10,8 +10,7 @@ from torch import Tensor
 from ssd_probe.kernels import pair
 from ssd_probe.kernels.stats import PositionStats
 
-WARPS = 4
-THREADS = 32 * WARPS
+THREADS = 128
 SEGMENT = 2**15  # logits of a row that one program compares: a function of nothing else
 SUMS = 6
 
@@ -164,7 +163,7 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
             BLOCK=THREADS * (16 // narrow),
             ALIGNED=aligned,
             EXACT=max(x.element_size(), y.element_size()) == 2,
-            num_warps=WARPS,
+            num_warps=THREADS // (64 if torch.version.hip else 32),
             enable_fp_fusion=True,
         )  # fmt: skip
     return out.double().sum(1)
