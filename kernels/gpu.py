@@ -10,6 +10,9 @@ targets outside the top K. The V % E last logits are in no lane; they are always
 Nothing depends on N or on the row's place: the same bits for every batch size and order.
 """
 
+# mypy: disable-error-code="assignment, misc"
+# (tuples that grow in jitted code)
+
 from __future__ import annotations
 
 import torch
@@ -136,7 +139,7 @@ def _advance(top, first, sums, row, step, groups, inverse_t, E: tl.constexpr, U:
 @triton.jit(do_not_specialize=["stride", "groups", "steps"])
 def _scan(logits, stride, groups, steps, inverse_t, lane_sums, lane_groups, E: tl.constexpr,
           U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
-    """One segment of one row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes]."""
+    """One segment of a row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes]."""
     row = _row(logits, stride, E, ALIGNED)
     lane = tl.arange(0, LANES)
     top = tl.full([LANES], -float("inf"), tl.float32)
@@ -475,8 +478,10 @@ def position_stats(
             BLOCK=triton.next_power_of_2(lanes), **shared,
         )  # fmt: skip
         stats = PositionStats(
-            *fields[:5], top_logits, top_ids, valid, temperatures, fields[5:].T
-        )
+            max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
+            tail_log_mass=fields[4], top_logits=top_logits, top_ids=top_ids, valid=valid,
+            temperatures=temperatures, log_partition_at=fields[5:].T,
+        )  # fmt: skip
         if targets is not None:
             stats.target_logprob, stats.target_rank = empty(n), empty(n, dtype=torch.int32)
             _rank[n,](

@@ -1,0 +1,294 @@
+"""Compile every Triton kernel ahead of time, no GPU needed, and refuse code that got worse.
+
+    python benchmarks/aot.py --targets sm_90 gfx942 --dtypes fp32 bf16
+
+A line for each kernel, target and dtype: registers, spills (to memory), shared bytes, the widths in
+bits of the loads in the main loop, and that loop's instructions for each logit: SASS for CUDA, the
+final assembly for HIP. Exit status 1, a line each, on: a spill, a load below 128 bits, more
+instructions than the budget.
+
+The times are a model, not measurements: of the time that reading the row once takes at the data
+sheet's bandwidth, how much the loop takes if it is the larger of reading, issuing (half of the
+data sheet's issue rate) and exponentials (16 lanes a clock and multiprocessor). 1.00 is the floor.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)  # the interpreter compiles nothing
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ssd_probe.kernels import gpu, pair_gpu
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32), "gfx942": GPUTarget("hip", "gfx942", 64),
+}  # fmt: skip
+# Multiprocessors, GHz (boost), TB/s, lanes issued a clock and multiprocessor; vendors' data sheets.
+DEVICES = {
+    "sm_80": {"A100": (108, 1.41, 2.04, 128)},
+    "sm_90": {"H100": (132, 1.755, 3.35, 128), "H200": (132, 1.755, 4.8, 128)},
+    "sm_100": {"B200": (148, 1.85, 8.0, 128)},
+    "gfx942": {"MI300X": (304, 2.1, 5.3, 64)},
+}
+ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
+VOCABULARY = 151_936
+ISSUE, EXPONENTIALS = 0.5, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel as its launcher compiles it for `VOCABULARY`.
+
+    `arguments`, `constants`: of the dtype, types and constexprs by name, where "logits" stands for
+    a pointer to it. The main loop is the largest innermost one with exponentials (without, if not
+    `exponentials`). `rows`: logits it reads for one it counts. `budget`: instructions a logit,
+    (CUDA, HIP), for 4-byte and 2-byte logits.
+    """
+
+    function: Any
+    arguments: Callable[[str], dict[str, Any]]
+    constants: Callable[[str], dict[str, Any]]
+    budget: dict[int, tuple[float, float]]
+    exponentials: bool = True
+    rows: int = 1
+    streams: bool = True  # its main loop reads the whole row: the model applies
+    threads: int = gpu.LANES.value
+
+
+def _pointers(dtype: str, names: str) -> dict[str, Any]:
+    kinds = {"L": f"*{dtype}", "F": "*fp32", "I": "*i32", "J": "*i64", "B": "*i1", "n": "i32"}
+    return {name: kinds[kind] for name, kind in (item.split(":") for item in names.split())}
+
+
+def _lanes(dtype: str) -> dict[str, Any]:
+    return {"E": 16 // ITEMSIZE[dtype], "ALIGNED": True}
+
+
+def _scan(temperatures: int, budget: dict[int, tuple[float, float]]) -> Kernel:
+    return Kernel(
+        gpu._scan,
+        lambda dtype: (
+            _pointers(dtype, "logits:L stride:n groups:n steps:n")
+            | {"inverse_t": ("fp32",) * temperatures}
+            | _pointers(dtype, "lane_sums:F lane_groups:I")
+        ),
+        lambda dtype: _lanes(dtype) | {"U": gpu.UNROLL * ITEMSIZE[dtype] // 16},
+        budget,
+    )
+
+
+KERNELS = {
+    "scan": _scan(0, {4: (12, 13), 2: (13, 14)}),
+    "scan, two temperatures": _scan(2, {4: (18, 20), 2: (19, 21)}),
+    # Reads only the lanes that hold the top 64, some percent of the row.
+    "finalise": Kernel(
+        gpu._finalise,
+        lambda dtype: _pointers(dtype, "logits:L stride:n size:n groups:n steps:n lanes:n")
+        | {"inverse_t": ()}
+        | _pointers(dtype, "lane_sums:F lane_groups:I chosen:I found:I ranked:J fields:F valid:B")
+        | _pointers(dtype, "top_logits:F top_ids:I"),
+        lambda dtype: _lanes(dtype) | {"K": 64, "KP": 64, "BLOCK": 1024},
+        {4: (17, 22), 2: (16, 20)},
+        streams=False,
+    ),
+    "rank": Kernel(
+        gpu._rank,
+        lambda dtype: _pointers(dtype, "logits:L stride:n size:n groups:n targets:J fields:F")
+        | _pointers(dtype, "valid:B top_ids:I target_logprob:F target_rank:I"),
+        lambda dtype: _lanes(dtype) | {"K": 64, "KP": 64},
+        {4: (9, 11), 2: (9, 12)},
+        exponentials=False,
+    ),
+    "pair": Kernel(
+        pair_gpu._pair,
+        lambda dtype: _pointers(dtype, "x_ptr:L y_ptr:L rows_ptr:F out_ptr:F")
+        | _pointers(dtype, "x_stride:n y_stride:n size:n segments:n"),
+        lambda dtype: {
+            "SEGMENT": pair_gpu.SEGMENT, "BLOCK": pair_gpu.THREADS * 16 // ITEMSIZE[dtype],
+            "ALIGNED": True, "EXACT": ITEMSIZE[dtype] == 2,
+        },
+        {4: (75, 85), 2: (70, 80)},
+        rows=2,
+        threads=pair_gpu.THREADS,
+    ),
+}  # fmt: skip
+
+
+def build(name: str, dtype: str, target: str) -> dict[str, Any]:
+    """Compile one kernel; what the compiler made of it."""
+    kernel, gpu_target = KERNELS[name], TARGETS[target]
+    constants = kernel.constants(dtype)
+    types = kernel.arguments(dtype) | dict.fromkeys(constants, "constexpr")
+    names = kernel.function.arg_names
+    signature = {argument: types[argument] for argument in names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, argument in enumerate(names) if str(types[argument]).startswith("*")
+    }  # fmt: skip
+    options = {"num_warps": kernel.threads // gpu_target.warp_size, "enable_fp_fusion": True}
+    source = ASTSource(kernel.function, signature, constants, aligned)
+    compiled = triton.compile(source, target=gpu_target, options=options)
+    hip = gpu_target.backend == "hip"
+    report = _amdgcn(compiled.asm["amdgcn"]) if hip else _sass(compiled.asm["cubin"])
+    loop = _main_loop(report.pop("code"), kernel.exponentials)
+    widths = [width for line in loop if (width := _load_width(line))]
+    logits = sum(widths) / 8 / ITEMSIZE[dtype] / kernel.rows
+    per_logit = len(loop) / logits if logits else float("inf")
+    exponentials = sum(_is_exponential(line) for line in loop) / max(logits, 1)
+    return {
+        "kernel": name, "target": target, "dtype": dtype, **report, "shared": compiled.metadata.shared,
+        "load_bits": sorted(set(widths)), "instructions_a_logit": round(per_logit, 2),
+        "counted": "amdgcn" if hip else "SASS",
+        "bytes_a_row": VOCABULARY * ITEMSIZE[dtype] * kernel.rows if kernel.streams else None,
+        "times_the_floor": {
+            device: round(_model(per_logit, exponentials, ITEMSIZE[dtype] * kernel.rows, *facts), 2)
+            for device, facts in DEVICES[target].items()
+        } if kernel.streams else {},
+    }  # fmt: skip
+
+
+def _model(
+    instructions: float, exponentials: float, size: int,
+    cores: int, ghz: float, tb: float, lanes: int,
+) -> float:  # fmt: skip
+    """The loop's time over the time of reading `size` bytes a logit: see the module."""
+    read = size / (tb * 1e12)
+    clocks = cores * ghz * 1e9
+    issue = instructions / (clocks * lanes * ISSUE)
+    return max(read, issue, exponentials / (clocks * EXPONENTIALS)) / read
+
+
+def _sass(cubin: bytes) -> dict[str, Any]:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        sass, usage = (
+            subprocess.run(
+                [tool, flag, file.name], check=True, capture_output=True, text=True
+            ).stdout
+            for flag in ("-sass", "-res-usage")
+        )
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.M)
+    code = [(int(address, 16), text) for address, text in lines]
+    # Stack alone is no spill: a float64 division that is called keeps 8 bytes there.
+    spills = sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in code)
+    return {
+        "registers": int(found["REG"]), "stack": int(found["STACK"]), "spills": spills,
+        "code": [(at, text, _target(text)) for at, text in code],
+    }  # fmt: skip
+
+
+def _target(sass: str) -> int | None:
+    jump = re.search(r"\bBRA\b.*?(?:`\(\S+\)|0x([0-9a-f]+))\s*$", sass)
+    return int(jump[1], 16) if jump and jump[1] else None
+
+
+def _amdgcn(text: str) -> dict[str, Any]:
+    """Scalar registers may go to vector registers' lanes: only what goes to memory is a spill."""
+    found = {key: int(value) for key, value in re.findall(r"\.(\w+): +(\d+)$", text, re.M)}
+    labels: dict[str, int] = {}
+    lines: list[str] = []
+    for line in (line.split(";")[0].strip() for line in text.split(".Lfunc_end")[0].splitlines()):
+        if re.match(r"\.LBB\w+:$", line):
+            labels[line[:-1]] = len(lines)
+        elif re.match(r"[a-z]\w+( |$)", line):
+            lines.append(line)
+    jumps = [re.match(r"s_c?branch\w* (\.LBB\w+)", line) for line in lines]
+    return {
+        "registers": found["vgpr_count"], "stack": found["private_segment_fixed_size"],
+        "spills": found["vgpr_spill_count"],
+        "code": [(i, line, labels.get(jump[1]) if jump else None)
+                 for i, (line, jump) in enumerate(zip(lines, jumps, strict=True))],
+    }  # fmt: skip
+
+
+def _main_loop(code: list[tuple[int, str, int | None]], exponentials: bool) -> list[str]:
+    """The instructions of the largest innermost loop that loads (and takes exponentials)."""
+    spans = [(to, at) for at, _, to in code if to is not None and to < at]
+    inner = [a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
+    loops = [[text for at, text, _ in code if first <= at <= last] for first, last in inner]
+    loops = [loop for loop in loops if any(_load_width(text) for text in loop)]
+    if exponentials:
+        loops = [loop for loop in loops if any(_is_exponential(text) for text in loop)]
+    return max(loops, key=len, default=[])
+
+
+def _load_width(text: str) -> int:
+    """Bits that a load from global memory brings to a thread; 0 for anything else."""
+    if sass := re.search(r"\bLDG\.E\S*", text):
+        width = re.search(r"\.(U?S?8|U?S?16|64|128|256)\b", sass[0])
+        return int(re.sub(r"\D", "", width[1])) if width else 32
+    if amd := re.match(r"(?:global|buffer)_load_(\w+)", text):
+        parts = re.search(r"dwordx(\d)", amd[1])
+        return 32 * int(parts[1]) if parts else 32 if "dword" in amd[1] else 16
+    return 0
+
+
+def _is_exponential(text: str) -> bool:
+    return "MUFU.EX2" in text or text.startswith("v_exp_")
+
+
+def problems(report: dict[str, Any]) -> list[str]:
+    kernel = KERNELS[report["kernel"]]
+    where = f"{report['kernel']} on {report['target']} in {report['dtype']}"
+    budget = kernel.budget[ITEMSIZE[report["dtype"]]][report["target"].startswith("gfx")]
+    found = []
+    if report["spills"]:
+        found.append(f"{where}: {report['spills']} spills")
+    if min(report["load_bits"], default=0) < 128:
+        found.append(f"{where}: loads of {report['load_bits']} bits in the main loop")
+    if report["instructions_a_logit"] > budget:
+        found.append(f"{where}: {report['instructions_a_logit']} instructions, budget {budget}")
+    return found
+
+
+def _build(case: tuple[str, str, str]) -> dict[str, Any]:
+    return build(*case)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--dtypes", nargs="+", choices=ITEMSIZE, default=list(ITEMSIZE))
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    args = parser.parse_args()
+    cases = [(k, d, t) for k in args.kernels for t in args.targets for d in args.dtypes]
+    with ProcessPoolExecutor() as pool:
+        reports = list(pool.map(_build, cases))
+    wrong = [line for report in reports for line in problems(report)]
+    if args.json:
+        print(json.dumps({"reports": reports, "problems": wrong}))
+    else:
+        print(
+            f"{'kernel':22} target dtype  registers stack spills shared  loads  instr/logit  model"
+        )
+        for r in reports:
+            bits = ",".join(map(str, r["load_bits"]))
+            model = "  ".join(f"{name} {x:.2f}" for name, x in r["times_the_floor"].items())
+            print(
+                f"{r['kernel']:22} {r['target']:6} {r['dtype']:5} {r['registers']:10} {r['stack']:5} "
+                f"{r['spills']:6} {r['shared']:6}  {bits:>5}  {r['instructions_a_logit']:11.2f}  {model}"
+            )
+    if not args.json:
+        print("\n".join(wrong) if wrong else "all within their budgets")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
