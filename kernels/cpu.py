@@ -29,7 +29,9 @@ MINUS_INF = F32(-np.inf)
 LOG2E = F32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = F32(0.693359375), F32(-2.12194440e-4)  # n * LN2_HIGH is exact
 ROUND = F32(1.5 * 2**23)  # x + ROUND has round(x) in its last bits
-C2, C3, C4, C5, C6 = map(F32, (0.5, 1.66666655e-1, 4.16657959e-2, 8.33345191e-3, 1.39819995e-3))
+C2, C3, C4, C5, C6 = map(  # (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2, to 1.3e-7
+    F32, (0.4999999955, 0.1666657732, 0.04166685336, 0.008363140402, 0.001390128438)
+)
 
 
 # Its own flags, or it inherits the caller's, and reassociated, n would be no integer.
@@ -185,7 +187,7 @@ def _count(flat, stride, size, first_id, than, target, counts, begin, end):
             counts[r] += logit(x, i) > than[r]
 
 
-def _in_threads(function: Callable[[int, int], None], rows: int) -> None:
+def in_threads(function: Callable[[int, int], None], rows: int) -> None:
     """`function(begin, end)` over the rows, in torch's number of threads.
 
     Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
@@ -234,7 +236,7 @@ class State:
             _rows(flat, stride, size, first_id, self.inverse_t, self.values, self.ids, self.tails,
                   begin, end)  # fmt: skip
 
-        _in_threads(work, len(logits))
+        in_threads(work, len(logits))
 
     def finish(self) -> PositionStats:
         """The statistics of what was added, without targets."""
@@ -255,7 +257,7 @@ def count_before(
     def work(begin: int, end: int) -> None:
         _count(flat, stride, size, first_id, *arrays, begin, end)
 
-    _in_threads(work, len(logits))
+    in_threads(work, len(logits))
 
 
 def position_stats(

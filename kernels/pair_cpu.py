@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from ssd_probe.kernels import pair
+from ssd_probe.kernels.cpu import exp, in_threads
 from ssd_probe.kernels.stats import PositionStats
 
 BLOCK = 512  # elements summed in float32 before they join the float64 sums
@@ -20,29 +20,17 @@ HALF_ROWS = 2**18  # float16 logits widened at a time: 1 MB, within the second c
 _KL = tuple(np.float32(c) for c in pair.KL_SERIES)
 _JS = tuple(np.float32(c) for c in pair.JS_SERIES)
 _FAR = tuple(np.float32(c) for c in pair.JS_FAR)
-_EXP = tuple(np.float32(c) for c in (  # (e^f - 1 - f) / f^2 for |f| <= ln 2 / 2, 1.3e-7
-    0.4999999955, 0.1666657732, 0.04166685336, 0.008363140402, 0.001390128438))  # fmt: skip
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
-_LOG2E = np.float32(1.44269504)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LEAST, _FAR_D, _HUGE, _TINY = np.float32(-87), np.float32(100), np.float32(1e30), np.float32(1e-37)
-_BIAS, _MANTISSA = np.int32(127), np.int32(23)
 
 # Sums in any order and fused multiply-adds, but NaN, inf and signs of zero mean what they say.
 _MATH = {"reassoc", "contract", "nsz"}
 
 
-@njit(fastmath=_MATH, inline="always")
+@njit
 def _exp(t):
     """e^t for t <= 88, float32; 0 below -87, where float32 turns subnormal and slow."""
-    u = t if t > _LEAST else _LEAST
-    n = np.int32(u * _LOG2E + (_HALF if u > _ZERO else -_HALF))  # to the nearest
-    k = np.float32(n)
-    f = (u - k * _LN2_HIGH) - k * _LN2_LOW
-    tail = _EXP[0] + f * (_EXP[1] + f * (_EXP[2] + f * (_EXP[3] + f * _EXP[4])))
-    power = np.int32((n + _BIAS) << _MANTISSA).view(np.float32)
-    value = power * (_ONE + (f + f * f * tail))
-    return value if t > _LEAST else _ZERO
+    return exp(t) if t > _LEAST else _ZERO
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, boundscheck=False)
@@ -123,8 +111,7 @@ def _bits(logits: Tensor) -> tuple[np.ndarray, int, np.uint32]:
 def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
     """The sums [N, 6] float64 that `pair.close_pair` takes, of logits [N, V].
 
-    Each row is computed by one thread, in one order: its bits depend on nothing else. Python
-    threads, because numba's own layer aborts when two callers run at once.
+    Each row is computed by one thread, in one order: its bits depend on nothing else.
     """
     if x.stride(1) != 1:
         x = x.contiguous()
@@ -134,20 +121,13 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
     out = np.zeros((len(x), 6))
     step = max(1, HALF_ROWS // x.shape[1])
 
-    def work(rows: range) -> None:
-        for start in range(rows.start, rows.stop, step):
-            part: Any = slice(start, min(start + step, rows.stop))
+    def work(begin: int, end: int) -> None:
+        for start in range(begin, end, step):
+            part: Any = slice(start, min(start + step, end))
             a, a_stride, a_shift = _bits(x[part])
             b, b_stride, b_shift = _bits(y[part])
             _rows(a, b, a_stride, b_stride, x.shape[1], a_shift, b_shift,
                   logs[0][part], logs[1][part], out[part])  # fmt: skip
 
-    threads = max(1, min(torch.get_num_threads(), len(x)))
-    edges = [len(x) * i // threads for i in range(threads + 1)]
-    shares = [range(i, j) for i, j in zip(edges, edges[1:], strict=False)]
-    if threads == 1:
-        work(shares[0])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, shares))
+    in_threads(work, len(x))
     return torch.from_numpy(out)

@@ -152,7 +152,7 @@ def test_tokens_that_one_side_lacks(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_that_are_not_valid(backend):
     x, y = pairs(7, 40, 2.0, 0.5)
-    alone = pair_stats(x, y, backend=backend)
+    alone = pair_stats(x, y, top_k=4, backend=backend)
     bad_x, bad_y = x.clone(), y.clone()
     bad_x[1, 3], bad_y[2, 5], bad_x[3], bad_y[3, 0], bad_x[4, 9] = math.nan, INF, -INF, INF, INF
     stats = check(bad_x, bad_y, backend, top_k=4)
