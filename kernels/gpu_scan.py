@@ -1,0 +1,153 @@
+"""The one pass over the logits: Triton kernel `_scan`, and what other kernels share with it."""
+
+# mypy: disable-error-code="assignment, misc"
+# (tuples that grow in jitted code)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+UNROLL = 32  # logits a lane takes for one rescaling of its sums
+SEGMENTS, SEGMENT = 8, 8192  # at most so many segments a row, at least so many logits in each
+LANES = tl.constexpr(128)  # = the threads of a program
+LOG2_E = tl.constexpr(1.4426950408889634)
+# Exponents (base 2) are cut here: 1e-38 of the largest term is nothing, 0 * -inf would be NaN.
+LEAST = tl.constexpr(-126.0)
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # instead of -inf as a shift: -inf - -inf is NaN
+FUSED_UP_TO = tl.constexpr(2.3e38)  # times log2 e it is finite
+
+
+@triton.jit
+def _row(logits, stride, E: tl.constexpr, ALIGNED: tl.constexpr):
+    """Where the program's row begins. 16-byte loads need rows that begin on 16 bytes."""
+    offset = tl.program_id(0).to(tl.int64) * stride
+    return logits + (tl.multiple_of(offset, E) if ALIGNED else offset)
+
+
+@triton.jit
+def _add(sums, below, inverse_t):
+    """`sums` = of w, w y, w y^2, and w^(1/T), plus those of a tile over its last dimension.
+
+    `below` [..., n] = logits under their shift, times log2 e; y = max(below, -126), w = 2^y.
+    NaN and +inf make the sums NaN.
+    """
+    y = tl.maximum(below, LEAST, propagate_nan=tl.PropagateNan.ALL)
+    w = tl.exp2(y)
+    wy = w * y
+    result = (sums[0] + tl.sum(w, 1), sums[1] + tl.sum(wy, 1), sums[2] + tl.sum(wy * y, 1))
+    for i in tl.static_range(len(inverse_t)):
+        result = result + (sums[3 + i] + tl.sum(tl.exp2(below * inverse_t[i]), 1),)
+    return result
+
+
+@triton.jit
+def _rescale(sums, below, inverse_t):
+    """The sums relative to a shift that is `below` * -ln 2 higher."""
+    d = tl.maximum(below, LEAST)
+    w = tl.exp2(d)
+    s0, s1, s2 = sums[0], sums[1], sums[2]
+    result = (w * s0, w * (s1 + d * s0), w * (s2 + d * (2 * s1 + d * s0)))
+    for i in tl.static_range(len(inverse_t)):
+        result = result + (sums[3 + i] * tl.exp2(below * inverse_t[i]),)
+    return result
+
+
+@triton.jit
+def _advance(
+    top, first, sums, row, step, groups, inverse_t, E: tl.constexpr, U: tl.constexpr,
+    MASKED: tl.constexpr, FUSED: tl.constexpr,
+):  # fmt: skip
+    """Take U steps into the lanes' state."""
+    lane = tl.arange(0, LANES)
+    offset = lane[:, None] * E + tl.arange(0, E)[None, :]  # [LANES, E]
+    start = row + step * (LANES * E)  # ids, and so offsets in a row, are int32
+    x = ()
+    for u in tl.static_range(U):
+        if MASKED:
+            inside = (lane + (step + u) * LANES < groups)[:, None]
+            tile = tl.load(start + u * LANES * E + offset, mask=inside, other=-float("inf"))
+        else:
+            tile = tl.load(start + u * LANES * E + offset)
+        x = x + (tile.to(tl.float32),)
+    new = top
+    for u in tl.static_range(U):
+        best = tl.max(x[u], 1)
+        first = tl.where(best > new, step + u, first)
+        new = tl.maximum(new, best)
+    if FUSED:
+        shift = tl.maximum(new * LOG2_E, LOWEST)
+        moved = tl.maximum(top * LOG2_E, LOWEST) - shift
+    else:
+        shift = tl.maximum(new, LOWEST)
+        moved = (tl.maximum(top, LOWEST) - shift) * LOG2_E
+    zero = tl.zeros([LANES], tl.float32)
+    added = (zero,) * (3 + len(inverse_t))
+    for u in tl.static_range(U):
+        under = shift[:, None]
+        below = tl.fma(x[u], LOG2_E, -under) if FUSED else (x[u] - under) * LOG2_E
+        added = _add(added, below, inverse_t)
+    old = _rescale(sums, moved, inverse_t)
+    result = ()
+    for i in tl.static_range(3 + len(inverse_t)):
+        result = result + (old[i] + added[i],)
+    return new, first, result
+
+
+@triton.jit
+def _walk(row, start, stop, groups, inverse_t, E: tl.constexpr, U: tl.constexpr,
+          FUSED: tl.constexpr):  # fmt: skip
+    """The state of the lanes after the steps from `start` to `stop`."""
+    top = tl.full([LANES], -float("inf"), tl.float32)
+    first = tl.zeros([LANES], tl.int32)
+    sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
+    full = start + tl.maximum(tl.minimum(stop, groups // LANES) - start, 0) // U * U
+    for step in range(start, full, U):
+        top, first, sums = _advance(
+            top, first, sums, row, step, groups, inverse_t, E, U, False, FUSED
+        )
+    for step in range(full, stop):
+        top, first, sums = _advance(
+            top, first, sums, row, step, groups, inverse_t, E, 1, True, FUSED
+        )
+    return top, first, sums
+
+
+@triton.jit(do_not_specialize=["stride", "groups", "steps"])
+def _scan(logits, stride, groups, steps, inverse_t, lane_sums, lane_groups, E: tl.constexpr,
+          U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+    """One segment of a row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes].
+
+    y = x log2 e - shift takes one fused instruction, and rounds once, if the shift is the product
+    largest * log2 e, rounded; that rounding is taken out at the end. Where the product overflows
+    the segment is walked again, subtracting first.
+    """
+    row = _row(logits, stride, E, ALIGNED)
+    lane = tl.arange(0, LANES)
+    start = tl.program_id(1) * steps
+    stop = tl.minimum(start + steps, tl.cdiv(groups, LANES))
+    top, first, sums = _walk(row, start, stop, groups, inverse_t, E, U, True)
+    shift = tl.maximum(top * LOG2_E, LOWEST)
+    lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
+    sums = _rescale(sums, lost, inverse_t)
+    if tl.max(tl.where(top > -float("inf"), tl.abs(top), 0.0)) > FUSED_UP_TO:
+        top, first, sums = _walk(row, start, stop, groups, inverse_t, E, U, False)
+
+    lanes = tl.num_programs(1) * LANES
+    at = tl.program_id(0).to(tl.int64) * lanes + tl.program_id(1) * LANES + lane
+    tl.store(lane_groups + at, first * LANES + lane)
+    at += tl.program_id(0).to(tl.int64) * lanes * (3 + len(inverse_t))
+    tl.store(lane_sums + at, top)
+    for i in tl.static_range(3 + len(inverse_t)):
+        tl.store(lane_sums + at + (1 + i) * lanes, sums[i])
+
+
+def geometry(size: int, itemsize: int) -> tuple[int, int, int, int]:
+    """Logits a group, groups a row, steps a segment, segments a row; from V and the dtype alone."""
+    per_group = 16 // itemsize
+    groups = size // per_group
+    whole = LANES.value * UNROLL  # logits that all lanes take for one rescaling
+    segment = triton.cdiv(max(SEGMENT, triton.cdiv(size, SEGMENTS)), whole) * whole
+    segments = max(1, triton.cdiv(groups * per_group, segment))
+    steps = min(segment // (LANES.value * per_group), max(1, triton.cdiv(groups, LANES.value)))
+    return per_group, groups, steps, segments

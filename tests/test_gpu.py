@@ -1,0 +1,198 @@
+"""The Triton kernels where they branch: selection under ties, alignment, extremes; their code.
+
+Accuracy on every kind of row is in `test_accuracy.py`. Triton's interpreter must be chosen before
+the kernels are imported, so a child process runs this file.
+"""
+
+import dataclasses
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from ssd_probe.errors import UserError
+from ssd_probe.kernels import gpu, reference
+from ssd_probe.kernels.stats import PositionStats
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="for the child")
+compiled = pytest.mark.skipif(INTERPRETED, reason="for the parent")
+ROOT = Path(__file__).parents[1]
+
+
+@compiled
+def test_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@compiled
+def test_compiled_code_is_within_its_budgets():
+    """The kernels for H100 and MI300X: no spills, 128-bit loads, instructions a logit."""
+    command = [sys.executable, ROOT / "benchmarks/aot.py", "--dtypes", "fp32", "bf16",
+               "--targets", "sm_90", "gfx942"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@compiled
+def test_the_gate_sees():
+    aot = runpy.run_path(str(ROOT / "benchmarks/aot.py"))
+    fine = {"kernel": "scan", "target": "sm_90", "dtype": "fp32", "spills": 0, "load_bits": [128],
+            "instructions_a_logit": 11.0}  # fmt: skip
+    assert aot["problems"](fine) == []
+    for worse in ({"spills": 3}, {"load_bits": [32, 128]}, {"load_bits": []},
+                  {"instructions_a_logit": 12.5}):  # fmt: skip
+        assert len(aot["problems"](fine | worse)) == 1
+    loop = [(0, "LDG.E.128 R4, desc[UR4][R2.64]", None), (16, "MUFU.EX2 R1, R1", None),
+            (32, "LDG.E.U16 R4, desc[UR4][R2.64]", None), (48, "@P0 BRA 0x0", 0)]  # fmt: skip
+    assert len(aot["_main_loop"](loop, True)) == 4 and aot["_target"](loop[3][1]) == 0
+    widths = [aot["_load_width"](text) for _, text, _ in loop]
+    assert widths == [128, 0, 16, 0] and aot["_load_width"]("LDG.E.CONSTANT R0, [R2]") == 32
+    assert aot["_load_width"]("buffer_load_dwordx4 v[6:9], v29, s[12:15], 0 offen") == 128
+
+
+@compiled
+def test_no_compilation_for_another_size_or_stride():
+    for kernel in (gpu._scan, gpu._finalise, gpu._rank):
+        for parameter in kernel.params:
+            sized = parameter.name in ("stride", "size", "groups", "steps", "lanes")
+            assert parameter.do_not_specialize == sized
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_geometry(itemsize):
+    for size in (1, 3, 8, 17, 507, 8192, 8193, 32_768, 50_257, 151_936, 262_144, 2_000_003):
+        per_group, groups, steps, segments = gpu.geometry(size, itemsize)
+        assert per_group * itemsize == 16
+        assert groups * per_group <= size < (groups + 1) * per_group
+        held = steps * gpu.LANES.value
+        assert (segments - 1) * held < max(groups, 1) <= segments * held
+        assert segments <= 8
+
+
+def test_more_ranks_than_the_kernels_hold():
+    with pytest.raises(UserError, match='top_k = 129: at most 128 .*backend="torch"'):
+        gpu.position_stats(torch.zeros(1, 200), 129, (), None)
+
+
+def check(logits: torch.Tensor, top_k: int, temperatures=(0.7,)) -> PositionStats:
+    """Against float64, with targets that are spread over the ids."""
+    targets = torch.arange(len(logits)) * 7919 % logits.shape[1]
+    want = reference.position_stats(logits, top_k=top_k, temperatures=temperatures, targets=targets)
+    got = gpu.position_stats(logits, top_k, temperatures, targets)
+    for field in dataclasses.fields(PositionStats):
+        a, b = getattr(got, field.name), getattr(want, field.name)
+        if field.name in ("top_ids", "valid", "target_rank"):
+            assert torch.equal(a, b), field.name
+        elif isinstance(a, torch.Tensor):
+            assert a.dtype == torch.float32
+            tolerance = {"rtol": 2e-6, "atol": 1e-6, "equal_nan": True}
+            name = field.name
+            torch.testing.assert_close(
+                a.double(), b, **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    return got
+
+
+def same_bits(a: PositionStats, b: PositionStats) -> None:
+    for field in dataclasses.fields(PositionStats):
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(left, torch.Tensor):
+            assert torch.equal(left.nan_to_num(123), right.nan_to_num(123)), field.name
+
+
+@interpreted
+@pytest.mark.parametrize("top_k", [1, 16, 20, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_selection_under_ties(dtype, top_k):
+    """More lanes, or more groups, or more logits reach the K-th value than fit: bisection."""
+    size = 5003
+    x = torch.randn(size)
+    index = torch.arange(size)
+    rows = [
+        x.round(),  # plateaus across rank K
+        torch.zeros(size),
+        torch.where(index >= size - 3, 1.0, 0.0),  # the best ids last, in the remainder too
+        torch.where(index % 1024 < 8, 3.0, x),  # all ties in one lane
+        torch.where(index < 2 * top_k + 9, 5.0, x),
+        torch.where(index < top_k, x, -1e4),  # a finite mask
+        torch.where(index // 8 % 128 == 5, 4.0 + 0.01 * x, x),  # the best in few lanes
+        x.masked_fill(index % 97 > 0, -torch.inf),  # fewer than 64 finite
+    ]
+    check(torch.stack(rows).to(dtype), top_k)
+
+
+@interpreted
+def test_alignment_changes_no_bit():
+    """Rows that begin on 16 bytes and rows that do not; one row alone, in another order."""
+    logits = 3 * torch.randn(4, 1499)
+    aligned = torch.full((4, 1536), torch.nan)
+    aligned[:, :1499] = logits
+    shifted = torch.full((4, 1537), torch.nan)
+    shifted[:, 1:1500] = logits
+    stats = check(logits, 8)
+    targets = torch.arange(4) * 7919 % 1499
+    for other in (aligned[:, :1499], shifted[:, 1:1500], logits.T.contiguous().T):
+        same_bits(stats, gpu.position_stats(other, 8, (0.7,), targets))
+    order = [2, 0, 3]
+    part = gpu.position_stats(logits[order], 8, (0.7,), targets[order])
+    whole = {name: column[order] for name, column in stats.to_columns().items()}
+    same_bits(part, PositionStats.from_columns(whole))
+
+
+@interpreted
+def test_rows_that_are_not_valid_poison_no_neighbour():
+    for size in (3, 4, 515):
+        places = [0, size // 2, size - 1]
+        logits = torch.randn(7, size)
+        for row, (place, value) in enumerate(zip(places, (torch.nan, torch.inf, -torch.nan),
+                                                 strict=True)):  # fmt: skip
+            logits[2 * row + 1, place] = value
+        stats = check(logits, 8, ())
+        assert stats.valid.tolist() == [True, False] * 3 + [True]
+    assert not check(torch.full((1, 515), torch.nan), 8).valid
+    assert not check(torch.full((1, 515), torch.inf), 8).valid
+
+
+@interpreted
+def test_extremes():
+    """Locks and tails keep their digits; finite logits up to the last."""
+    gap = torch.tensor([70.0, 80.0]).double()
+    lock = -gap.float()[:, None].repeat(1, 1003)
+    lock[:, 42] = 0.0
+    stats = check(lock, 4)
+    rest = 1002 * (-gap).exp()  # float64 from the logits loses these
+    for value, truth in (
+        (stats.log_partition, rest), (stats.entropy, rest * (gap + 1)),
+        (stats.varentropy, rest * gap**2), (stats.tail_log_mass.double().exp(), rest * 999 / 1002),
+    ):  # fmt: skip
+        torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=0)
+    most = torch.finfo(torch.float32).max
+    rows = torch.full((4, 1003), -most)
+    rows[1, ::2] = most
+    rows[2, 3] = 0.0
+    rows[3, 5] = -2.9e38
+    equal = torch.tensor([1003.0, 502.0, 1.0, 1.0]).double()  # logits at the largest
+    for top_k in (4, 64):
+        stats = gpu.position_stats(rows, top_k, (0.7,), None)
+        assert stats.valid.all() and stats.top_ids[0].tolist() == list(range(top_k))
+        for value in (stats.log_partition, stats.entropy, stats.log_partition_at[:, 0]):
+            torch.testing.assert_close(value.double(), equal.log(), rtol=2e-6, atol=0)
+        assert stats.tail_probability(top_k)[0].item() == pytest.approx(1 - top_k / 1003, rel=1e-5)
+
+
+@interpreted
+def test_nothing_to_do():
+    stats = gpu.position_stats(torch.empty(0, 300), 8, (2.0,), torch.empty(0, dtype=torch.long))
+    assert len(stats) == 0 and stats.log_partition_at.shape == (0, 1)
+    assert stats.target_rank is not None and stats.target_rank.shape == (0,)
+    assert gpu.position_stats(torch.zeros(1, 3), 1, (), None).target_rank is None
