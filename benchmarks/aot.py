@@ -65,6 +65,8 @@ class Kernel:
     exponentials: bool = True
     rows: int = 1
     streams: bool = True  # its main loop reads the whole row: the model applies
+    wide: bool = True  # its loads must be of 128 bits
+    register_limit: int | None = None  # on CUDA
     threads: int = gpu.LANES.value
 
 
@@ -77,36 +79,51 @@ def _lanes(dtype: str) -> dict[str, Any]:
     return {"E": 16 // ITEMSIZE[dtype], "ALIGNED": True}
 
 
-def _scan(temperatures: int, budget: dict[int, tuple[float, float]]) -> Kernel:
+def _scan(
+    temperatures: int, budget: dict[int, tuple[float, float]], aligned: bool = True
+) -> Kernel:
     return Kernel(
         gpu._scan,
-        lambda dtype: (
-            _pointers(dtype, "logits:L stride:n groups:n steps:n")
-            | {"inverse_t": ("fp32",) * temperatures}
-            | _pointers(dtype, "lane_sums:F lane_groups:I")
-        ),
-        lambda dtype: _lanes(dtype) | {"U": gpu.UNROLL * ITEMSIZE[dtype] // 16},
+        lambda dtype: {
+            **_pointers(dtype, "logits:L stride:n size:n steps:n"),
+            "inverse_t": ("fp32",) * temperatures,
+            **_pointers(dtype, "lane_sums:F lane_groups:I"),
+        },
+        lambda dtype: {
+            **_lanes(dtype), "U": gpu.UNROLL * ITEMSIZE[dtype] // 16, "ALIGNED": aligned,
+        },
         budget,
+        wide=aligned,
+    )  # fmt: skip
+
+
+def _finalise(top_k: int) -> Kernel:
+    return Kernel(
+        gpu._finalise,
+        lambda dtype: {
+            **_pointers(dtype, "logits:L stride:n size:n steps:n lanes:n"),
+            "inverse_t": (),
+            **_pointers(dtype, "lane_sums:F lane_groups:I chosen:I found:I ranked:J fields:F"),
+            **_pointers(dtype, "valid:B top_logits:F top_ids:I"),
+        },
+        lambda dtype: _lanes(dtype) | {"K": top_k, "KP": max(16, top_k), "BLOCK": 1024},
+        {4: (17, 16), 2: (16, 14)},
+        streams=False,
+        register_limit=gpu.register_limit(top_k),
     )
 
 
 KERNELS = {
     "scan": _scan(0, {4: (12, 12), 2: (12, 12)}),
-    "scan, two temperatures": _scan(2, {4: (17, 17), 2: (18, 17)}),
-    # Reads only the lanes that hold the top 64, some percent of the row.
-    "finalise": Kernel(
-        gpu._finalise,
-        lambda dtype: _pointers(dtype, "logits:L stride:n size:n groups:n steps:n lanes:n")
-        | {"inverse_t": ()}
-        | _pointers(dtype, "lane_sums:F lane_groups:I chosen:I found:I ranked:J fields:F valid:B")
-        | _pointers(dtype, "top_logits:F top_ids:I"),
-        lambda dtype: _lanes(dtype) | {"K": 64, "KP": 64, "BLOCK": 1024},
-        {4: (17, 17), 2: (16, 16)},
-        streams=False,
-    ),
+    "scan, 2 temperatures": _scan(2, {4: (17, 18), 2: (18, 17)}),
+    "scan, rows off 16 bytes": _scan(0, {4: (13, 13), 2: (14, 14)}, aligned=False),
+    # These read only the lanes that hold the top K, some percent of the row.
+    "finalise, K = 1": _finalise(1),
+    "finalise, K = 64": _finalise(64),
+    "finalise, K = 128": _finalise(128),
     "rank": Kernel(
         gpu._rank,
-        lambda dtype: _pointers(dtype, "logits:L stride:n size:n groups:n targets:J fields:F")
+        lambda dtype: _pointers(dtype, "logits:L stride:n size:n targets:J fields:F")
         | _pointers(dtype, "valid:B top_ids:I target_logprob:F target_rank:I"),
         lambda dtype: _lanes(dtype) | {"K": 64, "KP": 64},
         {4: (9, 9), 2: (9, 10)},
@@ -139,9 +156,11 @@ def build(name: str, dtype: str, target: str) -> dict[str, Any]:
         for i, argument in enumerate(names) if str(types[argument]).startswith("*")
     }  # fmt: skip
     options = {"num_warps": kernel.threads // gpu_target.warp_size, "enable_fp_fusion": True}
+    hip = gpu_target.backend == "hip"
+    if kernel.register_limit and not hip:
+        options["maxnreg"] = kernel.register_limit
     source = ASTSource(kernel.function, signature, constants, aligned)
     compiled = triton.compile(source, target=gpu_target, options=options)
-    hip = gpu_target.backend == "hip"
     report = _amdgcn(compiled.asm["amdgcn"]) if hip else _sass(compiled.asm["cubin"])
     loop = _main_loop(report.pop("code"), kernel.exponentials)
     widths = [width for line in loop if (width := _load_width(line))]
@@ -255,7 +274,7 @@ def problems(report: dict[str, Any]) -> list[str]:
     found = []
     if report["spills"]:
         found.append(f"{where}: {report['spills']} spills")
-    if min(report["load_bits"], default=0) < 128:
+    if min(report["load_bits"], default=0) < (128 if kernel.wide else 1):
         found.append(f"{where}: loads of {report['load_bits']} bits in the main loop")
     if report["instructions_a_logit"] > budget:
         found.append(f"{where}: {report['instructions_a_logit']} instructions, budget {budget}")
@@ -267,7 +286,7 @@ _HEADINGS = ("kernel", "target", "dtype", "registers", "stack", "spills", "share
 
 
 def _line(cells: Sequence[object]) -> str:
-    widths = (22, 6, 5, 9, 5, 6, 6, 9, 11, 7, 0)
+    widths = (23, 6, 5, 9, 5, 6, 6, 9, 11, 7, 0)
     return "  ".join(f"{cell!s:<{width}}" for cell, width in zip(cells, widths, strict=True))
 
 

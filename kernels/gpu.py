@@ -20,19 +20,20 @@ from torch import Tensor
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.gpu_finalise import _finalise, _ordered, _value
-from ssd_probe.kernels.gpu_scan import LANES, UNROLL, _row, _scan, geometry
+from ssd_probe.kernels.gpu_scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.stats import PositionStats
 
 MAX_TOP_K = 128
 
 
-@triton.jit(do_not_specialize=["stride", "size", "groups"])
-def _rank(logits, stride, size, groups, targets, fields, valid, top_ids, target_logprob,
+@triton.jit(do_not_specialize=["stride", "size"])
+def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
           target_rank, K: tl.constexpr, KP: tl.constexpr, E: tl.constexpr,
           ALIGNED: tl.constexpr):  # fmt: skip
     """The target's log-probability, and its rank: among the top ids, else counted over the row."""
     row_id = tl.program_id(0).to(tl.int64)
-    row = _row(logits, stride, E, ALIGNED)
+    row = _row(logits, stride, E)
+    groups = size // E
     target = tl.load(targets + row_id).to(tl.int32)
     value = tl.load(row + target).to(tl.float32)
     top = tl.load(fields + row_id).to(tl.float64)
@@ -53,9 +54,10 @@ def _rank(logits, stride, size, groups, targets, fields, valid, top_ids, target_
         for start in tl.range(0, groups, LANES, loop_unroll_factor=4):
             group = lane + start
             offset = group[:, None] * E + column[None, :]
-            x = tl.load(row + offset, mask=(group < groups)[:, None], other=float("nan"))
+            x = _load(row + offset, group < groups, size, E, ALIGNED)
             least = tl.where(group < home, value, above)
-            before += tl.sum((x.to(tl.float32) >= least[:, None]).to(tl.int32), 1)
+            least = tl.where(group < groups, least, float("inf"))
+            before += tl.sum((x >= least[:, None]).to(tl.int32), 1)
         rank = tl.sum(before) + 1
         own = home * E + column
         x = tl.load(row + own, mask=own < target, other=float("nan")).to(tl.float32)
@@ -64,6 +66,11 @@ def _rank(logits, stride, size, groups, targets, fields, valid, top_ids, target_
         x = tl.load(row + last, mask=last < size, other=float("nan")).to(tl.float32)
         rank += tl.sum((x >= tl.where(groups < home, value, above)).to(tl.int32))
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
+
+
+def register_limit(kp: int) -> int:
+    """For `_finalise` on CUDA: left alone, ptxas spills to fit one more program a processor."""
+    return 128 if kp < 128 else 168
 
 
 def position_stats(
@@ -79,7 +86,7 @@ def position_stats(
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     n, size = logits.shape
     stride, itemsize = logits.stride(0), logits.element_size()
-    per_group, groups, steps, segments = geometry(size, itemsize)
+    per_group, steps, segments = geometry(size, itemsize)
     lanes, kp = segments * LANES.value, max(16, triton.next_power_of_2(top_k))
     inverse_t = tuple(1 / t for t in temperatures)
     shared = {
@@ -88,6 +95,8 @@ def position_stats(
         "num_warps": LANES.value // (64 if torch.version.hip else 32),
         "enable_fp_fusion": True,
     }
+
+    limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
@@ -101,13 +110,13 @@ def position_stats(
     top_logits, top_ids = empty(n, top_k), empty(n, top_k, dtype=torch.int32)
     with torch.cuda.device_of(logits):
         _scan[n, segments](
-            logits, stride, groups, steps, inverse_t, lane_sums, lane_groups,
+            logits, stride, size, steps, inverse_t, lane_sums, lane_groups,
             U=UNROLL // per_group, **shared,
         )  # fmt: skip
         _finalise[n,](
-            logits, stride, size, groups, steps, lanes, inverse_t, lane_sums, lane_groups, chosen,
+            logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_groups, chosen,
             found, ranked, fields, valid, top_logits, top_ids, K=top_k, KP=kp,
-            BLOCK=triton.next_power_of_2(lanes), **shared,
+            BLOCK=triton.next_power_of_2(lanes), **limit, **shared,
         )  # fmt: skip
         stats = PositionStats(
             max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
@@ -117,7 +126,7 @@ def position_stats(
         if targets is not None:
             stats.target_logprob, stats.target_rank = empty(n), empty(n, dtype=torch.int32)
             _rank[n,](
-                logits, stride, size, groups, targets, fields, valid, top_ids,
+                logits, stride, size, targets, fields, valid, top_ids,
                 stats.target_logprob, stats.target_rank, K=top_k, KP=kp, **shared,
             )  # fmt: skip
     return stats

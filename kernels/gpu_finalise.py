@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu_scan import LANES, LOG2_E, LOWEST, _add, _rescale, _row
+from ssd_probe.kernels.gpu_scan import LANES, LOG2_E, LOWEST, _add, _load, _rescale, _row
 
 LN_2 = tl.constexpr(0.6931471805599453)
 BOTTOM = tl.constexpr(-0x7F7FFFFF << 32)  # the key of the lowest finite number at the last index
@@ -67,14 +67,14 @@ def _select(keys, k, most):
 
 
 @triton.jit
-def _tile(row, slot_group, phase, step, steps, groups, E: tl.constexpr, SPLIT: tl.constexpr):
+def _tile(row, slot_group, phase, step, steps, size, E: tl.constexpr, SPLIT: tl.constexpr,
+          ALIGNED: tl.constexpr):  # fmt: skip
     """What each slot reads in one step: logits [LANES, E] or -inf, their groups [LANES]."""
     own = step * SPLIT + phase
     group = slot_group + own * LANES
-    inside = (slot_group >= 0) & (own < steps) & (group < groups)
+    inside = (slot_group >= 0) & (own < steps) & (group < size // E)
     offset = group[:, None] * E + tl.arange(0, E)[None, :]
-    x = tl.load(row + offset, mask=inside[:, None], other=-float("inf")).to(tl.float32)
-    return x, group
+    return _load(row + offset, inside, size, E, ALIGNED), group
 
 
 @triton.jit
@@ -85,12 +85,13 @@ def _reaches(best, group, key):
 
 
 @triton.jit
-def _survey(row, slot_group, phase, steps, groups, key, E: tl.constexpr, SPLIT: tl.constexpr):
+def _survey(row, slot_group, phase, steps, size, key, E: tl.constexpr, SPLIT: tl.constexpr,
+            ALIGNED: tl.constexpr):  # fmt: skip
     """In each slot: how many groups reach `key`, and the largest logit of the others."""
     reached = tl.zeros([LANES], tl.int32)
     rest_top = tl.full([LANES], -float("inf"), tl.float32)
     for step in tl.range(0, tl.cdiv(steps, SPLIT), loop_unroll_factor=2):
-        x, group = _tile(row, slot_group, phase, step, steps, groups, E, SPLIT)
+        x, group = _tile(row, slot_group, phase, step, steps, size, E, SPLIT, ALIGNED)
         best = tl.max(x, 1)
         hit = _reaches(best, group, key)
         reached += hit.to(tl.int32)
@@ -99,13 +100,13 @@ def _survey(row, slot_group, phase, steps, groups, key, E: tl.constexpr, SPLIT: 
 
 
 @triton.jit
-def _collect(found, place, row, slot_group, phase, steps, groups, key, rest_top, inverse_t,
-             E: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+def _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
+             E: tl.constexpr, SPLIT: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """Write the groups that reach `key` to found[place:]; return the sums over the others."""
     sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
     shift = tl.maximum(rest_top, LOWEST)
     for step in tl.range(0, tl.cdiv(steps, SPLIT), loop_unroll_factor=2):
-        x, group = _tile(row, slot_group, phase, step, steps, groups, E, SPLIT)
+        x, group = _tile(row, slot_group, phase, step, steps, size, E, SPLIT, ALIGNED)
         hit = _reaches(tl.max(x, 1), group, key)
         tl.store(found + place, group, mask=hit)
         place += hit.to(tl.int32)
@@ -173,8 +174,8 @@ def _write_head(top_logits, top_ids, keys, rank, live, ok, K: tl.constexpr, KP: 
     tl.store(top_ids + at, -1, mask=pad)
 
 
-@triton.jit(do_not_specialize=["stride", "size", "groups", "steps", "lanes"])
-def _finalise(logits, stride, size, groups, steps, lanes, inverse_t, lane_sums, lane_groups,
+@triton.jit(do_not_specialize=["stride", "size", "steps", "lanes"])
+def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_groups,
               chosen, found, ranked, fields, valid, top_logits, top_ids, K: tl.constexpr,
               KP: tl.constexpr, BLOCK: tl.constexpr, E: tl.constexpr,
               ALIGNED: tl.constexpr):  # fmt: skip
@@ -182,7 +183,7 @@ def _finalise(logits, stride, size, groups, steps, lanes, inverse_t, lane_sums, 
     SPLIT: tl.constexpr = LANES // KP  # slots (threads) that share a selected lane
     LIST: tl.constexpr = 2 * KP
     row_id = tl.program_id(0).to(tl.int64)
-    row = _row(logits, stride, E, ALIGNED)
+    row = _row(logits, stride, E)
     chosen += row_id * KP
     found += row_id * LIST
     ranked += row_id * LIST
@@ -203,24 +204,24 @@ def _finalise(logits, stride, size, groups, steps, lanes, inverse_t, lane_sums, 
     phase = slot % SPLIT
 
     # Their groups that reach the key: K or more (or all), but no more than fit.
-    reached, rest_top = _survey(row, slot_group, phase, steps, groups, key, E, SPLIT)
+    reached, rest_top = _survey(row, slot_group, phase, steps, size, key, E, SPLIT, ALIGNED)
     count = tl.sum(reached)
     while (count >= LIST) & (key + 1 < high):
         middle = _middle(key, high)
-        now, now_top = _survey(row, slot_group, phase, steps, groups, middle, E, SPLIT)
+        now, now_top = _survey(row, slot_group, phase, steps, size, middle, E, SPLIT, ALIGNED)
         enough = tl.sum(now) >= K
         key, high = tl.where(enough, middle, key), tl.where(enough, high, middle)
         count = tl.where(enough, tl.sum(now), count)
         reached = tl.where(enough, now, reached)
         rest_top = tl.where(enough, now_top, rest_top)
     place = tl.cumsum(reached, 0) - reached
-    rest = _collect(found, place, row, slot_group, phase, steps, groups, key, rest_top, inverse_t,
-                    E, SPLIT)  # fmt: skip
+    rest = _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
+                    E, SPLIT, ALIGNED)  # fmt: skip
     tl.debug_barrier()
 
     # The candidates: the logits of these groups, and the V % E last ones. K to LIST come first.
     at = tl.arange(0, LIST)
-    group = tl.load(found + at, mask=at < count, other=groups)
+    group = tl.load(found + at, mask=at < count, other=size // E)
     ids = group[:, None] * E + tl.arange(0, E)[None, :]
     inside = (at <= count)[:, None] & (ids < size)
     x = tl.load(row + ids, mask=inside, other=-float("inf")).to(tl.float32)  # [LIST, E]

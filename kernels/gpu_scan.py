@@ -19,10 +19,23 @@ FUSED_UP_TO = tl.constexpr(2.3e38)  # times log2 e it is finite
 
 
 @triton.jit
-def _row(logits, stride, E: tl.constexpr, ALIGNED: tl.constexpr):
-    """Where the program's row begins. 16-byte loads need rows that begin on 16 bytes."""
-    offset = tl.program_id(0).to(tl.int64) * stride
-    return logits + (tl.multiple_of(offset, E) if ALIGNED else offset)
+def _row(logits, stride, E: tl.constexpr):
+    """Where the program's row begins, said to be on 16 bytes; `_load` sees to rows that are not."""
+    return logits + tl.multiple_of(tl.program_id(0).to(tl.int64) * stride, E)
+
+
+@triton.jit
+def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
+    """Logits [n, E] of the groups `inside` [n], else -inf, in 16-byte loads.
+
+    Rows that do not begin on 16 bytes: a mask by element, always true, splits the loads into
+    single ones, and a thread keeps its groups. Without the false hint it would not: the compiler
+    would spread a group over threads, at 30 to 40 instructions a logit.
+    """
+    mask = inside[:, None]
+    if not ALIGNED:
+        mask = mask & (tl.arange(0, E) < size)[None, :]  # a group exists, so size >= E
+    return tl.load(pointers, mask=mask, other=-float("inf")).to(tl.float32)
 
 
 @triton.jit
@@ -55,8 +68,8 @@ def _rescale(sums, below, inverse_t):
 
 @triton.jit
 def _advance(
-    top, first, sums, row, step, groups, inverse_t, E: tl.constexpr, U: tl.constexpr,
-    MASKED: tl.constexpr, FUSED: tl.constexpr,
+    top, first, sums, row, step, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
+    MASKED: tl.constexpr, FUSED: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Take U steps into the lanes' state."""
     lane = tl.arange(0, LANES)
@@ -64,12 +77,13 @@ def _advance(
     start = row + step * (LANES * E)  # ids, and so offsets in a row, are int32
     x = ()
     for u in tl.static_range(U):
-        if MASKED:
-            inside = (lane + (step + u) * LANES < groups)[:, None]
-            tile = tl.load(start + u * LANES * E + offset, mask=inside, other=-float("inf"))
+        at = start + u * LANES * E + offset
+        if MASKED or not ALIGNED:
+            inside = lane + (step + u) * LANES < size // E if MASKED else lane >= 0
+            tile = _load(at, inside, size, E, ALIGNED)
         else:
-            tile = tl.load(start + u * LANES * E + offset)
-        x = x + (tile.to(tl.float32),)
+            tile = tl.load(at).to(tl.float32)
+        x = x + (tile,)
     new = top
     for u in tl.static_range(U):
         best = tl.max(x[u], 1)
@@ -95,26 +109,26 @@ def _advance(
 
 
 @triton.jit
-def _walk(row, start, stop, groups, inverse_t, E: tl.constexpr, U: tl.constexpr,
-          FUSED: tl.constexpr):  # fmt: skip
+def _walk(row, start, stop, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
+          FUSED: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """The state of the lanes after the steps from `start` to `stop`."""
     top = tl.full([LANES], -float("inf"), tl.float32)
     first = tl.zeros([LANES], tl.int32)
     sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
-    full = start + tl.maximum(tl.minimum(stop, groups // LANES) - start, 0) // U * U
+    full = start + tl.maximum(tl.minimum(stop, size // E // LANES) - start, 0) // U * U
     for step in range(start, full, U):
         top, first, sums = _advance(
-            top, first, sums, row, step, groups, inverse_t, E, U, False, FUSED
+            top, first, sums, row, step, size, inverse_t, E, U, False, FUSED, ALIGNED
         )
     for step in range(full, stop):
         top, first, sums = _advance(
-            top, first, sums, row, step, groups, inverse_t, E, 1, True, FUSED
+            top, first, sums, row, step, size, inverse_t, E, 1, True, FUSED, ALIGNED
         )
     return top, first, sums
 
 
-@triton.jit(do_not_specialize=["stride", "groups", "steps"])
-def _scan(logits, stride, groups, steps, inverse_t, lane_sums, lane_groups, E: tl.constexpr,
+@triton.jit(do_not_specialize=["stride", "size", "steps"])
+def _scan(logits, stride, size, steps, inverse_t, lane_sums, lane_groups, E: tl.constexpr,
           U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """One segment of a row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes].
 
@@ -122,16 +136,16 @@ def _scan(logits, stride, groups, steps, inverse_t, lane_sums, lane_groups, E: t
     largest * log2 e, rounded; that rounding is taken out at the end. Where the product overflows
     the segment is walked again, subtracting first.
     """
-    row = _row(logits, stride, E, ALIGNED)
+    row = _row(logits, stride, E)
     lane = tl.arange(0, LANES)
     start = tl.program_id(1) * steps
-    stop = tl.minimum(start + steps, tl.cdiv(groups, LANES))
-    top, first, sums = _walk(row, start, stop, groups, inverse_t, E, U, True)
+    stop = tl.minimum(start + steps, tl.cdiv(size // E, LANES))
+    top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, True, ALIGNED)
     shift = tl.maximum(top * LOG2_E, LOWEST)
     lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
     sums = _rescale(sums, lost, inverse_t)
     if tl.max(tl.where(top > -float("inf"), tl.abs(top), 0.0)) > FUSED_UP_TO:
-        top, first, sums = _walk(row, start, stop, groups, inverse_t, E, U, False)
+        top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, False, ALIGNED)
 
     lanes = tl.num_programs(1) * LANES
     at = tl.program_id(0).to(tl.int64) * lanes + tl.program_id(1) * LANES + lane
@@ -142,12 +156,12 @@ def _scan(logits, stride, groups, steps, inverse_t, lane_sums, lane_groups, E: t
         tl.store(lane_sums + at + (1 + i) * lanes, sums[i])
 
 
-def geometry(size: int, itemsize: int) -> tuple[int, int, int, int]:
-    """Logits a group, groups a row, steps a segment, segments a row; from V and the dtype alone."""
+def geometry(size: int, itemsize: int) -> tuple[int, int, int]:
+    """Logits a group, steps a segment, segments a row: from V and the dtype alone."""
     per_group = 16 // itemsize
     groups = size // per_group
     whole = LANES.value * UNROLL  # logits that all lanes take for one rescaling
     segment = triton.cdiv(max(SEGMENT, triton.cdiv(size, SEGMENTS)), whole) * whole
     segments = max(1, triton.cdiv(groups * per_group, segment))
     steps = min(segment // (LANES.value * per_group), max(1, triton.cdiv(groups, LANES.value)))
-    return per_group, groups, steps, segments
+    return per_group, steps, segments
