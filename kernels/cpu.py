@@ -8,6 +8,8 @@ without what was found. Thus the tail is summed directly, and no row's result de
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -187,19 +189,34 @@ def _count(flat, stride, size, first_id, than, target, counts, begin, end):
             counts[r] += logit(x, i) > than[r]
 
 
+@functools.cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start some takes as long as a few rows do."""
+    return ThreadPoolExecutor(count)
+
+
+os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of them
+
+
 def in_threads(function: Callable[[int, int], None], rows: int) -> None:
-    """`function(begin, end)` over the rows, in torch's number of threads.
+    """`function(begin, end)` over the rows, in torch's number of threads, this one being one.
 
     Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
     """
     workers = max(1, min(torch.get_num_threads(), rows))
-    if workers == 1:
-        return function(0, rows)
     # More pieces than threads, since torch's own idle threads spin and may slow one of ours.
-    pieces = min(rows, 4 * workers)
+    pieces = 1 if workers == 1 else min(rows, 8 * workers)
     edges = [rows * i // pieces for i in range(pieces + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(function, edges[:-1], edges[1:]))
+    shares = iter(list(zip(edges[:-1], edges[1:], strict=True)))
+
+    def work() -> None:
+        for begin, end in shares:
+            function(begin, end)
+
+    helpers = [_helpers(workers - 1).submit(work) for _ in range(workers - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
 
 
 def _flat(logits: Tensor) -> tuple[np.ndarray, int]:
