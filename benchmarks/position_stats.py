@@ -5,8 +5,8 @@
 
 Peers: `user` (float32 log_softmax, entropy, top 20, nucleus size by a sort), `eager` (logsumexp and
 topk, one exponential), `compiled` (torch.compile of `eager`), and `trl` where TRL is installed and
-there is a GPU (log-probabilities and entropy only). All give less than `position_stats` does: no
-varentropy, no tail, K = 20 instead of 64.
+there is a GPU (its `entropy_from_logits`, entropy only; not tried yet). All give less than
+`position_stats` does: no varentropy, no tail, K = 20 instead of 64.
 GB/s counts the logits once (N * V * bytes an element), the least that any method must read, and
 `of read` is its share of the bandwidth at which torch sums integers. The last line is JSON.
 """
@@ -48,7 +48,7 @@ def eager(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def trl_entropy():
-    """TRL's fused kernel, or None."""
+    """TRL's function, or None."""
     try:
         from trl.trainer.utils import entropy_from_logits
     except ImportError:

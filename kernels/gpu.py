@@ -19,11 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.backends import TRITON_TOP_K
 from ssd_probe.kernels.gpu_finalise import _finalise, _ordered, _value
 from ssd_probe.kernels.gpu_scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.stats import PositionStats
-
-MAX_TOP_K = 128
 
 
 @triton.jit(do_not_specialize=["stride", "size"])
@@ -81,8 +80,8 @@ def position_stats(
     Reads the logits once, some percent of them twice; the host never waits for the device.
     Errors: `UserError` for top_k > 128.
     """
-    if top_k > MAX_TOP_K:
-        raise UserError(f'top_k = {top_k}: at most {MAX_TOP_K} on a GPU; use backend="torch"')
+    if top_k > TRITON_TOP_K:
+        raise UserError(f'top_k = {top_k}: at most {TRITON_TOP_K} on a GPU; use backend="torch"')
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     n, size = logits.shape
     stride, itemsize = logits.stride(0), logits.element_size()
