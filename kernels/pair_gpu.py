@@ -1,5 +1,8 @@
 """The comparison of two rows of logits on GPUs: Triton, one pass over both, float32."""
 
+# mypy: disable-error-code="assignment, misc"
+# (tuples that grow in jitted code)
+
 from __future__ import annotations
 
 import torch
@@ -73,6 +76,14 @@ def _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT: tl.constex
     )
 
 
+@triton.jit
+def _plus(sums, found):
+    result = ()
+    for i in tl.static_range(6):
+        result = result + (sums[i] + found[i],)
+    return result
+
+
 @triton.jit(do_not_specialize=["x_stride", "y_stride", "size", "segments"])
 def _pair(
     x_ptr,
@@ -109,40 +120,19 @@ def _pair(
     start = segment * SEGMENT
     stop = tl.minimum(start + SEGMENT, size)
     full = start + (stop - start) // BLOCK * BLOCK
-    kl = tl.zeros([BLOCK], tl.float32)
-    lk = tl.zeros([BLOCK], tl.float32)
-    js = tl.zeros([BLOCK], tl.float32)
-    tv = tl.zeros([BLOCK], tl.float32)
-    diff = tl.zeros([BLOCK], tl.float32)
-    above = tl.zeros([BLOCK], tl.float32)
+    sums = (tl.zeros([BLOCK], tl.float32),) * 6
     for at in range(start, full, BLOCK):
         x = tl.load(x_row + at + columns).to(tl.float32)
         y = tl.load(y_row + at + columns).to(tl.float32)
-        found = _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT)
-        kl += found[0]
-        lk += found[1]
-        js += found[2]
-        tv += found[3]
-        diff += found[4]
-        above += found[5]
+        sums = _plus(sums, _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT))
     if full < stop:
         inside = full + columns < stop
         x = tl.load(x_row + full + columns, mask=inside, other=-float("inf")).to(tl.float32)
         y = tl.load(y_row + full + columns, mask=inside, other=-float("inf")).to(tl.float32)
-        found = _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT)
-        kl += found[0]
-        lk += found[1]
-        js += found[2]
-        tv += found[3]
-        diff += found[4]
-        above += found[5]
+        sums = _plus(sums, _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT))
     out = out_ptr + (row * segments + segment) * 6
-    tl.store(out, tl.sum(kl))
-    tl.store(out + 1, tl.sum(lk))
-    tl.store(out + 2, tl.sum(js))
-    tl.store(out + 3, tl.sum(tv))
-    tl.store(out + 4, tl.sum(diff))
-    tl.store(out + 5, tl.sum(above))
+    for i in tl.static_range(6):
+        tl.store(out + i, tl.sum(sums[i]))
 
 
 def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
