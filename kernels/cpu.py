@@ -8,11 +8,6 @@ without what was found. Thus the tail is summed directly, and no row's result de
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import numba
 import numpy as np
 import torch
@@ -22,6 +17,7 @@ from torch import Tensor
 
 from ssd_probe.kernels.closing import close, target_fields_of
 from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.threads import in_threads
 
 BLOCK = 256
 UPCAST_ELEMENTS = 2**22  # float16 is converted this many elements at a time
@@ -29,10 +25,10 @@ LEAST = np.float32(-87)  # below it e^y is a subnormal number, and slow
 F32, I32 = np.float32, np.int32
 MINUS_INF = F32(-np.inf)
 LOG2E = F32(1.4426950408889634)
-LN2_HIGH, LN2_LOW = F32(0.693359375), F32(-2.12194440e-4)  # n * LN2_HIGH is exact
+LN2 = F32(0.6931471805599453)
 ROUND = F32(1.5 * 2**23)  # x + ROUND has round(x) in its last bits
-C2, C3, C4, C5, C6 = map(  # (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2, to 1.3e-7
-    F32, (0.4999999955, 0.1666657732, 0.04166685336, 0.008363140402, 0.001390128438)
+C2, C3, C4, C5 = map(  # e^r = 1 + r + C2 r^2 + ... for |r| <= ln(2) / 2, to 1.2e-7 relative
+    F32, (0.49999142, 0.16666887, 0.04189868, 0.00833384)
 )
 
 
@@ -42,8 +38,8 @@ def exp(y):
     """e^y, float32, for -87 <= y <= 87: 2^n e^r with |r| <= ln(2) / 2; vectorises when inlined."""
     shifted = F32(y * LOG2E + ROUND)
     n = F32(shifted - ROUND)
-    r = F32((y - n * LN2_HIGH) - n * LN2_LOW)
-    p = F32(((((C6 * r + C5) * r + C4) * r + C3) * r + C2) * (r * r) + r + F32(1))
+    r = F32(y - n * LN2)
+    p = F32(((((C5 * r + C4) * r + C3) * r + C2) * r + F32(1)) * r + F32(1))
     return I32((shifted.view(np.int32) << I32(23)) + p.view(np.int32)).view(np.float32)
 
 
@@ -145,10 +141,12 @@ def _row(x, first_id, inverse_t, values, ids, tail, tops, sums):
     for b in range(blocks):
         if tops[b] < cut or not tops[b] > values[k - 1]:
             continue
-        n = min(BLOCK, len(x) - b * BLOCK)
+        block = x[b * BLOCK : (b + 1) * BLOCK]
+        n = len(block)
         for i in range(n):
-            v = F32(logit(x, b * BLOCK + i))
-            rest[i] = v
+            rest[i] = logit(block, i)
+        for i in range(n):
+            v = rest[i]
             if v >= cut and v > values[k - 1]:
                 if ids[k - 1] >= 0:
                     _add(tail, values[k - 1], one, inverse_t)
@@ -159,11 +157,34 @@ def _row(x, first_id, inverse_t, values, ids, tail, tops, sums):
         if nan:  # +inf may have gone to the head
             sums[b, 0] = np.nan
 
-    for b in range(blocks):
+    _merge(tops, sums, inverse_t, tail)
+
+
+@njit
+def _merge(tops, sums, inverse_t, tail):
+    """Add the blocks' sums, each relative to its own logit of `tops`, to the tail."""
+    shift = MINUS_INF
+    for b in range(len(tops)):
+        shift = max(shift, tops[b])
+    total = np.zeros(sums.shape[1])
+    s0, s1, s2 = 0.0, 0.0, 0.0
+    for b in range(len(tops)):
         if np.isnan(sums[b, 0]):
-            tail[1] = np.nan
+            s0 = np.nan
         elif tops[b] > MINUS_INF:
-            _add(tail, tops[b], sums[b], inverse_t)
+            delta = max(F32(tops[b] - shift), LEAST)
+            w = np.float64(exp(delta))
+            s0 += w * sums[b, 0]
+            s1 += w * (sums[b, 1] + delta * sums[b, 0])
+            s2 += w * (sums[b, 2] + delta * (2 * sums[b, 1] + delta * sums[b, 0]))
+            for j in range(len(inverse_t)):
+                delta = max(F32((tops[b] - shift) * inverse_t[j]), LEAST)
+                total[3 + j] += exp(delta) * np.float64(sums[b, 3 + j])
+    total[0], total[1], total[2] = s0, s1, s2
+    if np.isnan(s0):
+        tail[1] = np.nan
+    elif shift > MINUS_INF:
+        _add(tail, shift, total, inverse_t)
 
 
 @njit(cache=True, nogil=True)
@@ -187,36 +208,6 @@ def _count(flat, stride, size, first_id, than, target, counts, begin, end):
             counts[r] += logit(x, i) >= than[r]
         for i in range(before + (0 <= target[r] - first_id < size), size):
             counts[r] += logit(x, i) > than[r]
-
-
-@functools.cache
-def _helpers(count: int) -> ThreadPoolExecutor:
-    """Threads that stay: to start some takes as long as a few rows do."""
-    return ThreadPoolExecutor(count)
-
-
-os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of them
-
-
-def in_threads(function: Callable[[int, int], None], rows: int) -> None:
-    """`function(begin, end)` over the rows, in torch's number of threads, this one being one.
-
-    Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
-    """
-    workers = max(1, min(torch.get_num_threads(), rows))
-    # More pieces than threads, since torch's own idle threads spin and may slow one of ours.
-    pieces = 1 if workers == 1 else min(rows, 8 * workers)
-    edges = [rows * i // pieces for i in range(pieces + 1)]
-    shares = iter(list(zip(edges[:-1], edges[1:], strict=True)))
-
-    def work() -> None:
-        for begin, end in shares:
-            function(begin, end)
-
-    helpers = [_helpers(workers - 1).submit(work) for _ in range(workers - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
 
 
 def _flat(logits: Tensor) -> tuple[np.ndarray, int]:

@@ -10,8 +10,9 @@ from numba import njit
 from torch import Tensor
 
 from ssd_probe.kernels import pair
-from ssd_probe.kernels.cpu import exp, in_threads
+from ssd_probe.kernels.cpu import exp
 from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.threads import in_threads
 
 BLOCK = 512  # elements summed in float32 before they join the float64 sums
 HALF_ROWS = 2**18  # float16 logits widened at a time: 1 MB, within the second cache
