@@ -24,7 +24,7 @@ def in_threads(function: Callable[[int, int], None], rows: int) -> None:
     Not numba's `parallel=True`: its default layer aborts the process when two threads call at once.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or rows == 1:
+    if threads == 1 or rows <= 1:
         function(0, rows)
         return
     # More pieces than threads, since other processes may slow one of them.

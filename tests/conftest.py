@@ -8,6 +8,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from tests.interpreter import INTERPRETED, patch_once
+
+if INTERPRETED:
+    patch_once()
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

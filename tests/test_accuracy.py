@@ -1,12 +1,8 @@
 """Every backend against float64 on hard rows, at every size and dtype, and the same bits always.
 
 Triton is tested in its interpreter, which must be chosen before the kernels are imported: a test
-runs this file again in a process of its own, there with fewer of the long rows.
+runs this file again in a process of its own, there with a third of the long rows in each dtype.
 """
-
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,8 +10,8 @@ import torch
 
 from ssd_probe.kernels import reference
 from ssd_probe.kernels.stats import PositionStats, position_stats
+from tests.interpreter import INTERPRETED, interpret
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
 SIZES = [1, 17, 507, 32_768, 151_936]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -78,8 +74,8 @@ def check(got: PositionStats, want: PositionStats, names: list[str]) -> None:
 def test_hard_rows(backend, dtype, size):
     rows = hard_rows(size)
     names = list(rows)
-    if INTERPRETED and (size, dtype) not in [(1, torch.float32), (507, torch.float32)]:
-        names = names[DTYPES.index(dtype) :: 4 if size < 100_000 else 8]
+    if INTERPRETED and size > 1000:  # each row in one of the dtypes
+        names = names[DTYPES.index(dtype) :: 3]
         names.append("NaN at 0")
     logits = torch.stack([rows[name] for name in names]).to(dtype)
     arguments = {
@@ -105,11 +101,7 @@ def test_hard_rows(backend, dtype, size):
 
 @pytest.mark.skipif(INTERPRETED, reason="is what runs this")
 def test_triton_in_its_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    interpret(__file__)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,7 +5,6 @@ the kernels are imported, so a child process runs this file.
 """
 
 import dataclasses
-import os
 import runpy
 import subprocess
 import sys
@@ -14,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.interpreter import INTERPRETED, interpret
+
 pytest.importorskip("triton")
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import gpu, reference
 from ssd_probe.kernels.stats import PositionStats
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="for the child")
 compiled = pytest.mark.skipif(INTERPRETED, reason="for the parent")
 ROOT = Path(__file__).parents[1]
@@ -28,10 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 @compiled
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    interpret(__file__)
 
 
 @compiled

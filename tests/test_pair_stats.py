@@ -1,9 +1,6 @@
 """`pair_stats` against its float64 reference, and what must hold of any two distributions."""
 
 import math
-import os
-import subprocess
-import sys
 
 import mpmath
 import pytest
@@ -15,6 +12,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels import pair, reference
 from ssd_probe.kernels.pair import COMPARISONS, PairStats, pair_stats
 from ssd_probe.kernels.stats import position_stats
+from tests.interpreter import INTERPRETED, interpret
 
 # |truth - fast| <= absolute + relative * |truth|. Usually 6e-7; where all the difference lies in
 # tokens of p = e^-80, float32 exponents lose 80 * 6e-8. Rounded log partitions blur TV alone.
@@ -24,7 +22,6 @@ TOLERANCES = {  # (absolute, relative)
     "js": (1e-20, 1e-5),
     "tv": (2e-7, 1e-5),
 }
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
 EXAMPLES = 6 if INTERPRETED else 60
 CHANGES = (1e-6, 9e-4, 3.0) if INTERPRETED else (1e-6, 1e-4, 9e-4, 0.1, 3.0)
@@ -43,11 +40,7 @@ def _only_the_comparison(monkeypatch):
 @pytest.mark.skipif(INTERPRETED, reason="this is the child")
 def test_triton_in_its_interpreter():
     """The tests of this file with Triton, whose interpreter is chosen before the import."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    interpret(__file__)
 
 
 def check(base, other, backend, **arguments) -> PairStats:

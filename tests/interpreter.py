@@ -1,0 +1,37 @@
+"""Triton's interpreter, which must be chosen before the kernels are imported.
+
+So the tests that interpret run in a child process: `interpret(__file__)` there runs the file again.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def interpret(file: str) -> None:
+    """Run the tests of this file with kernels interpreted; fails with their output."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", file]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def patch_once() -> None:
+    """Triton 3.9 replaces its language's functions anew at each call within a kernel, which takes
+    most of the time; here once for each module that has kernels, to stay."""
+    from triton.runtime import interpreter
+
+    patch, modules = interpreter._patch_lang, set()
+
+    def once(function):
+        if function.__module__ not in modules:
+            modules.add(function.__module__)
+            patch(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = once

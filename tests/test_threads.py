@@ -1,0 +1,80 @@
+"""Rows over threads: each row once, in whatever threads there are, and errors come out."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from ssd_probe.kernels import threads
+from ssd_probe.kernels.threads import in_threads
+
+
+@pytest.fixture(params=["openmp", "pool"])
+def _kind(request, monkeypatch):
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    elif threads._openmp() is None:
+        pytest.skip("torch has no OpenMP here")
+
+
+def done_rows(rows: int) -> list[int]:
+    done: list[int] = []
+    in_threads(lambda begin, end: done.extend(range(begin, end)), rows)
+    return sorted(done)
+
+
+@pytest.mark.usefixtures("_kind")
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 1000])
+def test_each_row_once(rows):
+    assert done_rows(rows) == list(range(rows))
+
+
+@pytest.mark.usefixtures("_kind")
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_errors_come_out(error):
+    def fails(begin, end):
+        if begin <= 70 < end:
+            raise error("row 70")
+
+    with pytest.raises(error, match="row 70"):
+        in_threads(fails, 100)
+    assert done_rows(100) == list(range(100))
+
+
+@pytest.mark.usefixtures("_kind")
+def test_two_callers_at_once_and_torch_within():
+    found = {}
+
+    def caller(name):
+        sums = torch.zeros(400, dtype=torch.float64)
+
+        def work(begin, end):
+            sums[begin:end] = torch.ones(end - begin, 3000, dtype=torch.float64).sum(-1)
+
+        for _ in range(20):
+            in_threads(work, 400)
+        found[name] = sums
+
+    callers = [threading.Thread(target=caller, args=(i,)) for i in range(2)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert all((found[i] == 3000).all() for i in range(2))
+
+
+def test_a_forked_child_does_not_wait_for_threads_that_it_lacks():
+    in_threads(lambda begin, end: None, 100)  # the parent's team exists
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"1" if done_rows(100) == list(range(100)) else b"0")
+        os._exit(0)
+    os.close(writing)
+    deadline = threading.Timer(60, os.kill, (child, 9))
+    deadline.start()
+    answer = os.read(reading, 1)
+    deadline.cancel()
+    os.waitpid(child, 0)
+    assert answer == b"1"
