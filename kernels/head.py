@@ -84,10 +84,16 @@ class _Head:
         self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
     ) -> None:
         self.weight, self.bias, self.scale, self.softcap = weight, bias, scale, softcap
+        self._widened: Tensor | None = None
 
     def logits(self, hidden: Tensor, ids: slice, out: Tensor | None = None) -> Tensor:
         """[n, ids] in the dtype of `hidden`."""
-        weight = self.weight[ids].to(hidden.dtype)
+        weight = self.weight[ids]
+        if weight.dtype != hidden.dtype:
+            # One buffer, as the allocator would keep several; the first chunk is the largest.
+            if self._widened is None:
+                self._widened = torch.empty_like(weight, dtype=hidden.dtype)
+            weight = self._widened[: len(weight)].copy_(weight)
         bias = None if self.bias is None else self.bias[ids]
         return self._finish(torch.mm(hidden, weight.T, out=out), bias)
 
