@@ -236,6 +236,16 @@ def model_identity(model: str | Path | PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 over the sorted (token, id) pairs: two models may be compared where it is the same.
+
+    Added tokens count; merges, templates and normalisers do not, because they do not change what
+    a saved token id stands for.
+    """
+    pairs = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The token ids the model sees before its first own token.
 

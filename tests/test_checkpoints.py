@@ -13,6 +13,7 @@ from ssd_probe.checkpoints import (
     load_tokenizer,
     render_prompt,
     resolve_model,
+    vocabulary_digest,
     weights_sha256,
 )
 from ssd_probe.data import Prompt
@@ -49,6 +50,16 @@ def test_dtype_is_converted(good):
 def test_weights_sha256_follows_the_weights(good, tmp_path):
     assert weights_sha256(good) == weights_sha256(save(tmp_path / "same"))
     assert weights_sha256(good) != weights_sha256(save(tmp_path / "other", seed=1))
+
+
+def test_vocabulary_digest_follows_tokens_and_ids(good):
+    tokenizer = load_tokenizer(good)
+    digest = vocabulary_digest(tokenizer)
+    assert digest == vocabulary_digest(tiny_tokenizer()) and len(digest) == 64
+    tokenizer.chat_template = None
+    assert vocabulary_digest(tokenizer) == digest
+    tokenizer.add_tokens(["<new>"])
+    assert vocabulary_digest(tokenizer) != digest
 
 
 def _truncate(path):
