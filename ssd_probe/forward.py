@@ -1,15 +1,13 @@
 """Teacher forcing: token ids in, the statistics of every next-token distribution out.
 
-The transformer runs on a padded batch; the output layer runs on a chunk of positions at a time, so
-that [positions, vocabulary] logits never exist as a whole.
+The transformer runs on a padded batch; the output layer's part is `lm_head_stats`, so the logits
+[positions, vocabulary] never exist as a whole.
 """
 
-import inspect
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from transformers import PreTrainedModel
 from ssd_probe.checkpoints import render_prompt
 from ssd_probe.data import Prompt, Text
 from ssd_probe.errors import UserError
+from ssd_probe.heads import Head, hidden_states, own_logits, read_head
 from ssd_probe.kernels.stats import PositionStats, position_stats
 
 # Long sequences fill a device on their own, and a padded batch needs a mask of length squared.
@@ -49,10 +48,16 @@ def encode(text: Text, tokenizer: Any) -> Encoded:
     return Encoded(text, ids, len(prompt_ids), max(1, len(prompt_ids)), len(ids))
 
 
-def cut(
-    sequences: list[Encoded], model: PreTrainedModel, max_length: int | None
+def fit(
+    sequences: list[Encoded],
+    model: PreTrainedModel,
+    max_length: int | None,
+    too_long: Literal["truncate", "skip"] = "truncate",
 ) -> tuple[list[Encoded], int]:
-    """The sequences, none longer than `max_length` or the model's context; how many were cut."""
+    """The sequences, none longer than `max_length` or the model's context; how many were.
+
+    A longer one is scored up to there, or not at all; stderr says so.
+    """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     limit = min(max_length or sys.maxsize, context or sys.maxsize)
     rows = input_rows(model)
@@ -62,14 +67,16 @@ def cut(
                 f"{sequence.text.sample_id}: token id {max(sequence.ids)} is outside the model's "
                 f"vocabulary of {rows}; were the ids made with another model's tokenizer?"
             )
-    kept = [replace(sequence, end=min(sequence.end, limit)) for sequence in sequences]
+    longer = [len(sequence.ids) > limit for sequence in sequences]
+    ends = [0 if long and too_long == "skip" else limit for long in longer]
+    kept = [replace(s, end=min(s.end, end)) for s, end in zip(sequences, ends, strict=True)]
     if not any(sequence.begin < sequence.end for sequence in kept):
-        raise UserError("nothing to score: the texts are empty, or the prompts fill max_length")
-    count = sum(len(sequence.ids) > limit for sequence in sequences)
-    if count:
-        message = f"{count} of {len(kept)} texts are longer than {limit} tokens and were cut there"
+        raise UserError("nothing to score: the texts are empty, or longer than max_length allows")
+    if any(longer):
+        done = "skipped" if too_long == "skip" else "cut there"
+        message = f"{sum(longer)} of {len(kept)} texts are longer than {limit} tokens: {done}"
         print(message, file=sys.stderr)
-    return kept, count
+    return kept, sum(longer)
 
 
 @dataclass
@@ -81,86 +88,84 @@ class Scorer:
     batch_size: int = 8
     rows_per_chunk: int = 1024
     backend: str = "auto"
+    fp32_head: bool = False
 
     @cached_property
-    def head(self) -> Callable[[Tensor], Tensor] | None:
-        return plain_head(self.model)
+    def head(self) -> Head | None:
+        """The output layer, or None (said on stderr) where the model's own logits are needed."""
+        head = read_head(self.model)
+        if head is None:
+            name = type(self.model).__name__
+            print(
+                f"{name}: unknown output layer; its logits are made by the chunk", file=sys.stderr
+            )
+        return head.in_float32() if head and self.fp32_head else head
 
-    def score(self, sequences: list[Encoded]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """`(index, fields of PositionStats)` of each sequence with scored positions."""
-        for batch in self._batches(sequences):
-            stats = self._batch([sequences[i] for i in batch]).to_columns()
-            row = 0
-            for i in batch:
-                count = sequences[i].end - sequences[i].begin
-                yield i, {name: values[row : row + count] for name, values in stats.items()}
-                row += count
+    def batches(self, sequences: list[Encoded]) -> list[list[int]]:
+        """Indices of the sequences that have scored positions, batch by batch.
 
-    def _batches(self, sequences: list[Encoded]) -> Iterator[list[int]]:
-        """Indices, alike in length for little padding; longest first, so memory fails early."""
+        Alike in length, so that there is little padding; longest first, so that memory fails early.
+        """
         scored = [i for i, s in enumerate(sequences) if s.begin < s.end]
         scored.sort(key=lambda i: (-sequences[i].end, i))
+        batches = []
         while scored:
             fitting = MAX_BATCH_TOKENS // sequences[scored[0]].end if self.head else 1
             size = max(1, min(self.batch_size, fitting))
-            yield scored[:size]
+            batches.append(scored[:size])
             scored = scored[size:]
+        return batches
 
     @torch.inference_mode()
-    def _batch(self, batch: list[Encoded]) -> PositionStats:
-        device = self.model.device
-        width = max(s.end for s in batch)
-        # Padding to the right is never seen by the positions before it, whatever its id.
-        ids = torch.tensor([s.ids[: s.end] + [0] * (width - s.end) for s in batch], device=device)
-        mask = torch.tensor([[1] * s.end + [0] * (width - s.end) for s in batch], device=device)
-        scored = [(i, t) for i, s in enumerate(batch) for t in range(s.begin, s.end)]
-        row, at = torch.tensor(scored, device=device).T  # [N], [N]
-        targets = ids[row, at].split(self.rows_per_chunk)
-        chunks: Iterator[Tensor]
+    def score_batch(self, batch: list[Encoded]) -> list[dict[str, np.ndarray]]:
+        """The fields of `PositionStats` over the scored positions of each sequence."""
+        ids, mask = padded(batch, self.model.device)
+        row, at = places(batch, self.model.device)  # [N], [N]
+        targets = ids[row, at]
         if self.head is not None:
-            out = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            hidden = out.last_hidden_state[row, at - 1]  # [N, D]
-            chunks = map(self.head, hidden.split(self.rows_per_chunk))
+            hidden = hidden_states(self.model, ids, mask)[row, at - 1]  # [N, D]
+            stats = self.head.stats(hidden, targets, self.top_k, self.backend)
         else:
-            places = (at - 1).split(self.rows_per_chunk)
-            chunks = (_logits(self.model, ids, place) for place in places)
-        parts = [
-            position_stats(
-                logits.float() if logits.dtype == torch.float64 else logits,
-                top_k=self.top_k,
-                targets=wanted,
-                backend=self.backend,
-            )
-            for logits, wanted in zip(chunks, targets, strict=True)
-        ]
-        return PositionStats.concat(parts)
+            parts = []
+            for chunk in range(0, len(at), self.rows_per_chunk):
+                here = slice(chunk, chunk + self.rows_per_chunk)
+                logits = own_logits(self.model, ids, at[here] - 1)
+                parts.append(
+                    position_stats(
+                        logits, top_k=self.top_k, targets=targets[here], backend=self.backend
+                    )
+                )
+            stats = PositionStats.concat(parts)
+        return by_sequence(stats.to_columns(), batch)
 
 
-@torch.inference_mode()
-def plain_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
-    """The output layer, if the logits are just that of the last hidden states; else None.
+def padded(batch: list[Encoded], device: Any) -> tuple[Tensor, Tensor | None]:
+    """Token ids [B, L] and their mask, None where there is no padding.
 
-    Tried, not looked up: scales, caps and biases after the output layer have many names.
+    Padding to the right is never seen by the positions before it, whatever its id.
     """
-    head, base = model.get_output_embeddings(), model.base_model
-    if head is None or base is model:
-        return None
-    ids = torch.arange(16, device=model.device)[None] % input_rows(model)
-    hidden = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
-    logits = model(input_ids=ids, use_cache=False).logits
-    if hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
-        return None
-    return head if torch.equal(head(hidden).float(), logits.float()) else None
+    width = max(s.end for s in batch)
+    ids = torch.tensor([s.ids[: s.end] + [0] * (width - s.end) for s in batch], device=device)
+    if all(s.end == width for s in batch):
+        return ids, None
+    mask = torch.tensor([[1] * s.end + [0] * (width - s.end) for s in batch], device=device)
+    return ids, mask
+
+
+def places(batch: list[Encoded], device: Any) -> Tensor:
+    """Row in the batch and position of every scored token: [2, N]."""
+    scored = [(i, t) for i, s in enumerate(batch) for t in range(s.begin, s.end)]
+    return torch.tensor(scored, device=device).T
+
+
+def by_sequence(columns: dict[str, np.ndarray], batch: list[Encoded]) -> list[dict]:
+    """Columns over the batch's scored positions -> those of each sequence."""
+    edges = np.cumsum([s.end - s.begin for s in batch])[:-1]
+    split = {name: np.split(values, edges) for name, values in columns.items()}
+    return [{name: parts[i] for name, parts in split.items()} for i in range(len(batch))]
 
 
 def input_rows(model: PreTrainedModel) -> int:
     """How many token ids the model knows."""
     embedding: Any = model.get_input_embeddings()
     return embedding.weight.shape[0]
-
-
-def _logits(model: PreTrainedModel, ids: Tensor, at: Tensor) -> Tensor:
-    """Logits [n, V] of one sequence at positions `at`; the model runs anew for every chunk."""
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        return model(input_ids=ids, use_cache=False, logits_to_keep=at).logits[0]
-    return model(input_ids=ids, use_cache=False).logits[0, at]
