@@ -202,12 +202,12 @@ def probe(
       ssd-probe probe --model ./student --text samples.jsonl --out probes/student
       ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
     """
-    from ssd_probe.data import read_texts
     from ssd_probe.probe import probe as run_probe
+    from ssd_probe.texts import read_texts
 
     frame = run_probe(
         model,
-        read_texts(list(text))[:limit],
+        read_texts(text, limit),
         out,
         top_k=top_k,
         max_length=max_length,

