@@ -1,6 +1,6 @@
-"""Small random models of three architectures and a small tokenizer, built offline.
+"""Small random models of many architectures and a small tokenizer, built offline.
 
-model = tiny_model("qwen3")         # or "llama", "gpt_oss"; float32, eval mode
+model = tiny_model("qwen3")         # or another of FAMILIES; float32, eval mode
 tokenizer = tiny_tokenizer()        # byte-level BPE with ChatML, trained on this file
 save(path, "llama")                 # both as a checkpoint directory
 """
@@ -14,12 +14,18 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
+    PhiConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 ARCHITECTURES = ("qwen3", "llama", "gpt_oss")
@@ -42,27 +48,32 @@ _SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+}
+_GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}
+_QWEN3_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "qwen3": (Qwen3Config, {}),
+    "qwen3_moe": (Qwen3MoeConfig, _QWEN3_MOE),
+    "llama": (LlamaConfig, {"tie_word_embeddings": True}),
+    "gemma2": (Gemma2Config, {"final_logit_softcapping": 3.0, "sliding_window": 16}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 16}),
+    "gpt_oss": (GptOssConfig, {**_GPT_OSS, "rope_parameters": _YARN}),
+    "granite": (GraniteConfig, {"logits_scaling": 8.0}),
+    "cohere": (CohereConfig, {"logit_scale": 0.25}),
+    "cohere2": (Cohere2Config, {"logit_scale": 0.25, "sliding_window": 16}),
+    "phi": (PhiConfig, {}),  # a bias in its output layer
+}
 
 
 def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A random float32 model in eval mode; the same weights for the same seed."""
-    shape = _SHAPE | overrides
-    config: Any
-    if architecture == "qwen3":
-        config = Qwen3Config(**shape)
-    elif architecture == "llama":
-        config = LlamaConfig(**shape, tie_word_embeddings=True)
-    elif architecture == "gemma2":  # soft-caps its logits
-        config = Gemma2Config(**shape, final_logit_softcapping=3.0, sliding_window=16)
-    else:
-        rope = {
-            "rope_type": "yarn",
-            "rope_theta": 150000.0,
-            "factor": 8.0,
-            "original_max_position_embeddings": 64,
-        }
-        moe = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}
-        config = GptOssConfig(**shape, **moe, rope_parameters=rope)
+    make, own = FAMILIES[architecture]
+    config = make(**_SHAPE | own | overrides)
     torch.manual_seed(seed)
     eager = {"attn_implementation": "eager", "experts_implementation": "eager"}  # float64 too
     return AutoModelForCausalLM.from_config(config, **eager).float().eval()

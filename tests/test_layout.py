@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = {  # lowest first; a module may import its own layer and those above it in this table
     "core": {"__init__", "decoding", "errors", "run", "data", "checkpoints", "sample", "train",
-             "evaluate", "lanes", "worker", "tiny", "texts"},
+             "evaluate", "lanes", "worker", "tiny", "texts", "parts"},
     "kernels": {"kernels"},
-    "probe": {"probe", "syntax", "forward", "heads"},
+    "probe": {"probe", "syntax", "forward", "heads", "table", "writer"},
     "analysis": {"analysis"},
     "figures": {"figures"},
     "views": {"demo", "doctor", "report", "stages", "story"},
