@@ -1,5 +1,11 @@
-"""The one exception that means "your input is wrong": one line for people, exit code 2."""
+"""The exceptions that are an answer and not a fault: one line for people, and an exit code."""
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+
+
+class Resumable(Exception):
+    """Stopped before the end; the same command goes on. One line: why, and what is done."""
+
+    exit_code = 75  # EX_TEMPFAIL

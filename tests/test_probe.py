@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ssd_probe.probe as module
+from ssd_probe import parts, table
 from ssd_probe.data import Text
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.forward import plain_head
 from ssd_probe.kernels import reference
 from ssd_probe.probe import Probe, probe
 from ssd_probe.texts import read_texts
@@ -84,19 +84,17 @@ def test_rows_are_the_float64_distributions(architecture, texts):
             logits = exact(ids).logits[0, :-1]
         expected = reference.position_stats(logits, top_k=8, targets=ids[0, 1:])
         assert rows["position"].tolist() == list(range(1, ids.shape[1]))
-        for name, field in module._SCALARS.items():
+        for name, field in table.SCALARS.items():
             want = getattr(expected, field).numpy()
             np.testing.assert_allclose(rows[name], want, rtol=1e-4, atol=1e-4, err_msg=name)
         assert np.array_equal(np.stack(rows["top_ids"]), expected.top_ids.numpy())
     assert frame["valid"].all()
 
 
-def test_the_output_layer_is_used_alone_only_where_that_is_the_model(texts, monkeypatch):
-    assert all(plain_head(tiny_model(name)) for name in ARCHITECTURES)
-    assert plain_head(tiny_model("gemma2")) is None  # caps its logits
+def test_an_unknown_output_layer_gives_the_same_table(texts, monkeypatch):
     model = tiny_model("qwen3")
     fast = run(model, texts)
-    monkeypatch.setattr("ssd_probe.forward.plain_head", lambda model: None)
+    monkeypatch.setattr("ssd_probe.forward.read_head", lambda model: None)
     assert_same(fast, run(model, texts, rows_per_chunk=7))
 
 
@@ -173,12 +171,13 @@ def test_logits_that_are_not_numbers_are_marked(texts):
 
 
 def test_folder_round_trip_and_reuse(checkpoint, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TEXTS_PER_PART", 3)
+    monkeypatch.setattr(parts, "TEXTS_PER_PART", 3)
     done = probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
     assert_same(done.frame, probe(checkpoint, texts, **OPTIONS), atol=0)
     assert len(done) == len(done.frame) and done.record["truncated"] == 0
     assert sorted(f.name for f in (tmp_path / "p").iterdir()) == [
-        ".lock", "part-00000.parquet", "part-00001.parquet", "probe.json",
+        ".lock", ".lock-record", "part-00000.json", "part-00000.parquet", "part-00001.json",
+        "part-00001.parquet", "probe.json",
     ]  # fmt: skip
     schema = pq.read_schema(tmp_path / "p" / "part-00000.parquet")
     assert schema.metadata[b"ssd_probe.schema"] == b"1"
@@ -194,30 +193,6 @@ def test_folder_round_trip_and_reuse(checkpoint, texts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_model", None)  # reuse needs no model
     again = probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
     assert again.record == done.record
-
-
-def test_an_interrupted_probe_goes_on(checkpoint, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TEXTS_PER_PART", 1)
-    whole = probe(checkpoint, texts, tmp_path / "whole", **OPTIONS)
-    make, made = module._Tables.table, []
-
-    def dies_at_the_third(self, part):
-        made.append(part)
-        if len(made) == 3:
-            raise KeyboardInterrupt
-        return make(self, part)
-
-    monkeypatch.setattr(module._Tables, "table", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        probe(checkpoint, texts, tmp_path / "p", **OPTIONS)
-    with pytest.raises(UserError, match="unfinished"):
-        Probe.load(tmp_path / "p")
-    with pytest.raises(UserError, match="top_k: 8 -> 9"):
-        probe(checkpoint, texts, tmp_path / "p", **OPTIONS | {"top_k": 9})
-    assert_same(probe(checkpoint, texts, tmp_path / "p", **OPTIONS).frame, whole.frame, atol=0)
-    assert len(made) == 5  # two parts, the one that died, and the two that were left
-    for name in ("part-00000.parquet", "part-00003.parquet"):
-        assert (tmp_path / "p" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

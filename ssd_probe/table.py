@@ -1,0 +1,195 @@
+"""The probe table: its columns, the rows of one text, and reading it back from a folder."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssd_probe.errors import UserError
+from ssd_probe.forward import Encoded
+from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.parts import Damaged, manifest_of, part_file
+from ssd_probe.run import read_record
+from ssd_probe.syntax import label_tokens
+
+SCHEMA_VERSION = "1"
+# Columns of the table, and the field of `PositionStats` each is.
+SCALARS = {
+    "logprob": "target_logprob",
+    "rank": "target_rank",
+    "max_logit": "max_logit",
+    "log_partition": "log_partition",
+    "entropy": "entropy",
+    "varentropy": "varentropy",
+    "tail_log_mass": "tail_log_mass",
+}
+_STATS_COLUMNS = [*SCALARS, "top_ids", "top_logits", "valid"]
+
+
+def schema(top_k: int) -> pa.Schema:
+    ids, logits = pa.list_(pa.int32(), top_k), pa.list_(pa.float32(), top_k)
+    kinds = {
+        **dict.fromkeys(["sample_id", "problem_id"], pa.string()),
+        **dict.fromkeys(["position", "token_id"], pa.int32()),
+        **dict.fromkeys(["token", "segment", "syntax"], pa.string()),
+        **dict.fromkeys(SCALARS, pa.float32()),
+        **{"rank": pa.int32(), "top_ids": ids, "top_logits": logits, "valid": pa.bool_()},
+    }
+    return pa.schema(list(kinds.items()), metadata={"ssd_probe.schema": SCHEMA_VERSION})
+
+
+def rows_of(s: Encoded, stats: dict[str, np.ndarray], tokenizer: Any, top_k: int) -> pa.Table:
+    """The rows of one text from the fields of `PositionStats` at its scored positions."""
+    is_code = s.text.kind == "source" and str(s.text.path).endswith((".py", ".pyi"))
+    labels = label_tokens(
+        s.ids, tokenizer, prompt_length=s.prompt_length, is_code=is_code
+    )  # of the whole text: a cut one does not parse
+    scored = slice(s.begin, s.end)
+    count = s.end - s.begin
+    columns = {
+        "sample_id": [s.text.sample_id] * count,
+        "problem_id": [s.text.problem_id] * count,
+        "position": np.arange(s.begin, s.end, dtype=np.int32),
+        "token_id": np.array(s.ids[scored], dtype=np.int32),
+        "token": labels.token[scored],
+        "segment": labels.segment[scored],
+        "syntax": labels.syntax[scored],
+        **{column: stats[field] for column, field in SCALARS.items()},
+        **{
+            name: pa.FixedSizeListArray.from_arrays(stats[name].ravel(), top_k)
+            for name in ("top_ids", "top_logits")
+        },
+        "valid": stats["valid"],
+    }
+    return pa.table(columns, schema=schema(top_k))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """As Parquet, the same bytes for the same rows however they were put together."""
+    pq.write_table(table.combine_chunks(), path, compression="zstd", write_page_checksum=True)
+
+
+class Probe:
+    """A probe folder; a column is read when it is asked for."""
+
+    def __init__(self, path: Path, record: dict, columns: Sequence[str] | None = None) -> None:
+        self.path, self.record, self._columns = path, record, columns
+
+    @classmethod
+    def load(cls, path: str | Path, columns: Sequence[str] | None = None) -> "Probe":
+        """Open a folder; `columns` restricts `frame`.
+
+        `UserError` if it is missing, unfinished, or has parts that are missing or of a wrong size.
+        Each page's checksum is compared when it is read.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such probe folder; make it with `ssd-probe probe --out`")
+        if not (path / "probe.json").is_file():
+            raise UserError(f"{path}: no probe.json; this is not a probe folder")
+        record = read_record(path / "probe.json")
+        if "rows" not in record:
+            raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
+        if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
+            raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
+        probe = cls(path, record, columns)
+        for file in probe._files:
+            _manifest(file)
+        return probe
+
+    def __len__(self) -> int:
+        """Positions; of an unfinished probe those that are there."""
+        if self.finished:
+            return self.record["rows"]
+        files = (file for file in self._files if file.with_suffix(".json").exists())
+        return sum(_manifest(file)["rows"] for file in files)
+
+    @property
+    def finished(self) -> bool:
+        """False only for what `probe` returns in a rank whose fellows are still at work."""
+        return "rows" in self.record
+
+    @property
+    def settings(self) -> dict:
+        """What was asked for; `record` also says model, rows, truncated and provenance."""
+        return self.record["settings"]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        return _frame(self._table(self._columns))
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """These columns and no others. `UserError` for an unknown name or a damaged file."""
+        return _frame(self._table(names))
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The table in order, a part at a time, so that memory does not grow with positions.
+
+        A part is whole texts: 64, or fewer with about 131,072 positions.
+        """
+        names = self._known(columns)
+        return (_frame(self._part(file, names)) for file in self._files)
+
+    def stats(self) -> PositionStats:
+        """All rows as `PositionStats`: supports, masses, entropies under any decoding."""
+        table = self._table(_STATS_COLUMNS)
+        columns: dict[str, np.ndarray] = {
+            SCALARS.get(name, name): table[name].to_numpy() for name in [*SCALARS, "valid"]
+        }
+        for name in ("top_ids", "top_logits"):
+            flat = table[name].combine_chunks().flatten()
+            columns[name] = flat.to_numpy().reshape(len(table), self.settings["top_k"])
+        return PositionStats.from_columns(columns)
+
+    @property
+    def _files(self) -> list[Path]:
+        return [part_file(self.path, number) for number in range(self.record["parts"])]
+
+    def _known(self, columns: Sequence[str] | None) -> list[str]:
+        known = schema(self.settings["top_k"]).names
+        if unknown := set(columns or ()) - set(known):
+            raise UserError(f"{self.path}: no column {sorted(unknown)[0]!r}; there are {known}")
+        return list(known if columns is None else columns)
+
+    def _table(self, columns: Sequence[str] | None) -> pa.Table:
+        names = self._known(columns)
+        table = pa.concat_tables(self._part(file, names) for file in self._files)
+        if len(table) != len(self):
+            raise UserError(f"{self.path}: {len(table)} rows, not {len(self)}; probe again")
+        return table
+
+    def _part(self, file: Path, names: list[str]) -> pa.Table:
+        rows = _manifest(file)["rows"]
+        try:
+            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                table = parquet.read(names).select(names)
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise _damaged(file, " ".join(str(error).split())[:120]) from None
+        wanted = schema(self.settings["top_k"])
+        if len(table) != rows or any(table.schema.field(n) != wanted.field(n) for n in names):
+            raise _damaged(file, "not the rows and columns that were written")
+        return table
+
+
+def _manifest(file: Path) -> dict:
+    try:
+        return manifest_of(file)
+    except Damaged as reason:
+        raise _damaged(file, str(reason)) from None
+
+
+def _damaged(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file}: missing or damaged ({reason}); run the same `ssd-probe probe` command "
+        "to make that part again"
+    )
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Columns are given up one by one as they are converted, so that there are no two tables."""
+    return table.to_pandas(split_blocks=True, self_destruct=True)
