@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-SEGMENTS = ("prompt", "thinking", "text", "code", "special")
+import numpy as np
 
-# The opening tag may stand in the prompt (Qwen3-Thinking), and a cut-off answer has no closing one.
-# The second form is GPT-OSS's analysis channel.
-_THINKING = (
-    re.compile(rb"(?:<think>|\A(?=(?:(?!<think>).)*</think>)).*?(?:</think>|\Z)", re.DOTALL),
+SEGMENTS = ("text", "code", "thinking", "special", "prompt")
+UNPARSED = "unparsed"  # lower case: no node type is called that
+_TEXT, _CODE, _THINKING = range(3)
+
+# A cut-off answer has no closing tag. The second form is GPT-OSS's analysis channel.
+_THOUGHTS = (
+    re.compile(rb"<think>.*?(?:</think>|\Z)", re.DOTALL),
     re.compile(rb"<\|channel\|>analysis<\|message\|>.*?(?:<\|end\|>|\Z)", re.DOTALL),
 )
+# Possessive marks: a model stuck on backticks would else cost the square of their number.
 _FENCE = re.compile(
-    rb"^[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>\w*)[^\n]*\n"
+    rb"^[ \t]*+(?P<mark>`{3,}+|~{3,}+)[ \t]*+(?P<language>\w*+)[^\n]*+\n"
     rb"(?P<body>.*?)(?:^[ \t]*(?P=mark)[ \t]*\r?$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
@@ -44,12 +48,14 @@ def label_tokens(
     """Text, segment and innermost syntax node of every token.
 
     `segment`: `prompt` for the first `prompt_length` tokens; `special` for special tokens;
-    `thinking` inside `<think>...</think>` or GPT-OSS's analysis channel; `code` inside a Markdown
-    Python fence, or everywhere if there is no fence and the rest parses (`is_code`: whether or not
-    it parses, as for a .py file); else `text`. `syntax`: the `ast` node type name ("Call", "Name",
-    "FunctionDef"; "Module" between statements) where the code parses, else "". A completion that
-    parses only as the continuation of its prompt (HumanEval) is parsed with it. A token that holds
-    a part of a character is shown as U+FFFD.
+    `thinking` inside `<think>...</think>` or GPT-OSS's analysis channel; else `code` or `text`.
+    Code is what stands in a Markdown Python fence. Without any fence all of the completion is code
+    if it parses, alone or as the continuation of its prompt (HumanEval); if the prompt leaves off
+    in a function or class; or if `is_code` says so, as for a .py file.
+
+    `syntax`: the `ast` node type name ("Call", "Name", "FunctionDef"; "Module" between statements)
+    where code parses, `UNPARSED` where it does not, "" outside of code. A token that holds a part
+    of a character is shown as U+FFFD.
     """
     pieces = token_bytes(ids, tokenizer)
     starts = [0, *accumulate(map(len, pieces))]
@@ -57,19 +63,23 @@ def label_tokens(
     plain = bytearray(raw)
     special = _special_ids(tokenizer)
     for start, piece, token in zip(starts, pieces, ids, strict=False):
-        if token in special:  # to line breaks, so that neither fences nor `ast` see them
-            plain[start : start + len(piece)] = b"\n" * len(piece)
+        if token in special:
+            _blank(plain, start, start + len(piece))
 
-    segment, syntax = _paint(raw, plain, starts[prompt_length], is_code)
-    segment, syntax = [*segment, "text"], [*syntax, ""]  # for tokens without bytes at the end
+    segment, syntax, names = _paint(raw, plain, starts[prompt_length], is_code)
     labels = TokenLabels([], [], [])
     for i, (token, piece) in enumerate(zip(ids, pieces, strict=True)):
         at = _first_visible(raw, starts[i], starts[i + 1])
-        here = "special" if token in special else segment[at]
+        here = "special" if token in special else SEGMENTS[segment[at]]
         labels.token.append(piece.decode("utf-8", "replace"))
         labels.segment.append("prompt" if i < prompt_length else here)
-        labels.syntax.append("" if here in ("special", "thinking") else syntax[at])
+        labels.syntax.append("" if here in ("special", "thinking") else names[syntax[at]])
     return labels
+
+
+def _blank(plain: bytearray, begin: int, end: int) -> None:
+    """Hide a span from the search for fences and from `ast`; offsets stay."""
+    plain[begin:end] = b"\n" * (end - begin)
 
 
 def _first_visible(raw: bytes, start: int, end: int) -> int:
@@ -78,28 +88,35 @@ def _first_visible(raw: bytes, start: int, end: int) -> int:
     return end - len(stripped) if stripped else start
 
 
-def _paint(raw: bytes, plain: bytearray, start: int, is_code: bool) -> tuple[list[str], list[str]]:
-    """Segment and syntax of every byte; the completion begins at byte `start`."""
-    segment, syntax = ["text"] * len(raw), [""] * len(raw)
+def _paint(
+    raw: bytes, plain: bytearray, start: int, is_code: bool
+) -> tuple[bytes, bytes, list[str]]:
+    """Codes of every byte: its segment in `SEGMENTS`, its syntax in the list that comes with it.
+
+    The completion begins at byte `start`. One entry more, for tokens without bytes at the end.
+    """
+    segment, syntax = np.zeros((2, len(raw) + 1), np.uint8)
+    codes = {"": 0, UNPARSED: 1}  # `ast` has some 110 node types
     for begin, end in () if is_code else _thinking_spans(raw, start):
-        segment[begin:end] = ["thinking"] * (end - begin)
-        plain[begin:end] = re.sub(rb"[^\n]", b"\n", plain[begin:end])  # length stays
-    text = bytes(plain)
-    for begin, end, nodes in _code_spans(text, start, is_code):
-        for i in range(max(begin, start), end):
-            if segment[i] != "thinking":
-                segment[i] = "code"
-        for left, right, name in nodes or ():
-            syntax[begin + left : begin + right] = [name] * (right - left)
-    return segment, syntax
+        segment[begin:end] = _THINKING
+        _blank(plain, begin, end)
+    for begin, end, nodes in _code_spans(bytes(plain), start, is_code):
+        visible = segment[max(begin, start) : end]
+        visible[visible == _TEXT] = _CODE
+        for left, right, name in [(0, end - begin, UNPARSED)] if nodes is None else nodes:
+            syntax[begin + left : begin + right] = codes.setdefault(name, len(codes))
+    return segment.tobytes(), syntax.tobytes(), list(codes)
 
 
 def _thinking_spans(raw: bytes, start: int) -> Iterator[tuple[int, int]]:
     completion = raw[start:]
-    if raw[:start].rstrip().endswith(b"<think>") and b"</think>" not in completion:
+    first, close = completion.find(b"<think>"), completion.find(b"</think>")
+    if close < 0 and raw[:start].rstrip().endswith(b"<think>"):
         yield start, len(raw)
         return
-    for pattern in _THINKING:
+    if close >= 0 and (first < 0 or close < first):  # the prompt opened it (Qwen3-Thinking)
+        yield start, start + close + len(b"</think>")
+    for pattern in _THOUGHTS:
         for match in pattern.finditer(completion):
             yield start + match.start(), start + match.end()
 
@@ -125,6 +142,24 @@ def _code_spans(
         yield start, len(text), nodes
     elif start and (joined := parse_nodes(text)) is not None:
         yield 0, len(text), joined
+    elif _leaves_off_in_code(text[:start]):
+        yield start, len(text), None
+
+
+def _leaves_off_in_code(prompt: bytes) -> bool:
+    """Whether the prompt is Python whose last statement is a function or a class."""
+    tree = _parse(prompt)
+    last = tree.body[-1] if tree and tree.body else None
+    return isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+
+
+def _parse(source: bytes) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in probed code
+            return ast.parse(source.decode("utf-8"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def parse_nodes(source: bytes) -> list[Node] | None:
@@ -132,11 +167,8 @@ def parse_nodes(source: bytes) -> list[Node] | None:
 
     An f-string is one node: Python before 3.12 gives wrong positions for what is inside.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in probed code
-            tree = ast.parse(source.decode("utf-8"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _parse(source)
+    if tree is None:
         return None
     lines = [0] + [match.end() for match in re.finditer(rb"\r\n|\r|\n", source)]
     nodes: list[Node] = [(0, len(source), "Module")]

@@ -1,13 +1,15 @@
 """Labels of tokens: exact bytes, segments, and the innermost syntax node."""
 
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ssd_probe.syntax import label_tokens, parse_nodes, token_bytes
+from ssd_probe.syntax import UNPARSED, label_tokens, parse_nodes, token_bytes
+from ssd_probe.texts import read_texts
 from tests.models import tiny_tokenizer
 
 
@@ -84,7 +86,7 @@ def test_standard_library_source_is_all_code_with_syntax():
     rows = labelled("", source, is_code=True)
     assert all(segment == "code" and syntax for _, segment, syntax in rows)
     cut = labelled("", source[:2000], is_code=True)  # ends inside a string
-    assert all(segment == "code" and not syntax for _, segment, syntax in cut)
+    assert all(row[1:] == ("code", UNPARSED) for row in cut)
 
 
 def test_fences_thinking_and_special_tokens():
@@ -121,6 +123,50 @@ def test_segments_of_completions(prompt, completion, thinking, code):
     rows = labelled(prompt, completion)
     assert joined(rows, "thinking") == thinking
     assert joined(rows, "code") == code
+
+
+STUB = 'def f(x):\n    """Doc."""\n'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "unparsed", "text"),
+    [
+        ("", "So:\n```python\nx = (\n```\n", "x=(", "So:```python```"),
+        ("", "```\nx = (\n```\n", "", "```x=(```"),  # no language: nobody says that it is code
+        ("", "```python\nx = 1\n```\n```py\ny = (", "y=(", "```python``````py"),
+        ("", "x = (", "", "x=("),
+        (STUB, "    return (x", "return(x", ""),  # HumanEval, cut off
+        (STUB, "    return x", "", ""),
+        ("<|im_start|>user\n" + STUB + "<|im_end|>\nassistant\n", "No.", "", "No."),
+        ("x = 1\n", "and so on", "", "andsoon"),
+    ],
+)
+def test_code_that_does_not_parse_says_so(prompt, completion, unparsed, text):
+    rows = labelled(prompt, completion)
+    assert "".join(token.strip() for token, _, syntax in rows if syntax == UNPARSED) == unparsed
+    assert joined(rows, "text") == text
+    assert {part for _, part, syntax in rows if syntax == UNPARSED} <= {"code"}
+
+
+def test_human_eval_prompts_leave_off_in_code():
+    for text in read_texts("humaneval")[:20]:
+        rows = labelled(text.prompt, text.completion[:-4] + "(((")
+        assert {row[1:] for row in rows if row[1] != "prompt"} == {("code", UNPARSED)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["`" * 100_000, "~" * 100_000, " " * 100_000 + "`", "```python\n" + "`\n" * 30_000,
+     "<think>" * 20_000, "</think>" * 20_000, "if x:\n  y\n" + "elif x:\n  y\n" * 8000,
+     "x = 1\n" * 20_000],
+    ids=lambda text: repr(text[:12]),
+)  # fmt: skip
+def test_stuck_models_cost_linear_time(text):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer(text, verbose=False).input_ids
+    start = time.process_time()
+    label_tokens(ids, tokenizer)
+    assert time.process_time() - start < 5  # the square would be minutes
 
 
 def test_tags_in_source_code_are_code():
