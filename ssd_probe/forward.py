@@ -81,7 +81,10 @@ def fit(
 
 @dataclass
 class Scorer:
-    """Runs the model over sequences and keeps only the statistics of its logits."""
+    """Runs the model over sequences and keeps only the statistics of its logits.
+
+    `tokens`: rows of the output layer from there on are padding, no tokens of the tokenizer.
+    """
 
     model: PreTrainedModel
     top_k: int = 64
@@ -89,6 +92,7 @@ class Scorer:
     rows_per_chunk: int = 1024
     backend: str = "auto"
     fp32_head: bool = False
+    tokens: int | None = None
 
     @cached_property
     def head(self) -> Head | None:
@@ -118,25 +122,27 @@ class Scorer:
 
     @torch.inference_mode()
     def score_batch(self, batch: list[Encoded]) -> list[dict[str, np.ndarray]]:
-        """The fields of `PositionStats` over the scored positions of each sequence."""
+        """The fields of `PositionStats` over the scored positions of each sequence, and
+        `padding_mass`, the probability of the output layer's padding rows."""
         ids, mask = padded(batch, self.model.device)
         row, at = places(batch, self.model.device)  # [N], [N]
         targets = ids[row, at]
+        options: dict[str, Any] = {"top_k": self.top_k, "backend": self.backend}
         if self.head is not None:
             hidden = hidden_states(self.model, ids, mask)[row, at - 1]  # [N, D]
-            stats = self.head.stats(hidden, targets, self.top_k, self.backend)
+            stats = self.head.stats(hidden, targets, **options)
+            padding = self.head.log_mass(hidden, self.tokens)
         else:
-            parts = []
-            for chunk in range(0, len(at), self.rows_per_chunk):
-                here = slice(chunk, chunk + self.rows_per_chunk)
+            parts, paddings = [], []
+            for start in range(0, len(at), self.rows_per_chunk):
+                here = slice(start, start + self.rows_per_chunk)
                 logits = own_logits(self.model, ids, at[here] - 1)
-                parts.append(
-                    position_stats(
-                        logits, top_k=self.top_k, targets=targets[here], backend=self.backend
-                    )
-                )
-            stats = PositionStats.concat(parts)
-        return by_sequence(stats.to_columns(), batch)
+                parts.append(position_stats(logits, targets=targets[here], **options))
+                paddings.append(logits[:, self.tokens or logits.shape[1] :].float().logsumexp(-1))
+            stats, padding = PositionStats.concat(parts), torch.cat(paddings)
+        columns = stats.to_columns()
+        columns["padding_mass"] = (padding - stats.logsumexp).exp().float().cpu().numpy()
+        return by_sequence(columns, batch)
 
 
 def padded(batch: list[Encoded], device: Any) -> tuple[Tensor, Tensor | None]:

@@ -55,6 +55,15 @@ class Head:
             backend=backend,
         )
 
+    def log_mass(self, hidden: Tensor, begin: int | None) -> Tensor:
+        """logsumexp [N] of the logits of ids from `begin` on; -inf where there are none."""
+        weight = self.weight[len(self.weight) if begin is None else begin :]
+        if not len(weight):
+            return hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
+        bias = None if self.bias is None else self.bias[begin:]
+        rows = replace(self, weight=weight, bias=bias)
+        return torch.cat([rows.logits(h).float().logsumexp(-1) for h in hidden.split(1024)])
+
 
 @torch.inference_mode()
 def read_head(model: PreTrainedModel) -> Head | None:
@@ -81,7 +90,7 @@ def read_head(model: PreTrainedModel) -> Head | None:
 
 
 def _scales(config: Any) -> list[float]:
-    """What may multiply the logits, by the names in use; Granite divides by its `logits_scaling`."""
+    """What may multiply the logits, by the names in use; Granite divides by `logits_scaling`."""
     names = ("logit_scale", "lm_head_multiplier", "logits_scaling")
     found = [value for name in names if (value := getattr(config, name, None))]
     return [1.0, *found, *(1 / value for value in found)]

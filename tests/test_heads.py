@@ -50,6 +50,21 @@ def test_a_probe_is_what_the_models_own_logits_give(family):
     check(model)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "phi", "unknown"])
+def test_mass_on_rows_that_are_no_tokens(family):
+    model = tiny_model("qwen3" if family == "unknown" else family)
+    if family == "unknown":
+        model.lm_head = Doubling(32, 507, bias=False)
+    sequence = encoded()[0]
+    (got,) = Scorer(model, top_k=8, tokens=400, rows_per_chunk=7).score_batch([sequence])
+    with torch.inference_mode():
+        p = model(input_ids=torch.tensor([sequence.ids])).logits[0, 2:-1].double().softmax(-1)
+    want = p[:, 400:].sum(-1).float()
+    torch.testing.assert_close(torch.from_numpy(got["padding_mass"]), want, rtol=1e-4, atol=1e-7)
+    (none,) = Scorer(model, top_k=8).score_batch([sequence])
+    assert (none["padding_mass"] == 0).all()
+
+
 def test_what_is_read():
     assert read_head(tiny_model("granite")).scale == 1 / 8
     assert read_head(tiny_model("cohere")).scale == 0.25
