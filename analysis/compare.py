@@ -35,6 +35,7 @@ def compare(
     labels: ArrayLike,
     decoding: Decoding,
     *,
+    noise: pd.DataFrame | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -45,6 +46,8 @@ def compare(
     (95 % bootstrap over problems, paired: positions of a problem stay together), missing.
     statistic is one of `STATISTICS`, as `position_statistics` defines them; missing is the share of
     positions at which the tuned ranks lack a token of S. Positions not valid in both are left out.
+    noise: the base model's rows of some of the texts, scored in other batches (`Probe.noise`); with
+    it comes `floor`, the mean absolute change that this made, and no smaller difference is real.
     Raises UserError when the rows or the labels do not line up.
     """
     kinds = np.asarray(labels)
@@ -61,7 +64,11 @@ def compare(
         for label, part in parts
         for name in STATISTICS
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if noise is not None:
+        floors = _noise_floors(base, noise, kinds, decoding)
+        table["floor"] = [floors.get(key) for key in zip(table.label, table.statistic, strict=True)]
+    return table
 
 
 def position_statistics(
@@ -106,12 +113,29 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
     Locks lost their tail: the tail mass at locks fell. Forks kept their head: the entropy of the
     head at forks did not fall. "Fell" means that the whole interval of the difference lies below
     -margin times the base's value, "did not" that the whole interval lies above it; an interval
-    across it, or none, decides nothing.
+    across it, or none, decides nothing, and nor does a fall below the noise floor.
     """
     return [
         _verdict(comparison, LOCK, "tail_mass", "locks lost their tail", True, margin),
         _verdict(comparison, FORK, "head_entropy", "forks kept their head", False, margin),
     ]
+
+
+def _noise_floors(
+    base: pd.DataFrame, noise: pd.DataFrame, kinds: NDArray, decoding: Decoding
+) -> dict[tuple[str, str], float]:
+    """By label and statistic: mean |change| of a position when the same model is scored again."""
+    again = base["sample_id"].isin(noise["sample_id"].unique()).to_numpy()
+    first = base[again].reset_index(drop=True)
+    measured = position_statistics(first, noise.reset_index(drop=True), decoding)
+    valid = first["valid"].to_numpy(bool) & noise["valid"].to_numpy(bool)
+    floors = {}
+    for name in STATISTICS:
+        change = (measured[f"tuned_{name}"] - measured[f"base_{name}"]).abs()[valid]
+        floors["all", name] = change.mean()
+        for label, mean in change.groupby(kinds[again][valid]).mean().items():
+            floors[label, name] = mean
+    return floors
 
 
 def _difference(part: pd.DataFrame, name: str, n_resamples: int, seed: int) -> dict:
@@ -171,6 +195,10 @@ def _verdict(
     row = found.iloc[0]
     limit = -margin * row["base"]
     fell = True if row["high"] < limit else False if row["low"] >= limit else None
+    floor = row.get("floor", 0)
+    in_noise = abs(row["difference"]) < floor
+    if fell and in_noise:
+        fell = None
     holds = None if fell is None else fell == should_fall
     answer = {True: "yes", False: "no", None: "undecided"}[holds]
     return Verdict(
@@ -179,5 +207,6 @@ def _verdict(
         f"{claim}: {answer}. Mean {name.replace('_', ' ')} at {label}s "
         f"{row['base']:.3g} -> {row['tuned']:.3g}, difference {row['difference']:+.3g} "
         f"[{row['low']:+.3g}, {row['high']:+.3g}] over {row['positions']} positions "
-        f"of {row['problems']} problems.",
+        f"of {row['problems']} problems."
+        + (f" Scoring the base again changes as much: {floor:.2g}." if in_noise else ""),
     )

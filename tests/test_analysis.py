@@ -313,6 +313,21 @@ class TestVerdicts:
         assert "tail mass at locks 1 -> 0.7, difference -0.3" in locks.sentence
         assert forks.sentence.startswith("forks kept their head: ")
 
+    def test_nothing_below_the_noise_floor_is_called_real(self):
+        logits = random_logits()
+        base, tuned = probe_of(logits), probe_of(logits * 1.02)
+        again = probe_of(logits * (1 + 0.1 * np.sin(np.arange(60))[:, None]))
+        noise = again[again["sample_id"] % 2 == 0]
+        table = compare(base, tuned, [LOCK] * 60, TRAIN, noise=noise, n_resamples=99)
+        kept = (base["sample_id"] % 2 == 0).to_numpy()
+        entropy = table[(table.label == LOCK) & (table.statistic == "entropy")].iloc[0]
+        change = (noise["entropy"] - base["entropy"][kept]).abs().mean()
+        assert entropy["floor"] == pytest.approx(change, rel=1e-6)
+        rows = table[table.statistic == "tail_mass"].assign(low=-2.0, high=-1.0)
+        locks, _ = verdicts(rows)
+        assert locks.holds is None and "Scoring the base again" in locks.sentence
+        assert verdicts(rows.assign(floor=0.0))[0].holds is True
+
     def test_a_label_that_does_not_occur_is_undecided(self):
         frame = probe_of(random_logits())
         table = compare(frame, frame, [LOCK] * 60, TRAIN, n_resamples=9)
