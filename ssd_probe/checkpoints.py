@@ -1,13 +1,13 @@
 """Models and tokenizers from disk: the bundled one, a local directory, or a cached hub id.
 
-Only safetensors are read and no remote code runs, so a checkpoint is data. What is wrong with a
-directory is found by looking at its files first, because the errors that follow from loading a
-half-downloaded one are hard to read.
+Only safetensors are read and no remote code runs, so a checkpoint is data. A directory with a PEFT
+adapter (LoRA and its kin) stands for its base model with the adapter in place.
 """
 
 import hashlib
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ssd_probe.data import Prompt
 from ssd_probe.errors import UserError
+from ssd_probe.weights import (
+    adapter_config,
+    check_checkpoint,
+    check_tokenizer,
+    is_adapter,
+    tokenizer_files,
+    weights_sha256,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_LFS = b"version https://git-lfs"
-_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
 def bundled_checkpoint() -> Path:
@@ -52,55 +58,112 @@ def resolve_model(name: str | Path) -> str | Path:
     return name
 
 
-def load_tokenizer(name: str | Path) -> Tokenizer:
-    """The tokenizer of a model (see `resolve_model`). Raises `UserError`."""
-    source = resolve_model(name)
+def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a model (see `load_model`); an adapter without one has its base model's."""
+    source = _source(name, revision)
     if isinstance(source, Path):
-        _config(source)
-        # Without this, transformers hands out an empty tokenizer of the right class, in silence.
-        if not any(match for pattern in _TOKENIZER_FILES for match in source.glob(pattern)):
-            raise UserError(
-                f"{source}: no tokenizer here (tokenizer.json); save it beside the model"
-            )
+        if is_adapter(source) and not tokenizer_files(source):
+            return load_tokenizer(*_base_of(source))
+        check_tokenizer(source)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise _unreadable(source, "tokenizer", error) from error
 
 
 def load_model(
-    name: str | Path, dtype: str = "auto", device: str | None = None, attn: str | None = None
+    name: str | Path,
+    dtype: str = "auto",
+    device: str | None = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    **model_kwargs: Any,
 ) -> PreTrainedModel:
     """A causal language model in eval mode (see `resolve_model` for `name`).
 
     `dtype` "auto" is the one the checkpoint was saved in. `device` defaults to cuda where there
     is one, else cpu; "auto" spreads a large model over all of them. `attn` is transformers'
-    `attn_implementation`. Raises `UserError` for a checkpoint that is absent or incomplete.
+    `attn_implementation`. `revision` is the branch, tag or commit of a hub id. `model_kwargs` go to
+    `from_pretrained` as they are, such as `quantization_config`. Raises `UserError` for a
+    checkpoint that is absent or incomplete.
     """
-    source = resolve_model(name)
-    if isinstance(source, Path):
-        check_checkpoint(source)
+    source = _source(name, revision)
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if isinstance(source, Path):
+        check_checkpoint(source)
+        if is_adapter(source):
+            base, base_revision = _base_of(source)
+            model = load_model(base, dtype, device, attn, base_revision, **model_kwargs)
+            return _with_adapter(model, source)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     loader: Any = AutoModelForCausalLM  # its stub does not know `output_loading_info`
+    settings = {
+        "revision": revision,
+        "dtype": dtype,
+        "device_map": _device(device),
+        "attn_implementation": attn,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+    }
+    if clash := sorted(settings.keys() & model_kwargs.keys()):
+        raise UserError(f"{clash[0]}: not an option of from_pretrained that can be set here")
     try:
-        model, info = loader.from_pretrained(
-            source,
-            dtype=dtype,
-            device_map=_device(device),
-            attn_implementation=attn,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, info = loader.from_pretrained(source, **settings, **model_kwargs)
     except Exception as error:
         raise _unreadable(source, "model", error) from error
     if info["missing_keys"] or info["mismatched_keys"]:  # they would be random numbers
         names = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
     return model.eval()
+
+
+def _source(name: str | Path, revision: str | None) -> str | Path:
+    source = resolve_model(name)
+    if revision is not None and isinstance(source, Path):
+        raise UserError(f"{source}: revision {revision!r} is for hub ids; a directory has just one")
+    return source
+
+
+def _base_of(adapter: Path) -> tuple[str | Path, str | None]:
+    """The adapter's base model, a directory or a hub id, and its revision."""
+    config = adapter_config(adapter)
+    try:
+        base = resolve_model(config["base_model_name_or_path"])
+    except UserError as error:
+        raise UserError(f"{adapter}: its base model is not there ({error})") from None
+    if not isinstance(base, Path):
+        return base, config.get("revision")
+    if is_adapter(base):
+        raise UserError(f"{adapter}: its base model {base} is an adapter too; merge that one first")
+    return base, None
+
+
+def _with_adapter(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """The base model with the adapter's layers put in; not merged, which would round differently.
+
+    PEFT's wrapper is taken off again: the model keeps its class, and with it its output layer.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{path}: a PEFT adapter, and peft is missing; pip install peft") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about saving, and about transformers 6
+            # What peft only warns of would be another model: settings it does not know, and parts
+            # of the adapter that are not in the file, which it draws at random.
+            bad = "(?s).*(missing adapter keys|Unexpected keyword arguments)"
+            warnings.filterwarnings("error", message=bad)
+            wrapped = PeftModel.from_pretrained(model, str(path), torch_device=str(model.device))
+    except Exception as error:
+        raise _unreadable(path, "adapter", error) from error
+    if wrapped.active_peft_config.is_prompt_learning:
+        raise UserError(f"{path}: adapters of soft prompts are not supported; only of weights")
+    model.eval()  # changed in place
+    return model
 
 
 def _device(name: str | None) -> str:
@@ -128,112 +191,34 @@ def _unreadable(source: str | Path, what: str, error: Exception) -> UserError:
     return UserError(f"{source}: the {what} cannot be loaded ({reason[:200]})")
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise `UserError` unless `path` holds a config and complete safetensors files."""
-    _config(path)
-    for file in _weight_files(path):
-        _check_safetensors(file)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise UserError(f"{path}: no config.json; this is not a Hugging Face checkpoint")
-    return _read_json(file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    content = file.read_bytes()
-    _refuse_lfs_pointer(file, content)
-    try:
-        value = json.loads(content)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: not a JSON object; download the checkpoint again")
-    return value
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """The checkpoint's safetensors files, sorted; those of the index must all be there."""
-    files = sorted(path.glob("*.safetensors"))
-    index = path / "model.safetensors.index.json"
-    if index.is_file() and not (path / "model.safetensors").is_file():
-        wanted = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in wanted if not (path / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{path}: {len(missing)} of {len(wanted)} shards are missing, as {missing[0]}; "
-                "finish the download"
-            )
-    if not files and any(path.glob("*.bin")):
-        raise UserError(
-            f"{path}: only .bin weights, which can run code when loaded; convert to safetensors"
-        )
-    if not files:
-        raise UserError(f"{path}: no weights (*.safetensors)")
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    """Compare the file's size with what its header promises.
-
-    Layout: 8 bytes little-endian header length, JSON header with each tensor's `data_offsets`
-    [begin, end), then the data (https://huggingface.co/docs/safetensors).
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(len(_LFS))
-        _refuse_lfs_pointer(file, start)
-        length = int.from_bytes(start[:8], "little")
-        stream.seek(8)
-        header = stream.read(length) if 8 + length <= size else b""
-    broken = UserError(f"{file}: truncated or damaged (interrupted download?); download it again")
-    try:
-        tensors = json.loads(header)
-        tensors.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, AttributeError, KeyError):
-        raise broken from None
-    if 8 + length + end != size:
-        raise broken
-
-
-def _refuse_lfs_pointer(file: Path, content: bytes) -> None:
-    if content.startswith(_LFS):
-        raise UserError(f"{file}: a git-LFS pointer, not the file itself; run `git lfs pull`")
-
-
-def weights_sha256(path: str | Path) -> str:
-    """SHA-256 over the names and bytes of a local checkpoint's safetensors files."""
-    digest = hashlib.sha256()
-    for file in _weight_files(Path(path)):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def model_identity(model: str | Path | PreTrainedModel) -> str:
+def model_identity(model: str | Path | PreTrainedModel, revision: str | None = None) -> str:
     """What tells these weights from others.
 
-    SHA-256 of a local checkpoint's files, the commit of a cached hub id, or SHA-256 over the
-    parameters of a model in memory.
+    SHA-256 of a local checkpoint's files (an adapter's: with its settings and its base model's
+    identity), the commit of a cached hub id, or SHA-256 over the parameters of a model in memory.
     """
     if isinstance(model, str | Path):
-        source = resolve_model(model)
+        source = _source(model, revision)
         if isinstance(source, Path):
             check_checkpoint(source)
-            return weights_sha256(source)
+            return _adapter_identity(source) if is_adapter(source) else weights_sha256(source)
         try:
-            return Path(str(transformers.utils.cached_file(source, "config.json"))).parent.name
+            file = transformers.utils.cached_file(source, "config.json", revision=revision)
         except OSError as error:
             raise _unreadable(source, "model", error) from error
+        return Path(str(file)).parent.name
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _adapter_identity(path: Path) -> str:
+    config = adapter_config(path)
+    del config["base_model_name_or_path"]  # where it lies is not what it is
+    parts = [model_identity(*_base_of(path)), weights_sha256(path), config]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def vocabulary_digest(tokenizer: Tokenizer) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import warnings
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from ssd_probe.checkpoints import (
     bundled_checkpoint,
     load_model,
     load_tokenizer,
+    model_identity,
     render_prompt,
     resolve_model,
     vocabulary_digest,
-    weights_sha256,
 )
 from ssd_probe.data import Prompt
 from ssd_probe.errors import UserError
+from ssd_probe.weights import weights_sha256
 from tests.models import ARCHITECTURES, CHATML, save, tiny_model, tiny_tokenizer
 
 
@@ -75,6 +78,40 @@ def _lfs_pointer(path):
     (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
 
 
+def _lfs_config(path):
+    (path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+
+
+def _lfs_tokenizer(path):
+    (path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+
+
+def _header(text):
+    """A safetensors file whose header is this."""
+
+    def damage(path):
+        content = len(text).to_bytes(8, "little") + text.encode()
+        (path / "model.safetensors").write_bytes(content)
+
+    return damage
+
+
+def _index(text):
+    """Shards with this index."""
+
+    def damage(path):
+        (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+        (path / "model.safetensors.index.json").write_text(text)
+
+    return damage
+
+
+def _truncated_shard(path):
+    _missing_shard(path)
+    whole = (path / "model-00001-of-00002.safetensors").read_bytes()
+    (path / "model-00002-of-00002.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
 def _only_bin(path):
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
@@ -101,7 +138,15 @@ def _other_shapes(path):
     [
         (_truncate, "truncated or damaged"),
         (_header_only, "truncated or damaged"),
+        (_header("[" * 10000), "truncated or damaged"),
+        (_header('{"a": {"data_offsets": [0]}}'), "truncated or damaged"),
+        (_header('{"a": {"data_offsets": [0, "1"]}}'), "truncated or damaged"),
         (_lfs_pointer, "git-LFS pointer"),
+        (_lfs_config, "git-LFS pointer"),
+        (_index("{"), "not a JSON object"),
+        (_index('{"weight_map": []}'), "no weight_map of file names"),
+        (_index('{"weight_map": {"a": 1}}'), "no weight_map of file names"),
+        (_truncated_shard, r"model-00002-of-00002\.safetensors: truncated or damaged"),
         (_only_bin, r"only \.bin weights"),
         (_missing_shard, "1 of 2 shards are missing, as model-00002"),
         (_missing_tensors, "1 weights are missing or misshapen, as model.norm.weight"),
@@ -123,6 +168,7 @@ def test_damaged_model_directories(copy, damage, message):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_lfs_tokenizer, "git-LFS pointer"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer here"),
         (lambda path: (path / "tokenizer.json").write_text("{"), "tokenizer cannot be loaded"),
         (lambda path: (path / "config.json").unlink(), r"no config\.json"),
@@ -130,8 +176,9 @@ def test_damaged_model_directories(copy, damage, message):
 )
 def test_damaged_tokenizers(copy, damage, message):
     damage(copy)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         load_tokenizer(copy)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_that_lead_nowhere(tmp_path, good):
@@ -153,6 +200,143 @@ def test_bad_settings(good):
         load_model(good, dtype="int3")
     with pytest.raises(UserError, match="device 'gpu'"):
         load_model(good, device="gpu")
+    with pytest.raises(UserError, match="revision 'main' is for hub ids"):
+        load_model(good, revision="main")
+    with pytest.raises(UserError, match="use_safetensors: not an option .* that can be set here"):
+        load_model(good, use_safetensors=False)
+    with pytest.raises(UserError, match="the model cannot be loaded .*colour") as caught:
+        load_model(good, device="cpu", colour=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_further_settings_reach_from_pretrained(good):
+    model = load_model(good, device="cpu", max_position_embeddings=64)
+    assert model.config.max_position_embeddings == 64
+
+
+def test_a_hub_id_is_known_by_its_cached_commit(good, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit in (("main", "a" * 40), ("v1", "b" * 40)):
+        (repository / "refs" / name).write_text(commit)
+        shutil.copytree(good, repository / "snapshots" / commit)
+    assert model_identity("some/model") == "a" * 40
+    assert model_identity("some/model", "v1") == "b" * 40
+    assert load_model("some/model", device="cpu", revision="v1").config.hidden_size == 32
+    assert load_tokenizer("some/model", "v1")("x").input_ids
+    with pytest.raises(UserError, match="no such model"):
+        model_identity("some/model", "v2")
+    with pytest.raises(UserError, match="no such model"):
+        load_model("some/model", device="cpu", revision="v2")
+
+
+def save_adapter(model, config, path):
+    """An adapter of a loaded model; peft warns of things to come."""
+    peft = pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(load_model(model, device="cpu"), config(peft)).save_pretrained(path)
+    return path
+
+
+def lora(peft):
+    return peft.LoraConfig(
+        r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+
+
+@pytest.fixture
+def adapter(good, tmp_path):
+    """A random LoRA adapter of the good checkpoint, also on its output layer."""
+    torch.manual_seed(0)
+    return save_adapter(good, lora, tmp_path / "lora")
+
+
+def _edit_adapter(path, **changes):
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's, about things to come
+def test_an_adapter_is_its_base_model_with_the_adapter_in_place(good, adapter):
+    from peft import PeftModel
+
+    base = load_model(good, device="cpu")
+    model = load_model(adapter, device="cpu")
+    assert type(model) is type(base) and not model.training
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        plain, adapted = base(ids).logits, model(ids).logits
+        expected = PeftModel.from_pretrained(base, adapter).merge_and_unload()(ids).logits
+    assert (adapted - plain).abs().max() > 0.01
+    torch.testing.assert_close(adapted, expected, atol=1e-5, rtol=1e-5)
+    assert load_tokenizer(adapter)("x = 1").input_ids == tiny_tokenizer()("x = 1").input_ids
+    tiny_tokenizer().save_pretrained(adapter)
+    assert load_tokenizer(adapter)("x = 1").input_ids == tiny_tokenizer()("x = 1").input_ids
+
+
+def test_identity_of_an_adapter_follows_weights_settings_and_base(good, adapter, tmp_path):
+    seen = [model_identity(good), model_identity(adapter)]
+    moved = shutil.copytree(good, tmp_path / "moved")
+    _edit_adapter(adapter, base_model_name_or_path=str(moved))
+    assert model_identity(adapter) == seen[1]
+    _edit_adapter(adapter, lora_alpha=99)
+    seen.append(model_identity(adapter))
+    _edit_adapter(adapter, base_model_name_or_path=str(save(tmp_path / "other", seed=1)))
+    seen.append(model_identity(adapter))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    seen.append(model_identity(adapter))
+    assert len(set(seen)) == 5
+
+
+def _part_of_an_adapter(path):
+    tensors = load_file(path / "adapter_model.safetensors")
+    tensors.popitem()
+    save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: _edit_adapter(path, base_model_name_or_path=None), "no base_model_name"),
+        (
+            lambda path: _edit_adapter(path, base_model_name_or_path="/no"),
+            "base model is not there",
+        ),
+        (lambda path: _edit_adapter(path, base_model_name_or_path=str(path)), "an adapter too"),
+        (lambda path: _edit_adapter(path, peft_type="NO"), "the adapter cannot be loaded"),
+        (lambda path: _edit_adapter(path, new=3), "Unexpected keyword arguments"),
+        (lambda path: _edit_adapter(path, r=3), "the adapter cannot be loaded"),
+        (lambda path: (path / "adapter_config.json").write_text("["), "not a JSON object"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "no adapter_model.safet"),
+        (lambda path: (path / "model.safetensors").write_bytes(b""), "both adapter_config.json"),
+        (_part_of_an_adapter, "the adapter cannot be loaded .*missing adapter keys"),
+        (
+            lambda path: (path / "adapter_model.safetensors").write_bytes(b"1"),
+            "truncated or damaged",
+        ),
+        (lambda path: sys.modules.update({"peft": None}), "peft is missing; pip install peft"),
+    ],
+)
+def test_damaged_adapters(adapter, damage, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", sys.modules["peft"])  # put back afterwards
+    damage(adapter)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(adapter, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_soft_prompts_are_refused(good, tmp_path):
+    def soft(peft):
+        return peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+
+    save_adapter(good, soft, tmp_path / "soft")
+    with pytest.raises(UserError, match="soft prompts are not supported"):
+        load_model(tmp_path / "soft", device="cpu")
 
 
 def test_tiny_is_the_bundled_checkpoint(monkeypatch, tmp_path):
