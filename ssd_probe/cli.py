@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
+from ssd_probe.options import AsJson, Config, Device, Model, Temperature, TopK, TopP
 
 INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
@@ -21,41 +22,6 @@ app = typer.Typer(
     help="What did fine-tuning do to my model's next-token distributions?\n\n"
     "Start here:  ssd-probe demo",
 )
-
-
-def _load_config(context: typer.Context, path: Path | None) -> Path | None:
-    """`--config run.yaml`: its keys are the command's flags; flags on the command line win."""
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    known = {parameter.name for parameter in context.command.params} - {"config"}
-    settings = {str(key).replace("-", "_"): value for key, value in dict(values).items()}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise UserError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    context.default_map = settings
-    return path
-
-
-Config = Annotated[
-    Path | None,
-    typer.Option(callback=_load_config, is_eager=True, help="YAML file with values of the flags."),
-]
-Model = Annotated[
-    str, typer.Option(help="`tiny` (bundled), a checkpoint folder, or a hub model id.")
-]
-Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
-TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
-TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with this mass.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 
 @app.command()
@@ -182,46 +148,83 @@ def train(
 def probe(
     text: Annotated[
         list[str],
-        typer.Option(help="Samples JSONL, source file, folder of .py, or `humaneval`; repeatable."),
+        typer.Option(
+            help="Samples (.jsonl, .parquet), problem file, text or source file, folder of .py, or "
+            "`humaneval`; repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Probe folder to write.")],
     model: Model = "tiny",
+    pair: Annotated[
+        str | None, typer.Option(help="A second model: both on the same contexts, and KL, JS, TV.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Ranks kept a position.")] = 64,
-    max_length: Annotated[int | None, typer.Option(help="Truncate longer texts.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest text, in tokens.")] = None,
+    too_long: Annotated[str, typer.Option(help="`truncate` or `skip` longer texts.")] = "truncate",
     include_prompt: bool = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
+    verify: Annotated[
+        int, typer.Option(help="Recompute so many positions in float64 and report the error.")
+    ] = 0,
+    noise_floor: Annotated[
+        int, typer.Option(help="Score so many texts again in other batches, for `compare`.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")] = "auto",
+    attn: Annotated[str | None, typer.Option(help="eager, sdpa, flash_attention_2 ...")] = None,
+    fp32_head: Annotated[
+        bool, typer.Option("--fp32-head", help="Output layer in float32 (on CPUs always).")
+    ] = False,
     device: Device = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    load_in: Annotated[
+        str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Teacher-force texts through a model; one row of statistics a token position.
 
+    Under torchrun or accelerate launch every rank makes its share of the parts. Interrupted, the
+    same command goes on.
+
     \b
     Examples:
       ssd-probe probe --text samples.jsonl --out probes/base
-      ssd-probe probe --model ./student --text samples.jsonl --out probes/student
+      ssd-probe probe --model ./student --text samples.jsonl --out probes/student --verify 100
+      ssd-probe probe --model ./base --pair ./student --text samples.jsonl --out probes/pair
       ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
+      torchrun --nproc-per-node 8 -m ssd_probe.cli probe --text s.jsonl --out probes/base
     """
-    from ssd_probe.probe import probe as run_probe
-    from ssd_probe.texts import read_texts
+    from ssd_probe.stages import probe_stage
 
-    frame = run_probe(
+    lines = probe_stage(
         model,
-        read_texts(text, limit),
+        list(text),
         out,
+        limit=limit,
+        pair=pair,
         top_k=top_k,
         max_length=max_length,
+        too_long=too_long,
         include_prompt=include_prompt,
         batch_size=batch_size,
+        verify=verify,
+        noise_floor=noise_floor,
+        dtype=dtype,
+        attn=attn,
+        fp32_head=fp32_head,
         device=device,
+        revision=revision,
+        load_in=load_in,
     )
-    print(f"{len(frame)} positions in {out}")
+    print(*lines, sep="\n")
 
 
 @app.command()
 def compare(
-    base: Annotated[Path, typer.Option(help="Probe folder of the base model.")],
-    tuned: Annotated[Path, typer.Option(help="Probe folder of the tuned model, same texts.")],
+    base: Annotated[Path | None, typer.Option(help="Probe folder of the base model.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="Of the tuned model, same texts.")] = None,
+    pair: Annotated[Path | None, typer.Option(help="Or one folder of `probe --pair`.")] = None,
     temperature: Temperature = 1.6,
     top_k: TopK = 20,
     top_p: TopP = 0.8,
@@ -232,11 +235,12 @@ def compare(
     \b
     Examples:
       ssd-probe compare --base probes/base --tuned probes/student
+      ssd-probe compare --pair probes/pair
     """
     from ssd_probe.decoding import Decoding
     from ssd_probe.stages import compare_stage
 
-    table, sentences = compare_stage(base, tuned, Decoding(temperature, top_k, top_p))
+    table, sentences = compare_stage(base, tuned, pair, Decoding(temperature, top_k, top_p))
     if as_json:
         print(json.dumps({"table": table.to_dict("records"), "verdicts": sentences}))
     else:
@@ -332,6 +336,8 @@ def main() -> None:
         raise SystemExit(code or 0)
     except UserError as error:
         _fail(str(error), 2)
+    except Resumable as stopped:
+        _fail(str(stopped), RESUMABLE)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", RESUMABLE)
     except typer.Exit as stop:

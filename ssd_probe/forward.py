@@ -105,6 +105,10 @@ class Scorer:
             )
         return head.in_float32() if head and self.fp32_head else head
 
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [self.model]
+
     def batches(self, sequences: list[Encoded]) -> list[list[int]]:
         """Indices of the sequences that have scored positions, batch by batch.
 

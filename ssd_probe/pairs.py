@@ -24,6 +24,22 @@ class PairScorer:
     base: Scorer
     other: Scorer
 
+    def __post_init__(self) -> None:
+        require_same_rows(self.base.model, self.other.model)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base."""
+        return self.base.model
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [self.base.model, self.other.model]
+
+    @property
+    def top_k(self) -> int:
+        return self.base.top_k
+
     def batches(self, sequences: list[Encoded]) -> list[list[int]]:
         """Those of the base, or of the other where that one cannot be batched."""
         return (self.base if self.other.head else self.other).batches(sequences)
@@ -45,7 +61,12 @@ class PairScorer:
                 base, other.to(base.device), top_k=self.base.top_k,
                 targets=targets[here], backend=self.base.backend,
             )  # fmt: skip
-            parts.append(stats.to_columns())
+            columns = stats.to_columns()
+            for side, logits in (("base", base), ("other", other)):
+                padding = logits[:, self.base.tokens or logits.shape[1] :].float().logsumexp(-1)
+                mass = (padding - getattr(stats, side).logsumexp).exp().float()
+                columns[f"{side}_padding_mass"] = mass.cpu().numpy()
+            parts.append(columns)
         columns = {
             name.removeprefix("base_"): np.concatenate([part[name] for part in parts])
             for name in parts[0]

@@ -7,6 +7,7 @@ Teacher forcing on token ids; batches of alike lengths; never more than a chunk 
     Probe.load("runs/demo/probes/base").columns(["token", "entropy"])
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ from ssd_probe.checkpoints import (
 from ssd_probe.data import Text
 from ssd_probe.errors import UserError
 from ssd_probe.forward import Encoded, Scorer, encode, fit
+from ssd_probe.pairs import PairScorer, require_same_tokens
 from ssd_probe.table import SCHEMA_VERSION, Probe
+from ssd_probe.trust import examine
 from ssd_probe.writer import Maker, write_folder
 
 __all__ = ["Probe", "probe"]
@@ -49,6 +52,11 @@ def probe(
     backend: str = "auto",
     too_long: Literal["truncate", "skip"] = "truncate",
     fp32_head: bool = False,
+    pair: str | Path | PreTrainedModel | None = None,
+    verify: int = 0,
+    noise_floor: int = 0,
+    revision: str | None = None,
+    model_kwargs: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Any:  # pd.DataFrame, or with `out` a Probe
     """One row for every scored position t: p(. | tokens before t) and the token that stands at t.
@@ -68,33 +76,46 @@ def probe(
     folder of the same settings is checked and reused, an unfinished one continued; other settings
     are a `UserError` "key: old -> new". SIGTERM, Ctrl-C and a full disk raise `Resumable`. Under
     torchrun each rank makes its share of the parts, and the last to end finishes the folder.
-    `batch_size` and `rows_per_chunk` bound memory, not results.
+    `batch_size` and `rows_per_chunk` bound memory; results differ by less than `noise_floor` shows.
+
+    `pair` is a second model with the same tokens: each position gets both models' statistics and
+    their divergences (see `Probe`). Base samples alone favour the base, tuned samples the tuned
+    model; give texts of both, and neutral ones. `verify`: so many random positions are computed
+    again (see `trust.verify`; the record's `verified`). `noise_floor`: so many texts are scored
+    again in other batches, for `compare`. `revision`, `model_kwargs`: see `load_model`.
     """
     _at_least(1, top_k=top_k, batch_size=batch_size, rows_per_chunk=rows_per_chunk)
     _at_least(2, max_length=2 if max_length is None else max_length)
+    _at_least(0, verify=verify, noise_floor=noise_floor)
+    if too_long not in ("truncate", "skip"):
+        raise UserError(f"too_long {too_long!r}: choose truncate or skip")
     if tokenizer is None:
         if not isinstance(model, str | Path):
             raise UserError("probe: give `tokenizer` with a model object")
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(model, revision)
+    if isinstance(pair, str | Path):
+        require_same_tokens(tokenizer, load_tokenizer(pair))
     sequences = [encode(text, tokenizer) for text in texts]
     if include_prompt:
         sequences = [replace(sequence, begin=1) for sequence in sequences]
 
+    tokens = max(tokenizer.get_vocab().values()) + 1
+
+    def scorer(which: str | Path | PreTrainedModel, revision: str | None) -> Scorer:
+        if isinstance(which, str | Path):
+            which = load_model(which, dtype, device, attn, revision, **(model_kwargs or {}))
+        return Scorer(which, top_k, batch_size, rows_per_chunk, backend, fp32_head, tokens)
+
+    @functools.cache
     def load() -> Maker:
-        loaded = load_model(model, dtype, device, attn) if isinstance(model, str | Path) else model
-        scorer = Scorer(
-            model=loaded,
-            top_k=top_k,
-            batch_size=batch_size,
-            rows_per_chunk=rows_per_chunk,
-            backend=backend,
-            fp32_head=fp32_head,
-        )
-        return Maker(scorer, tokenizer, *fit(sequences, loaded, max_length, too_long), progress)
+        base = scorer(model, revision)
+        fitting = fit(sequences, base.model, max_length, too_long)
+        both = base if pair is None else PairScorer(base, scorer(pair, None))
+        return Maker(both, tokenizer, *fitting, progress)
 
     if out is None:
         return load().frame()
-    identity, vocabulary = model_identity(model), vocabulary_digest(tokenizer)
+    identity, vocabulary = model_identity(model, revision), vocabulary_digest(tokenizer)
     settings = {
         "schema": SCHEMA_VERSION,
         "weights": identity,
@@ -107,14 +128,21 @@ def probe(
         "too_long": too_long,
         "fp32_head": fp32_head,
         "tokenizer": vocabulary,
+        "pair": None if pair is None else model_identity(pair),
+        "model_kwargs": {name: str(value) for name, value in (model_kwargs or {}).items()},
     }
     about = {
         **_named(model, identity),
         "texts": len(texts),
         "tokenizer": vocabulary,
         "vocab_size": len(tokenizer),
+        "tokens": tokens,
+        "other_model": None if pair is None else _named(pair, "")["model"],
     }
-    return write_folder(Path(out), settings, about, load)
+    done = write_folder(Path(out), settings, about, load)
+    if done.finished:
+        examine(done, load, verify, noise_floor)
+    return done
 
 
 def _named(model: str | Path | PreTrainedModel, identity: str) -> dict:

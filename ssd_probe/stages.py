@@ -13,6 +13,7 @@ import pandas as pd
 from ssd_probe.checkpoints import load_model, load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, read_prompts
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.run import begin, claim, write_json
 
 
@@ -74,15 +75,81 @@ def _digest(content: object) -> str:
     return sha256(json.dumps(content).encode()).hexdigest()
 
 
-def compare_stage(base: Path, tuned: Path, decoding: Decoding) -> tuple[pd.DataFrame, list[str]]:
+def probe_stage(
+    model: str,
+    sources: list[str],
+    out: Path,
+    *,
+    limit: int | None = None,
+    load_in: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Probe the texts of `sources` into `out`; what to tell the person, line by line."""
+    from ssd_probe.probe import probe
+    from ssd_probe.texts import read_texts
+
+    texts = read_texts(sources)[:limit]
+    done = probe(model, texts, out, model_kwargs=_quantised(load_in), **options)
+    lines = [f"{len(done)} positions in {out}"]
+    record = done.record
+    if padding := record.get("padding_mass"):
+        lines.append(
+            f"mass on the output layer's {record['head_rows'] - record['tokens']} rows that are no "
+            f"tokens: {padding['mean']:.2g} on average, {padding['max']:.2g} at most"
+        )
+    if verified := record.get("verified"):
+        errors = ", ".join(f"{name} {e:.1e}" for name, e in verified["largest_error"].items())
+        lines.append(
+            f"largest error of {verified['positions']} positions against float64 statistics of the "
+            f"model's own {verified['logits']} logits: {errors}"
+        )
+    if noise := record.get("noise"):
+        lines.append(
+            f"scored again in other batches, {noise['texts']} texts differ by up to "
+            f"{noise['entropy']:.1e} nats of entropy; `compare` uses it as a floor"
+        )
+    return lines
+
+
+def _quantised(load_in: str | None) -> dict[str, Any]:
+    """Keyword arguments of from_pretrained for weights of 4 or 8 bits."""
+    if load_in is None:
+        return {}
+    if load_in not in ("4bit", "8bit"):
+        raise UserError(f"--load-in {load_in}: choose 4bit or 8bit")
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{load_in}": True})}
+
+
+def compare_stage(
+    base: Path | None, tuned: Path | None, pair: Path | None, decoding: Decoding
+) -> tuple[pd.DataFrame, list[str]]:
     """Two probes of the same texts -> the table by label, and the sentences that sum it up."""
     from ssd_probe.analysis.compare import compare, verdicts
     from ssd_probe.analysis.labels import SupportRule
+
+    before, after = _sides(base, tuned, pair)
+    labels = SupportRule(decoding).label(before.frame)
+    table = compare(before.frame, after.frame, labels, decoding, noise=before.noise)
+    return table, [verdict.sentence for verdict in verdicts(table)]
+
+
+def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Any, Any]:
+    """The two probes; refused where ids stand for other tokens in one than in the other."""
     from ssd_probe.probe import Probe
 
-    before, after = Probe.load(base).frame, Probe.load(tuned).frame
-    table = compare(before, after, SupportRule(decoding).label(before), decoding)
-    return table, [verdict.sentence for verdict in verdicts(table)]
+    if pair is not None:
+        if base or tuned:
+            raise UserError("give either --pair, or --base and --tuned")
+        return Probe.load(pair), Probe.load(pair, side="other")
+    if base is None or tuned is None:
+        raise UserError("give --base and --tuned, or --pair")
+    before, after = Probe.load(base), Probe.load(tuned)
+    for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
+        if before.record.get(key) != after.record.get(key):
+            raise UserError(f"{base} and {tuned} have different {what}: nothing can be compared")
+    return before, after
 
 
 def evaluate_stage(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 
 from ssd_probe.errors import UserError
 from ssd_probe.forward import Encoded
+from ssd_probe.kernels.pair import COMPARISONS
 from ssd_probe.kernels.stats import PositionStats
 from ssd_probe.parts import Damaged, manifest_of, part_file
 from ssd_probe.run import read_record
 from ssd_probe.syntax import label_tokens
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 # Columns of the table, and the field of `PositionStats` each is.
 SCALARS = {
     "logprob": "target_logprob",
@@ -27,24 +28,46 @@ SCALARS = {
     "entropy": "entropy",
     "varentropy": "varentropy",
     "tail_log_mass": "tail_log_mass",
+    "padding_mass": "padding_mass",  # of `Scorer`: on rows of the output layer that are no tokens
 }
 _STATS_COLUMNS = [*SCALARS, "top_ids", "top_logits", "valid"]
+NOISE = "noise.parquet"
+OTHER = "other_"  # begins the columns of a pair's second model
 
 
-def schema(top_k: int) -> pa.Schema:
-    ids, logits = pa.list_(pa.int32(), top_k), pa.list_(pa.float32(), top_k)
-    kinds = {
-        **dict.fromkeys(["sample_id", "problem_id"], pa.string()),
-        **dict.fromkeys(["position", "token_id"], pa.int32()),
-        **dict.fromkeys(["token", "segment", "syntax"], pa.string()),
-        **dict.fromkeys(SCALARS, pa.float32()),
-        **{"rank": pa.int32(), "top_ids": ids, "top_logits": logits, "valid": pa.bool_()},
-    }
+def schema(top_k: int, pair: bool = False) -> pa.Schema:
+    """The columns; of a pair also the other model's and the comparisons of `PairStats`."""
+    text = dict.fromkeys(["sample_id", "problem_id"], pa.string())
+    text |= dict.fromkeys(["position", "token_id"], pa.int32())
+    text |= dict.fromkeys(["token", "segment", "syntax"], pa.string())
+    kinds = text | _measured(top_k, pair)
     return pa.schema(list(kinds.items()), metadata={"ssd_probe.schema": SCHEMA_VERSION})
 
 
-def rows_of(s: Encoded, stats: dict[str, np.ndarray], tokenizer: Any, top_k: int) -> pa.Table:
-    """The rows of one text from the fields of `PositionStats` at its scored positions."""
+def _measured(top_k: int, pair: bool) -> dict[str, pa.DataType]:
+    ids, logits = pa.list_(pa.int32(), top_k), pa.list_(pa.float32(), top_k)
+    kinds: dict[str, pa.DataType] = {
+        **dict.fromkeys(SCALARS, pa.float32()),
+        **{"rank": pa.int32(), "top_ids": ids, "top_logits": logits, "valid": pa.bool_()},
+    }
+    if pair:
+        kinds |= {OTHER + name: kind for name, kind in kinds.items()}
+        kinds |= {**dict.fromkeys(COMPARISONS, pa.float32()), "other_at_base_top": logits}
+    return kinds
+
+
+def _field(column: str) -> str:
+    """What `PositionStats` or `PairStats` calls a column."""
+    if column.startswith(OTHER):
+        own = column.removeprefix(OTHER)
+        return OTHER + SCALARS.get(own, own)
+    return SCALARS.get(column, column)
+
+
+def rows_of(
+    s: Encoded, stats: dict[str, np.ndarray], tokenizer: Any, top_k: int, pair: bool = False
+) -> pa.Table:
+    """The rows of one text from the fields of its scorer at its scored positions."""
     is_code = s.text.kind == "source" and str(s.text.path).endswith((".py", ".pyi"))
     labels = label_tokens(
         s.ids, tokenizer, prompt_length=s.prompt_length, is_code=is_code
@@ -59,14 +82,14 @@ def rows_of(s: Encoded, stats: dict[str, np.ndarray], tokenizer: Any, top_k: int
         "token": labels.token[scored],
         "segment": labels.segment[scored],
         "syntax": labels.syntax[scored],
-        **{column: stats[field] for column, field in SCALARS.items()},
-        **{
-            name: pa.FixedSizeListArray.from_arrays(stats[name].ravel(), top_k)
-            for name in ("top_ids", "top_logits")
-        },
-        "valid": stats["valid"],
     }
-    return pa.table(columns, schema=schema(top_k))
+    for column in _measured(top_k, pair):
+        values = stats[_field(column)]
+        lists = values.ndim == 2
+        columns[column] = (
+            pa.FixedSizeListArray.from_arrays(values.ravel(), top_k) if lists else values
+        )
+    return pa.table(columns, schema=schema(top_k, pair))
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -75,14 +98,30 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 class Probe:
-    """A probe folder; a column is read when it is asked for."""
+    """A probe folder; a column is read when it is asked for.
 
-    def __init__(self, path: Path, record: dict, columns: Sequence[str] | None = None) -> None:
-        self.path, self.record, self._columns = path, record, columns
+    A pair's folder has the base's columns, the other model's as `other_*`, and the comparisons
+    `kl_base_other`, `kl_other_base`, `js`, `tv`, `other_at_base_top`; loaded with `side="other"` it
+    reads as a probe of the other model alone.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: dict,
+        columns: Sequence[str] | None = None,
+        side: Literal["base", "other"] = "base",
+    ) -> None:
+        self.path, self.record, self._columns, self.side = path, record, columns, side
 
     @classmethod
-    def load(cls, path: str | Path, columns: Sequence[str] | None = None) -> "Probe":
-        """Open a folder; `columns` restricts `frame`.
+    def load(
+        cls,
+        path: str | Path,
+        columns: Sequence[str] | None = None,
+        side: Literal["base", "other"] = "base",
+    ) -> "Probe":
+        """Open a folder; `columns` restricts `frame`; `side` of a pair.
 
         `UserError` if it is missing, unfinished, or has parts that are missing or of a wrong size.
         Each page's checksum is compared when it is read.
@@ -97,7 +136,9 @@ class Probe:
             raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
         if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
             raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
-        probe = cls(path, record, columns)
+        probe = cls(path, record, columns, side)
+        if side == "other" and not probe.is_pair:
+            raise UserError(f"{path}: not a pair; make one with `ssd-probe probe --pair MODEL`")
         for file in probe._files:
             _manifest(file)
         return probe
@@ -118,6 +159,16 @@ class Probe:
     def settings(self) -> dict:
         """What was asked for; `record` also says model, rows, truncated and provenance."""
         return self.record["settings"]
+
+    @property
+    def is_pair(self) -> bool:
+        return bool(self.settings.get("pair"))
+
+    @property
+    def noise(self) -> pd.DataFrame | None:
+        """Some of the base's texts scored again in other batches (`noise_floor`), or None."""
+        file = self.path / NOISE
+        return pd.read_parquet(file) if self.side == "base" and file.exists() else None
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -151,7 +202,7 @@ class Probe:
         return [part_file(self.path, number) for number in range(self.record["parts"])]
 
     def _known(self, columns: Sequence[str] | None) -> list[str]:
-        known = schema(self.settings["top_k"]).names
+        known = schema(self.settings["top_k"], self.is_pair and self.side == "base").names
         if unknown := set(columns or ()) - set(known):
             raise UserError(f"{self.path}: no column {sorted(unknown)[0]!r}; there are {known}")
         return list(known if columns is None else columns)
@@ -165,12 +216,14 @@ class Probe:
 
     def _part(self, file: Path, names: list[str]) -> pa.Table:
         rows = _manifest(file)["rows"]
+        own = set(_measured(1, False)) if self.side == "other" else set()
+        stored = [OTHER + name if name in own else name for name in names]
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                table = parquet.read(names).select(names)
+                table = parquet.read(stored).select(stored).rename_columns(names)
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise _damaged(file, " ".join(str(error).split())[:120]) from None
-        wanted = schema(self.settings["top_k"])
+        wanted = schema(self.settings["top_k"], self.is_pair)
         if len(table) != rows or any(table.schema.field(n) != wanted.field(n) for n in names):
             raise _damaged(file, "not the rows and columns that were written")
         return table

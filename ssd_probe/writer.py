@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.forward import Encoded, Scorer
+from ssd_probe.pairs import PairScorer
 from ssd_probe.parts import (
     Damaged,
     manifest_of,
@@ -38,7 +39,7 @@ from ssd_probe.table import Probe, rows_of, schema, write_table
 class Maker:
     """Makes the rows of the probe table, batch by batch and part by part."""
 
-    scorer: Scorer
+    scorer: Scorer | PairScorer
     tokenizer: Any
     sequences: list[Encoded]
     truncated: int
@@ -64,12 +65,20 @@ class Maker:
                 continue
             stats = self.scorer.score_batch([part[i] for i in batch])
             for i, fields in zip(batch, stats, strict=True):
-                rows[i] = rows_of(part[i], fields, self.tokenizer, self.scorer.top_k)
+                rows[i] = self.rows(part[i], fields)
             done.append(batch)
             yield sum(len(rows[i]) for i in batch)
 
+    @property
+    def schema(self) -> pa.Schema:
+        return schema(self.scorer.top_k, isinstance(self.scorer, PairScorer))
+
+    def rows(self, s: Encoded, fields: dict[str, np.ndarray]) -> pa.Table:
+        pair = isinstance(self.scorer, PairScorer)
+        return rows_of(s, fields, self.tokenizer, self.scorer.top_k, pair)
+
     def table(self, rows: dict[int, pa.Table]) -> pa.Table:
-        empty = schema(self.scorer.top_k).empty_table()
+        empty = self.schema.empty_table()
         return pa.concat_tables([empty, *(rows[i] for i in sorted(rows))])
 
     def frame(self) -> Any:
@@ -90,16 +99,17 @@ class Maker:
         """The model in eval mode, and a bar over the positions of these parts."""
         total = sum(_positions(s) for number in numbers for s in self.part(number))
         hidden = not self.progress or not sys.stderr.isatty()
-        model = self.scorer.model
-        was_training = model.training
-        model.eval()
+        were_training = [model for model in self.scorer.models if model.training]
+        for model in were_training:
+            model.eval()
         try:
             with tqdm(
                 desc="probe", total=total, unit="tok", unit_scale=True, disable=hidden
             ) as bar:
                 yield bar
         finally:
-            model.train(was_training)
+            for model in were_training:
+                model.train()
 
     def about(self) -> dict:
         model = self.scorer.model
@@ -235,7 +245,7 @@ def _resumed(
         remove(partial)
         return {}, []
     part = made.part(number)
-    table = pa.table(pq.read_table(partial).columns, schema=schema(made.scorer.top_k))
+    table = pa.table(pq.read_table(partial).columns, schema=made.schema)
     rows, start = {}, 0
     for i in sorted(i for batch in about["batches"] for i in batch):
         rows[i] = table.slice(start, _positions(part[i]))
