@@ -88,7 +88,7 @@ def probe_stage(
     from ssd_probe.probe import probe
     from ssd_probe.texts import read_texts
 
-    texts = read_texts(sources)[:limit]
+    texts = read_texts(sources, limit)
     done = probe(model, texts, out, model_kwargs=_quantised(load_in), **options)
     lines = [f"{len(done)} positions in {out}"]
     record = done.record

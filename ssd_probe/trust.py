@@ -117,8 +117,8 @@ def examine(probe: Probe, load: Callable[[], Maker], verified: int, noise: int) 
 def _padding_mass(probe: Probe) -> dict[str, float]:
     total, largest = 0.0, 0.0
     for frame in probe.batches(["padding_mass"]):
-        mass = frame["padding_mass"].to_numpy(np.float64)
-        total, largest = total + float(np.nansum(mass)), max(largest, float(np.nanmax(mass)))
+        mass = np.nan_to_num(frame["padding_mass"].to_numpy(np.float64))
+        total, largest = total + float(mass.sum()), max(largest, float(mass.max(initial=0)))
     return {"mean": total / len(probe), "max": largest}
 
 
@@ -134,9 +134,7 @@ def _write_noise(probe: Probe, made: Maker, count: int, seed: int = 0) -> dict[s
     with atomic_path(probe.path / NOISE) as temporary:
         write_table(table, temporary)
     names = {s.text.sample_id for s in sequences}
-    frames = (
-        frame[frame["sample_id"].isin(names)] for frame in probe.batches(["sample_id", "entropy"])
-    )
-    first = np.concatenate([frame["entropy"].to_numpy() for frame in frames])
-    change = np.abs(table["entropy"].to_numpy() - first)
-    return {"texts": len(sequences), "entropy": float(np.nanmax(change))}
+    frames = probe.batches(["sample_id", "entropy"])
+    first = np.concatenate([f["entropy"][f["sample_id"].isin(names)].to_numpy() for f in frames])
+    change = np.nan_to_num(np.abs(table["entropy"].to_numpy() - first))
+    return {"texts": len(sequences), "entropy": float(change.max(initial=0))}

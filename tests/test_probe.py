@@ -25,7 +25,7 @@ from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
 COLUMNS = [
     *("sample_id", "problem_id", "position", "token_id", "token", "segment", "syntax"),
     *("logprob", "rank", "max_logit", "log_partition", "entropy", "varentropy"),
-    *("tail_log_mass", "top_ids", "top_logits", "valid"),
+    *("tail_log_mass", "padding_mass", "top_ids", "top_logits", "valid"),
 ]
 CHAT = [{"role": "user", "content": "Add."}]
 OPTIONS = {"top_k": 8, "progress": False, "device": "cpu"}
@@ -84,6 +84,8 @@ def test_rows_are_the_float64_distributions(architecture, texts):
             logits = exact(ids).logits[0, :-1]
         expected = reference.position_stats(logits, top_k=8, targets=ids[0, 1:])
         assert rows["position"].tolist() == list(range(1, ids.shape[1]))
+        padding = logits.softmax(-1)[:, max(tiny_tokenizer().get_vocab().values()) + 1 :]
+        expected.padding_mass = padding.sum(-1)
         for name, field in table.SCALARS.items():
             want = getattr(expected, field).numpy()
             np.testing.assert_allclose(rows[name], want, rtol=1e-4, atol=1e-4, err_msg=name)
