@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ssd_probe.errors import UserError
-from ssd_probe.run import begin, claim, read_record
+from ssd_probe.run import begin, claim, ranks, read_record, record_lock
 
 SETTINGS = {"seed": 1, "decoding": {"temperature": 1.6, "top_k": 20}, "temperatures": (1.0, 2.0)}
 
@@ -56,3 +56,46 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), claim(tmp_path / "file"):
         pass
+
+
+def test_ranks_share_a_folder_with_each_other_only(tmp_path):
+    with claim(tmp_path, rank=0), claim(tmp_path, rank=1):
+        with pytest.raises(UserError, match=r"in use by process \d+ on \S+ \(rank-0\); wait"):
+            claim(tmp_path).__enter__()
+        with pytest.raises(UserError, match=r"in use by process \d+ on \S+ \(rank-"):
+            claim(tmp_path, rank=1).__enter__()
+    with claim(tmp_path), pytest.raises(UserError, match="in use by process"):
+        claim(tmp_path, rank=0).__enter__()
+    with claim(tmp_path, rank=0):
+        pass
+
+
+def test_the_record_is_written_by_one_rank_at_a_time(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from ssd_probe.run import record_lock\n"
+        "print('waiting', flush=True)\n"
+        "with record_lock(Path(sys.argv[1])): print(Path(sys.argv[1], 'x').read_text())\n"
+    )
+    with record_lock(tmp_path):
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout and other.stdout.readline() == "waiting\n"
+        (tmp_path / "x").write_text("written")
+    assert other.communicate(timeout=30)[0] == "written\n"
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [
+        ("", "", (0, 1)),
+        ("1", "4", (1, 4)),
+        ("4", "4", (0, 1)),
+        ("x", "4", (0, 1)),
+        ("0", "", (0, 1)),
+    ],
+)
+def test_ranks_are_those_of_torchrun(monkeypatch, rank, world, expected):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert ranks() == expected
