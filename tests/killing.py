@@ -44,16 +44,21 @@ def attempt(folder: Path, rank: int, world: int) -> int:
 
 
 def kill_until_finished(folder: Path, world: int) -> int:
-    """Each attempt of a rank gets a random time, and is started again; how many were killed."""
-    kills = 0
+    """Each attempt of a rank gets a random time, and is started again; how many were killed.
+
+    The time is that of a part or so: longer after attempts that made none, as on a busy machine.
+    """
+    kills, longest, sealed = 0, 0.15, 0
     running = {rank: attempt(folder, rank, world) for rank in range(world)}
     while running:
         rank = random.choice(list(running))
-        time.sleep(random.uniform(0, 0.15))  # loading and a part or two
+        time.sleep(random.uniform(0, longest))
         os.kill(running[rank], signal.SIGKILL)
         status = os.waitpid(running[rank], 0)[1]
         if os.WIFSIGNALED(status):
             kills += 1
+            before, sealed = sealed, len(list(folder.glob("part-*.json")))
+            longest = max(0.15, longest * (0.7 if sealed > before else 1.2))
             running[rank] = attempt(folder, rank, world)
         else:
             assert os.WEXITSTATUS(status) == 0
