@@ -182,7 +182,7 @@ def test_folder_round_trip_and_reuse(checkpoint, texts, tmp_path, monkeypatch):
         "part-00001.parquet", "probe.json",
     ]  # fmt: skip
     schema = pq.read_schema(tmp_path / "p" / "part-00000.parquet")
-    assert schema.metadata[b"ssd_probe.schema"] == b"1"
+    assert schema.metadata[b"ssd_probe.schema"] == table.SCHEMA_VERSION.encode()
 
     loaded = Probe.load(tmp_path / "p", columns=["entropy"])
     assert list(loaded.frame.columns) == ["entropy"]
