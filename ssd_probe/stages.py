@@ -90,8 +90,9 @@ def probe_stage(
 
     texts = read_texts(sources, limit)
     done = probe(model, texts, out, model_kwargs=_quantised(load_in), **options)
-    lines = [f"{len(done)} positions in {out}"]
-    record = done.record
+    if not done.finished:
+        return [f"{out}: {len(done)} positions so far; other ranks are still at work"]
+    lines, record = [f"{len(done)} positions in {out}"], done.record
     if padding := record.get("padding_mass"):
         lines.append(
             f"mass on the output layer's {record['head_rows'] - record['tokens']} rows that are no "

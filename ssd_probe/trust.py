@@ -15,7 +15,7 @@ from ssd_probe.forward import Encoded, Scorer
 from ssd_probe.heads import own_logits
 from ssd_probe.kernels import reference
 from ssd_probe.pairs import PairScorer
-from ssd_probe.run import claim, read_record, write_json
+from ssd_probe.run import read_record, record_lock, write_json
 from ssd_probe.table import NOISE, Probe, rows_of, write_table
 from ssd_probe.writer import Maker
 
@@ -109,7 +109,7 @@ def examine(probe: Probe, load: Callable[[], Maker], verified: int, noise: int) 
     if noise and record.get("noise", {}).get("asked") != noise:
         found["noise"] = {**_write_noise(probe, load(), noise), "asked": noise}
     if found:
-        with claim(probe.path):
+        with record_lock(probe.path):  # two ranks may both have seen the last part
             record |= read_record(probe.path / "probe.json") | found
             write_json(probe.path / "probe.json", record)
 
