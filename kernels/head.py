@@ -84,18 +84,26 @@ class _Head:
         self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
     ) -> None:
         self.weight, self.bias, self.scale, self.softcap = weight, bias, scale, softcap
+        # One of each, as the allocator would keep several; the first is the largest.
         self._widened: Tensor | None = None
+        self._logits: Tensor | None = None
 
     def logits(self, hidden: Tensor, ids: slice, out: Tensor | None = None) -> Tensor:
         """[n, ids] in the dtype of `hidden`."""
         weight = self.weight[ids]
         if weight.dtype != hidden.dtype:
-            # One buffer, as the allocator would keep several; the first chunk is the largest.
             if self._widened is None:
                 self._widened = torch.empty_like(weight, dtype=hidden.dtype)
             weight = self._widened[: len(weight)].copy_(weight)
         bias = None if self.bias is None else self.bias[ids]
         return self._finish(torch.mm(hidden, weight.T, out=out), bias)
+
+    def logits_in_buffer(self, hidden: Tensor, ids: slice) -> Tensor:
+        """`logits`, which the next call overwrites."""
+        count = len(hidden) * (ids.stop - ids.start)
+        if self._logits is None:
+            self._logits = hidden.new_empty(count)
+        return self.logits(hidden, ids, out=self._logits[:count].view(len(hidden), -1))
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """The logit [n] of each row's target."""
@@ -122,15 +130,13 @@ def _in_vocabulary_chunks(
     rows, width = hidden.shape
     vocabulary = len(head.weight)
     size = max(cpu.BLOCK, CHUNK_ELEMENTS // max(width, ROWS) // cpu.BLOCK * cpu.BLOCK)
-    buffer = torch.empty(rows * min(size, vocabulary))
     state = cpu.State(rows, top_k, temperatures)
     if targets is not None:
         than = head.of_targets(hidden, targets)  # known before its chunk's turn comes
         value, counts = than.clone(), torch.zeros(rows, dtype=torch.int64)
     for first in range(0, vocabulary, size):
         ids = slice(first, min(first + size, vocabulary))
-        columns = ids.stop - first
-        z = head.logits(hidden, ids, out=buffer[: rows * columns].view(rows, columns))
+        z = head.logits_in_buffer(hidden, ids)
         state.update(z, first)
         if targets is not None:
             cpu.count_before(z, first, than, targets, counts)
