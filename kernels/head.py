@@ -100,10 +100,10 @@ class _Head:
 
     def logits_in_buffer(self, hidden: Tensor, ids: slice) -> Tensor:
         """`logits`, which the next call overwrites."""
-        count = len(hidden) * (ids.stop - ids.start)
+        shape = len(hidden), ids.stop - ids.start
         if self._logits is None:
-            self._logits = hidden.new_empty(count)
-        return self.logits(hidden, ids, out=self._logits[:count].view(len(hidden), -1))
+            self._logits = hidden.new_empty(shape[0] * shape[1])
+        return self.logits(hidden, ids, out=self._logits[: shape[0] * shape[1]].view(shape))
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """The logit [n] of each row's target."""

@@ -10,10 +10,12 @@ import random
 import signal
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from ssd_probe import parts
 from ssd_probe.data import Text
@@ -58,7 +60,7 @@ def kill_until_finished(folder: Path, world: int) -> int:
         if os.WIFSIGNALED(status):
             kills += 1
             before, sealed = sealed, len(list(folder.glob("part-*.json")))
-            longest = max(0.15, longest * (0.7 if sealed > before else 1.2))
+            longest = min(5, max(0.15, longest * (0.7 if sealed > before else 1.2)))
             running[rank] = attempt(folder, rank, world)
         else:
             assert os.WEXITSTATUS(status) == 0
@@ -68,6 +70,8 @@ def kill_until_finished(folder: Path, world: int) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # tqdm's own is shared between forks: a child killed within it would block all later ones.
+    tqdm.set_lock(threading.RLock())
     parts.TEXTS_PER_PART = 3
     MODEL = tiny_model("qwen3")
     base, wanted, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
