@@ -88,6 +88,7 @@ def test_an_unknown_layer_falls_back_to_the_models_logits_and_says_so(capsys):
     assert capsys.readouterr().err.count("unknown output layer") == 1
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's use of it
 @pytest.mark.parametrize("adapted", [["q_proj", "v_proj"], ["q_proj", "lm_head"]])
 def test_a_peft_adapter(adapted, capsys):
     """Within the layers it is read through; on the output layer the model makes the logits."""
