@@ -6,6 +6,7 @@ adapter (LoRA and its kin) stands for its base model with the adapter in place.
 
 import hashlib
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -81,9 +82,9 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode (see `resolve_model` for `name`).
 
-    `dtype` "auto" is the one the checkpoint was saved in. `device` defaults to cuda where there
-    is one, else cpu; "auto" spreads a large model over all of them. `attn` is transformers'
-    `attn_implementation`. `revision` is the branch, tag or commit of a hub id. `model_kwargs` go to
+    `dtype` "auto" is the one the checkpoint was saved in. `device` defaults to a GPU where there is
+    one, this rank's under torchrun, else cpu; "auto" spreads a large model over all of them. `attn`
+    is transformers' `attn_implementation`. `revision` is the branch, tag or commit of a hub id. `model_kwargs` go to
     `from_pretrained` as they are, such as `quantization_config`. Raises `UserError` for a
     checkpoint that is absent or incomplete.
     """
@@ -167,8 +168,9 @@ def _with_adapter(model: PreTrainedModel, path: Path) -> PreTrainedModel:
 
 
 def _device(name: str | None) -> str:
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name is None:  # under torchrun each rank has a GPU of its own
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return own if torch.cuda.is_available() else "cpu"
     if name == "auto":
         return name
     try:

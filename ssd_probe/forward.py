@@ -133,7 +133,9 @@ class Scorer:
         targets = ids[row, at]
         options: dict[str, Any] = {"top_k": self.top_k, "backend": self.backend}
         if self.head is not None:
-            hidden = hidden_states(self.model, ids, mask)[row, at - 1]  # [N, D]
+            hidden = hidden_states(self.model, ids, mask)
+            # With a model spread over devices, the last layer's is not that of the ids.
+            hidden = hidden[row.to(hidden.device), at.to(hidden.device) - 1]  # [N, D]
             stats = self.head.stats(hidden, targets, **options)
             padding = self.head.log_mass(hidden, self.tokens)
         else:

@@ -59,7 +59,7 @@ class Head:
         """logsumexp [N] of the logits of ids from `begin` on; -inf where there are none."""
         weight = self.weight[len(self.weight) if begin is None else begin :]
         if not len(weight):
-            return hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
+            return weight.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
         bias = None if self.bias is None else self.bias[begin:]
         rows = replace(self, weight=weight, bias=bias)
         return torch.cat([rows.logits(h).float().logsumexp(-1) for h in hidden.split(1024)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ssd_probe import checkpoints
 from ssd_probe.checkpoints import (
     bundled_checkpoint,
     load_model,
@@ -373,3 +374,11 @@ def test_templates_that_fail(template, message):
             render_prompt(tokenizer, Prompt("p", [{"role": "user", "content": "hi"}], None))
     finally:
         tokenizer.chat_template = CHATML
+
+
+def test_each_rank_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert checkpoints._device(None) == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert checkpoints._device(None) == "cuda:3"
+    assert checkpoints._device("auto") == "auto"
