@@ -84,9 +84,9 @@ def load_model(
 
     `dtype` "auto" is the one the checkpoint was saved in. `device` defaults to a GPU where there is
     one, this rank's under torchrun, else cpu; "auto" spreads a large model over all of them. `attn`
-    is transformers' `attn_implementation`. `revision` is the branch, tag or commit of a hub id. `model_kwargs` go to
-    `from_pretrained` as they are, such as `quantization_config`. Raises `UserError` for a
-    checkpoint that is absent or incomplete.
+    is transformers' `attn_implementation`. `revision` is the branch, tag or commit of a hub id.
+    `model_kwargs` go to `from_pretrained` as they are, such as `quantization_config`. Raises
+    `UserError` for a checkpoint that is absent or incomplete.
     """
     source = _source(name, revision)
     if dtype not in DTYPES:
