@@ -172,7 +172,8 @@ class Probe:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        return _frame(self._table(self._columns))
+        """The whole table, yours to change; what the other methods give is read-only."""
+        return self._table(self._columns).to_pandas(self_destruct=True)
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
         """These columns and no others. `UserError` for an unknown name or a damaged file."""
@@ -244,5 +245,5 @@ def _damaged(file: Path, reason: str) -> UserError:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Columns are given up one by one as they are converted, so that there are no two tables."""
+    """Read-only: columns are taken as they are where that can be, so there are no two tables."""
     return table.to_pandas(split_blocks=True, self_destruct=True)

@@ -71,7 +71,7 @@ def test_verify_and_noise_floor_are_recorded(models, tmp_path, capsys):
 def test_verify_sees_a_wrong_number(models, tmp_path):
     done = probe(models / "base", TEXTS, tmp_path / "p", **OPTIONS)
     sequences = [encode(text, tiny_tokenizer()) for text in TEXTS]
-    frame = done.frame.copy()  # what was read is read-only
+    frame = done.frame
     frame.loc[len(frame) - 1, "entropy"] += 0.5
     halves = [frame[: len(frame) // 2], frame[len(frame) // 2 :]]
     found = verify(tiny_model("qwen3"), sequences, halves, len(frame))
