@@ -303,6 +303,37 @@ def figures(
 
 
 @app.command()
+def toy(
+    machine: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file of another machine; see the README.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw Figures 12-14 into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve the paper's toy machine, or yours, exactly: base and student, each at its best T.
+
+    \b
+    Examples:
+      ssd-probe toy
+      ssd-probe toy --out figures
+      ssd-probe toy --machine machine.yaml --json
+    """
+    from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
+
+    chosen = PAPER if machine is None else load_machine(machine)
+    solved = solve(chosen)
+    drawn = []
+    if out is not None:
+        from ssd_probe.toy_figures import draw_toy
+
+        drawn = draw_toy(chosen, solved, out)
+    if as_json:
+        print(json.dumps(solved))
+    else:
+        print(describe(chosen, solved), *drawn, sep="\n")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
 
