@@ -163,15 +163,16 @@ def solve(machine: Machine = PAPER) -> dict[str, Any]:
 def describe(machine: Machine, solved: dict[str, Any]) -> str:
     """`solve`'s result as a table for people; the lowest temperature of each optimum."""
     base, student = machine.positions, machine.student()
-    lines = [f"student: exact ideal fit at {machine.train}", "", "position  times  right"]
-    lines[-1] += "        entropy in bits, base -> student   tokens"
+    width = max(8, *(len(s.name) for s in base))
+    lines = [f"student: exact ideal fit at {machine.train}", ""]
+    lines += [f"{'position':<{width}}  times  bits, base -> student    tokens     right"]
     for before, after in zip(base, student, strict=True):
         bits = [float(entr(s.probabilities).sum() / np.log(2)) for s in (before, after)]
         sizes = [int((s.probabilities > 0).sum()) for s in (before, after)]
-        right = ",".join(f"tok{i}" for i in before.right)
+        right = ", ".join(f"tok{i}" for i in before.right)
         lines.append(
-            f"{before.name:<9} {before.times:>5}  {right:<12} {bits[0]:>16.2f} -> {bits[1]:<15.2f}"
-            f"  {sizes[0]} -> {sizes[1]}"
+            f"{before.name:<{width}}  {before.times:>5}  {bits[0]:>10.2f} -> {bits[1]:<11.2f}"
+            f"{sizes[0]:>6} -> {sizes[1]:<4}  {right}"
         )
     lines += ["", "top-p    base: success  at T       student: success  at T"]
     chosen = {"top_p": machine.evaluation.top_p, "base": solved["base"]}

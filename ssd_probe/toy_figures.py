@@ -40,12 +40,13 @@ def draw_toy(machine: toy.Machine, solved: dict[str, Any], out: Path) -> list[Pa
                 "Figure 12. The toy machine: one right token (green) or more at each step, all "
                 "else fails; below, the base's distributions, nothing tempered or cut."),
             "fig_13": (fig_13(raw, decoded, at),
-                f"Figure 13. Left: each distribution before and after the ideal fit at "
+                f"Figure 13. Left: the {machine.positions[-1].name} before and after the ideal fit at "
                 f"{machine.train}, log scale; right: what is drawn at each model's optimum, {cut}. "
                 "Right tokens have a green outline."),
             "fig_14": (fig_14(fixed, curve),
-                f"Figure 14. What base (left) and SSD (right) draw at three temperatures, {cut}; "
-                "below, success against temperature, with every jump, and each optimum (star)."),
+                f"Figure 14. What base (left) and SSD (right) draw at three temperatures, {cut}. "
+                "Right tokens have a green outline. Below, success against temperature, with every "
+                "jump, and each optimum (star)."),
         }  # fmt: skip
         paths = []
         for stem, (figure, caption) in figures.items():
@@ -216,7 +217,8 @@ def fig_14_butterfly(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     looks = [MODELS["base"], MODELS["ssd"]]
     handles = [Patch(facecolor=look["color"], hatch=look["hatch"], edgecolor="white",
                      label=look["name"]) for look in looks]  # fmt: skip
-    ax.legend(handles=handles, loc="lower right", borderaxespad=0.1)
+    ax.legend(handles=handles, loc="upper right", ncols=2, borderaxespad=0, borderpad=0.1,
+              columnspacing=1, handlelength=1.8)  # fmt: skip
     return ax
 
 
@@ -235,12 +237,14 @@ def fig_14_success(frame: pd.DataFrame, ax: Axes, marked: list[float]) -> Axes:
         x, y = best["temperature"], 100 * best["success"]
         ax.scatter(x, y, marker="*", s=70, color=look["color"], edgecolor="black", linewidth=0.6,
                    zorder=4)  # fmt: skip
-        first = x <= min(marked)  # the curves go on to the right of it
-        ax.annotate(f"{y:.2f} % at T = {x:.3f}", (x, y), (-5, 4) if first else (5, 3),
+        # The curves go on to the right of the first, unless there is no room to its left.
+        low, high = frame["temperature"].min(), frame["temperature"].max()
+        first = x <= min(marked) and x > low + 0.15 * (high - low)
+        ax.annotate(f"{y:.4g} % at T = {x:.3f}", (x, y), (-5, 4) if first else (5, 3),
                     textcoords="offset points", ha="right" if first else "left")  # fmt: skip
     ax.set(xlabel="evaluation temperature $T_{\\mathrm{eval}}$", ylabel="success (%)")
     ax.set_ylim(0, 125 * frame["success"].max() or 1)
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper right")
     return ax
 
 
