@@ -339,7 +339,7 @@ def test_tempering_composes(first, second):
 @each_decoding
 def test_ideal_student_is_the_base_at_the_effective_temperature(decoding):
     inside = theory.support(BASE, decoding)
-    for temperature in TEMPERATURES:
+    for temperature in TEMPERATURES[::2]:
         at = Long(decoding.temperature) * Long(temperature)
         weights = plain(np.where(inside, np.asarray(BASE, Long) / at, -np.inf))
         close(np.exp(explain.ideal_student(BASE, decoding, temperature)), weights)
@@ -350,7 +350,7 @@ def test_gain_is_the_ratio_of_student_to_base(decoding):
     inside = theory.support(BASE, decoding)
     wanted = inside & random_sets(7)
     wanted |= inside & ~wanted.any(-1, keepdims=True)  # all of S where the draw took none
-    for tau in TEMPERATURES:
+    for tau in TEMPERATURES[::2]:
         base = np.asarray(BASE, Long) / Long(tau)
         student = np.asarray(BASE, Long) / (Long(tau) * Long(decoding.temperature))
         everywhere, head = log_total(base, base > -np.inf), log_total(base, inside)
