@@ -40,7 +40,7 @@ def draw_toy(machine: toy.Machine, solved: dict[str, Any], out: Path) -> list[Pa
                 "Figure 12. The toy machine: one right token (green) or more at each step, all "
                 "else fails; below, the base's distributions, nothing tempered or cut."),
             "fig_13": (fig_13(raw, decoded, at),
-                f"Figure 13. Left: the {machine.positions[-1].name} before and after the ideal fit at "
+                f"Figure 13. Left: {machine.positions[-1].name} before and after the ideal fit at "
                 f"{machine.train}, log scale; right: what is drawn at each model's optimum, {cut}. "
                 "Right tokens have a green outline."),
             "fig_14": (fig_14(fixed, curve),
