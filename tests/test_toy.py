@@ -332,11 +332,12 @@ def test_another_machine_is_drawn_too(monkeypatch, capfd, tmp_path):
     def draw(figure, stem, caption):  # once, without the files: they take seconds
         figure.draw_without_rendering()
         drawn.append(stem.name)
-        return []
+        return [stem]
 
     monkeypatch.setattr("ssd_probe.toy_figures.save", draw)
-    code, _ = run_toy(monkeypatch, capfd, "--machine", tmp_path / "m.json", "--out", tmp_path)
-    assert code == 0 and drawn == ["fig_12", "fig_13", "fig_14"]
+    code, said = run_toy(monkeypatch, capfd, "--machine", tmp_path / "m.json", "--out", tmp_path)
+    assert code == 0, said.err
+    assert drawn == ["fig_12", "fig_13", "fig_14"]
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "bad.yaml"])
