@@ -5,6 +5,8 @@ The transformer runs on a padded batch; the output layer's part is `lm_head_stat
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from transformers import PreTrainedModel
 from ssd_probe.checkpoints import render_prompt
 from ssd_probe.data import Prompt, Text
 from ssd_probe.errors import UserError
-from ssd_probe.heads import Head, hidden_states, own_logits, read_head
+from ssd_probe.heads import Head, hidden_states, log_mass_from, own_logits, read_head
 from ssd_probe.kernels.stats import PositionStats, position_stats
 
 # Long sequences fill a device on their own, and a padded batch needs a mask of length squared.
@@ -144,11 +146,24 @@ class Scorer:
                 here = slice(start, start + self.rows_per_chunk)
                 logits = own_logits(self.model, ids, at[here] - 1)
                 parts.append(position_stats(logits, targets=targets[here], **options))
-                paddings.append(logits[:, self.tokens or logits.shape[1] :].float().logsumexp(-1))
+                paddings.append(log_mass_from(logits, self.tokens))
             stats, padding = PositionStats.concat(parts), torch.cat(paddings)
         columns = stats.to_columns()
         columns["padding_mass"] = (padding - stats.logsumexp).exp().float().cpu().numpy()
         return by_sequence(columns, batch)
+
+
+@contextmanager
+def in_eval(models: list[PreTrainedModel]) -> Iterator[None]:
+    """Without dropout; models that were training are so again afterwards."""
+    were_training = [model for model in models if model.training]
+    for model in were_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in were_training:
+            model.train()
 
 
 def padded(batch: list[Encoded], device: Any) -> tuple[Tensor, Tensor | None]:

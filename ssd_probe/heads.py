@@ -96,6 +96,18 @@ def _scales(config: Any) -> list[float]:
     return [1.0, *found, *(1 / value for value in found)]
 
 
+def output_rows(model: PreTrainedModel) -> int:
+    """How many logits the model gives."""
+    layer: Any = model.get_output_embeddings()
+    rows = model.config.get_text_config().vocab_size
+    return rows if layer is None else layer.weight.shape[0]
+
+
+def log_mass_from(logits: Tensor, begin: int | None) -> Tensor:
+    """logsumexp [N] of logits [N, V] from id `begin` on; -inf where there are none."""
+    return logits[:, logits.shape[1] if begin is None else begin :].float().logsumexp(-1)
+
+
 def without_adapter(model: Any) -> PreTrainedModel:
     """The model within a PEFT wrapper, whose layers hold the adapter's; else the model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

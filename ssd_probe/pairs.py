@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ssd_probe.errors import UserError
 from ssd_probe.forward import Encoded, Scorer, by_sequence, padded, places
-from ssd_probe.heads import hidden_states, own_logits
+from ssd_probe.heads import hidden_states, log_mass_from, output_rows, own_logits
 from ssd_probe.kernels.pair import pair_stats
 
 LOGITS = 2**25  # of each model at a time: 128 MB in float32
@@ -52,7 +52,7 @@ class PairScorer:
         row, at = places(batch, self.base.model.device)  # [N], [N]
         targets = ids[row, at]
         makers = [_logits(scorer, batch) for scorer in (self.base, self.other)]
-        rows = max(1, LOGITS // self.base.model.get_output_embeddings().weight.shape[0])
+        rows = max(1, LOGITS // output_rows(self.base.model))
         parts = []
         for start in range(0, len(at), rows):
             here = slice(start, start + rows)
@@ -63,7 +63,7 @@ class PairScorer:
             )  # fmt: skip
             columns = stats.to_columns()
             for side, logits in (("base", base), ("other", other)):
-                padding = logits[:, self.base.tokens or logits.shape[1] :].float().logsumexp(-1)
+                padding = log_mass_from(logits, self.base.tokens)
                 mass = (padding - getattr(stats, side).logsumexp).exp().float()
                 columns[f"{side}_padding_mass"] = mass.cpu().numpy()
             parts.append(columns)
@@ -99,7 +99,7 @@ def require_same_tokens(base: Any, other: Any) -> None:
 
 def require_same_rows(base: PreTrainedModel, other: PreTrainedModel) -> None:
     """`UserError` unless both output layers have as many rows."""
-    rows = [model.get_output_embeddings().weight.shape[0] for model in (base, other)]
+    rows = [output_rows(model) for model in (base, other)]
     if rows[0] != rows[1]:
         raise UserError(
             f"the output layers have {rows[0]} and {rows[1]} rows; resize one model to the "

@@ -87,6 +87,8 @@ def probe(
     _at_least(1, top_k=top_k, batch_size=batch_size, rows_per_chunk=rows_per_chunk)
     _at_least(2, max_length=2 if max_length is None else max_length)
     _at_least(0, verify=verify, noise_floor=noise_floor)
+    if out is None and (verify or noise_floor):
+        raise UserError("verify and noise_floor go into a probe folder: give `out`")
     if too_long not in ("truncate", "skip"):
         raise UserError(f"too_long {too_long!r}: choose truncate or skip")
     if tokenizer is None:

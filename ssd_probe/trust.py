@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ssd_probe.data import atomic_path
-from ssd_probe.forward import Encoded, Scorer
+from ssd_probe.forward import Encoded, Scorer, in_eval
 from ssd_probe.heads import own_logits
 from ssd_probe.kernels import reference
 from ssd_probe.pairs import PairScorer
@@ -35,8 +35,8 @@ def verify(
     Each context is run alone, without padding, through the model and its own output layer, so what
     is checked is the whole way: batches, masks, the output layer as it was read, the kernel.
     `frames`: the probe table in order, in pieces, with `VERIFIED` and `top_ids`. Gives `positions`
-    (how many), `largest_error` by column (absolute; nats), `other_top1` (positions whose likeliest
-    token is another one) and `logits`, their dtype: rounding them to 16 bits is part of the error.
+    (how many), `largest_error` by column (absolute, nats; inf where one is NaN), `other_top1`
+    (positions whose likeliest token is another one) and `logits`, their dtype: rounding them to 16 bits is part of the error.
     """
     ends = np.cumsum([max(0, s.end - s.begin) for s in sequences])
     total = int(ends[-1])
@@ -46,11 +46,10 @@ def verify(
         i = int(np.searchsorted(ends, row, side="right"))
         t = sequences[i].end - (ends[i] - row)
         truth = _truth(model, sequences[i].ids[: t + 1], len(values["top_ids"]))
-        if not truth["valid"]:
-            continue
         for name in VERIFIED:
             got, want = float(values[name]), truth[FIELDS.get(name, name)]
-            difference = 0.0 if got == want else abs(got - want)
+            same = got == want or (np.isnan(got) and np.isnan(want))
+            difference = 0.0 if same else float(np.nan_to_num(abs(got - want), nan=np.inf))
             errors[name] = max(errors[name], difference)
         other_top1 += int(values["top_ids"][0] != truth["top_ids"][0])
     return {
@@ -104,7 +103,8 @@ def examine(probe: Probe, load: Callable[[], Maker], verified: int, noise: int) 
     if verified and record.get("verified", {}).get("asked") != verified:
         made = load()
         frames = probe.batches([*VERIFIED, "top_ids"])
-        found["verified"] = verify(made.scorer.model, made.sequences, frames, verified)
+        with in_eval(made.scorer.models):
+            found["verified"] = verify(made.scorer.model, made.sequences, frames, verified)
         found["verified"]["asked"] = verified
     if noise and record.get("noise", {}).get("asked") != noise:
         found["noise"] = {**_write_noise(probe, load(), noise), "asked": noise}
@@ -128,7 +128,8 @@ def _write_noise(probe: Probe, made: Maker, count: int, seed: int = 0) -> dict[s
     scored = [i for i, s in enumerate(made.sequences) if s.begin < s.end]
     chosen = np.random.default_rng(seed).choice(scored, min(count, len(scored)), replace=False)
     sequences = [made.sequences[i] for i in np.sort(chosen)]
-    again = scored_again(scorer, sequences)
+    with in_eval(scorer.models):
+        again = scored_again(scorer, sequences)
     pieces = zip(sequences, again, strict=True)
     table = pa.concat_tables([rows_of(s, new, made.tokenizer, scorer.top_k) for s, new in pieces])
     with atomic_path(probe.path / NOISE) as temporary:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ssd_probe.errors import Resumable, UserError
-from ssd_probe.forward import Encoded, Scorer
+from ssd_probe.forward import Encoded, Scorer, in_eval
+from ssd_probe.heads import output_rows
 from ssd_probe.pairs import PairScorer
 from ssd_probe.parts import (
     Damaged,
@@ -99,26 +100,16 @@ class Maker:
         """The model in eval mode, and a bar over the positions of these parts."""
         total = sum(_positions(s) for number in numbers for s in self.part(number))
         hidden = not self.progress or not sys.stderr.isatty()
-        were_training = [model for model in self.scorer.models if model.training]
-        for model in were_training:
-            model.eval()
-        try:
-            with tqdm(
-                desc="probe", total=total, unit="tok", unit_scale=True, disable=hidden
-            ) as bar:
-                yield bar
-        finally:
-            for model in were_training:
-                model.train()
+        bar = tqdm(desc="probe", total=total, unit="tok", unit_scale=True, disable=hidden)
+        with in_eval(self.scorer.models), bar:
+            yield bar
 
     def about(self) -> dict:
         model = self.scorer.model
-        head: Any = model.get_output_embeddings()
-        config_rows = model.config.get_text_config().vocab_size
         return {
             "dtype": str(model.dtype),
             "truncated": self.truncated,
-            "head_rows": config_rows if head is None else head.weight.shape[0],
+            "head_rows": output_rows(model),
             "parts": len(self.plan),
         }
 

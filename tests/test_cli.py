@@ -11,7 +11,7 @@ import pytest
 
 from ssd_probe.cli import main
 
-COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures", "doctor")
+COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures", "toy", "doctor")
 
 
 def run(*arguments, **options):

@@ -78,6 +78,20 @@ def test_verify_sees_a_wrong_number(models, tmp_path):
     assert found["positions"] == len(frame)
     assert found["largest_error"]["entropy"] == pytest.approx(0.5, abs=1e-3)
     assert found["largest_error"]["logprob"] < 1e-4
+    frame.loc[0, "varentropy"] = np.nan
+    found = verify(tiny_model("qwen3"), sequences, [frame], len(frame))
+    assert found["largest_error"]["varentropy"] == np.inf
+
+
+def test_a_training_model_is_verified_without_dropout(tmp_path):
+    model = tiny_model("qwen3", attention_dropout=0.5).train()
+    options = OPTIONS | {"tokenizer": tiny_tokenizer(), "verify": 9, "noise_floor": 2}
+    done = probe(model, TEXTS, tmp_path / "p", **options)
+    assert max(done.record["verified"]["largest_error"].values()) < 1e-4
+    assert done.record["noise"]["entropy"] < 1e-4
+    assert model.training
+    with pytest.raises(UserError, match="give `out`"):
+        probe(model, TEXTS, **options)
 
 
 def test_a_pair_is_both_probes_and_their_divergences(models, tmp_path):
