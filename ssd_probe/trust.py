@@ -36,7 +36,8 @@ def verify(
     is checked is the whole way: batches, masks, the output layer as it was read, the kernel.
     `frames`: the probe table in order, in pieces, with `VERIFIED` and `top_ids`. Gives `positions`
     (how many), `largest_error` by column (absolute, nats; inf where one is NaN), `other_top1`
-    (positions whose likeliest token is another one) and `logits`, their dtype: rounding them to 16 bits is part of the error.
+    (positions whose likeliest token is another one) and `logits`, their dtype: rounding them to 16
+    bits is part of the error.
     """
     ends = np.cumsum([max(0, s.end - s.begin) for s in sequences])
     total = int(ends[-1])
