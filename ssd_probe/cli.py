@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ssd_probe.cli_analysis import compare, figures, toy
+from ssd_probe.cli_evaluate import evaluate
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.options import AsJson, Config, Device, Model, Temperature, TopK, TopP
 
@@ -221,119 +223,6 @@ def probe(
 
 
 @app.command()
-def compare(
-    base: Annotated[Path | None, typer.Option(help="Probe folder of the base model.")] = None,
-    tuned: Annotated[Path | None, typer.Option(help="Of the tuned model, same texts.")] = None,
-    pair: Annotated[Path | None, typer.Option(help="Or one folder of `probe --pair`.")] = None,
-    temperature: Temperature = 1.6,
-    top_k: TopK = 20,
-    top_p: TopP = 0.8,
-    as_json: AsJson = False,
-) -> None:
-    """What changed at locks and at forks, with bootstrap intervals over problems.
-
-    \b
-    Examples:
-      ssd-probe compare --base probes/base --tuned probes/student
-      ssd-probe compare --pair probes/pair
-    """
-    from ssd_probe.decoding import Decoding
-    from ssd_probe.stages import compare_stage
-
-    table, sentences = compare_stage(base, tuned, pair, Decoding(temperature, top_k, top_p))
-    if as_json:
-        print(json.dumps({"table": table.to_dict("records"), "verdicts": sentences}))
-    else:
-        print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
-        print(*sentences, sep="\n")
-
-
-@app.command()
-def evaluate(
-    problems: Annotated[str, typer.Option(help="`humaneval` or `tiny:dev|test`.")],
-    samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON result here.")] = None,
-    workers: Annotated[int, typer.Option(min=1)] = 2,
-    timeout: Annotated[float, typer.Option(help="Seconds a program.")] = 3.0,
-    k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
-    as_json: AsJson = False,
-    config: Config = None,
-) -> None:
-    """Run sampled programs against hidden tests; pass@k with bootstrap intervals.
-
-    Programs run in processes with limits on time, memory and files. That is not isolation: run
-    programs of a model you do not trust only on a machine you can lose.
-
-    \b
-    Examples:
-      ssd-probe evaluate --problems tiny:test --samples samples.jsonl
-      ssd-probe evaluate --problems humaneval --samples he.jsonl --json
-    """
-    from ssd_probe.stages import evaluate_stage
-
-    result = evaluate_stage(problems, samples, k, workers=workers, seconds=timeout)
-    if out is not None:
-        from ssd_probe.run import write_json
-
-        write_json(out, result)
-    if as_json:
-        print(json.dumps(result))
-    else:
-        for row in result["pass_at_k"]:
-            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
-    if any(row["verdict"] == "infra_error" for row in result["results"]):
-        raise RuntimeError("some programs could not be run (infra_error) and are not counted")
-
-
-@app.command()
-def figures(
-    run: Annotated[Path, typer.Argument(help="Run folder of `ssd-probe demo`.")],
-) -> None:
-    """Draw again every figure that a run has data for.
-
-    \b
-    Examples:
-      ssd-probe figures runs/demo
-    """
-    from ssd_probe.story import draw_figures
-
-    for path in draw_figures(run):
-        print(path)
-
-
-@app.command()
-def toy(
-    machine: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file of another machine; see the README.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw Figures 12-14 into this folder.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Solve the paper's toy machine, or yours, exactly: base and student, each at its best T.
-
-    \b
-    Examples:
-      ssd-probe toy
-      ssd-probe toy --out figures
-      ssd-probe toy --machine machine.yaml --json
-    """
-    from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
-
-    chosen = PAPER if machine is None else load_machine(machine)
-    solved = solve(chosen)
-    drawn = []
-    if out is not None:
-        from ssd_probe.toy_figures import draw_toy
-
-        drawn = draw_toy(chosen, solved, out)
-    if as_json:
-        print(json.dumps(solved))
-    else:
-        print(describe(chosen, solved), *drawn, sep="\n")
-
-
-@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
 
@@ -350,6 +239,10 @@ def doctor(as_json: AsJson = False) -> None:
         return
     for name, line in found.items():
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
+
+
+for command in (compare, evaluate, figures, toy):
+    app.command()(command)
 
 
 def _raise_interrupt(signum: int, frame: Any) -> None:

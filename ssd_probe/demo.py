@@ -20,9 +20,10 @@ from ssd_probe.checkpoints import load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, write_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import evaluate, load_tasks
+from ssd_probe.evaluate import evaluate
 from ssd_probe.lanes import lanes
 from ssd_probe.probe import probe
+from ssd_probe.problems import load_tasks
 from ssd_probe.run import begin, claim, write_json
 from ssd_probe.stages import sample_stage, train_stage
 from ssd_probe.story import PROBED, PROGRAMS, draw_figures, labelled_probe, tell

@@ -5,7 +5,6 @@ expected values stay in this process: the program only ever sees code and inputs
 """
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -17,23 +16,10 @@ from queue import Empty, SimpleQueue
 import pandas as pd
 from tqdm import tqdm
 
-from ssd_probe.data import humaneval, tiny_problems
 from ssd_probe.errors import UserError
+from ssd_probe.problems import Task, extract_code
 
 VERDICTS = ("pass", "wrong", "error", "timeout", "crash", "memory", "infra_error")
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A problem as the evaluator sees it: a function to call, or a test program to append."""
-
-    problem_id: str
-    difficulty: str = ""
-    entry: str | None = None
-    tests: tuple = ()  # (arguments, expected) pairs for `entry`
-    prefix: str = ""  # HumanEval: what stands before the completion
-    suffix: str = ""  # HumanEval: the check that stands after it
 
 
 @dataclass
@@ -45,36 +31,6 @@ class _Job:
     samples: list[int] = field(default_factory=list)
     verdict: str = "infra_error"
     detail: str = ""
-
-
-def load_tasks(source: str) -> dict[str, Task]:
-    """`humaneval` or `tiny:SPLIT` -> tasks by problem id. `UserError` for anything else."""
-    if source == "humaneval":
-        return {
-            row["task_id"]: Task(
-                row["task_id"],
-                prefix=row["prompt"],
-                suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
-            )
-            for row in humaneval()
-        }
-    if source.startswith("tiny:"):
-        return {
-            p.problem_id: Task(
-                p.problem_id,
-                p.difficulty,
-                entry="solve",
-                tests=tuple(([list(xs)], expected) for xs, expected in p.tests),
-            )
-            for p in tiny_problems(source.removeprefix("tiny:"))
-        }
-    raise UserError(f"{source}: unknown problems; choose humaneval or tiny:SPLIT")
-
-
-def extract_code(completion: str) -> str:
-    """The last fenced block of a chat answer; the whole answer where there is no fence."""
-    blocks = FENCE.findall(completion)
-    return blocks[-1] if blocks else completion
 
 
 def evaluate(

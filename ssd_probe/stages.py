@@ -162,7 +162,8 @@ def evaluate_stage(
     be run (`infra_error`) are in `results` and in no pass@k.
     """
     from ssd_probe.analysis.passk import pass_table
-    from ssd_probe.evaluate import evaluate, load_tasks
+    from ssd_probe.evaluate import evaluate
+    from ssd_probe.problems import load_tasks
 
     results = evaluate(read_jsonl(samples), load_tasks(problems), workers=workers, seconds=seconds)
     fewest = results.groupby("problem_id").size().min()

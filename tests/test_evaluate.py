@@ -6,7 +6,8 @@ import os
 import pytest
 
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import Task, evaluate, extract_code, load_tasks
+from ssd_probe.evaluate import evaluate
+from ssd_probe.problems import Task, extract_code, load_tasks
 
 TASK = Task("p", "easy", entry="solve", tests=(([[1, 2]], 3), ([[]], 0)))
 

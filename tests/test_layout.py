@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = {  # lowest first; a module may import its own layer and those above it in this table
     "core": {"__init__", "decoding", "errors", "run", "data", "checkpoints", "sample", "train",
-             "evaluate", "lanes", "worker", "tiny", "texts", "weights", "parts"},
+             "evaluate", "problems", "lanes", "worker", "tiny", "texts", "weights", "parts"},
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
     "figures": {"figures", "toy_figures"},
     "views": {"demo", "doctor", "report", "stages", "story"},
-    "cli": {"cli", "options"},
+    "cli": {"cli", "cli_analysis", "cli_evaluate", "options"},
 }  # fmt: skip
 LEVEL = {name: i for i, names in enumerate(LAYERS.values()) for name in names}
 
