@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ssd_probe.kernels.stats import PositionStats, check, position_stats
 
 ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
 CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each
+TARGETS = 128  # rows whose targets' rows of the weight exist at once
 LOGITS_BYTES = 2**28  # of the logits of a chunk of rows, elsewhere
 
 
@@ -61,20 +62,20 @@ def lm_head_stats(
     on_cpu = hidden.device.type == "cpu"
     dtype = torch.float32 if on_cpu else weight.dtype
     rows = ROWS if name == "cpu" else max(1, LOGITS_BYTES // (len(weight) * dtype.itemsize))
-    parts = []
-    for start in range(0, max(len(hidden), 1), rows):  # one empty step for N = 0
-        h = hidden[start : start + rows].to(dtype)
-        wanted = None if targets is None else targets[start : start + rows]
-        if name == "cpu":
-            parts.append(_in_vocabulary_chunks(h, head, top_k, temperatures, wanted))
-        else:
-            logits = head.logits(h, slice(None))
-            parts.append(
-                position_stats(
-                    logits, top_k=top_k, temperatures=temperatures, targets=wanted, backend=name
-                )
-            )
-    return PositionStats.concat(parts)
+
+    def parts() -> Iterator[PositionStats]:
+        for start in range(0, max(len(hidden), 1), rows):  # one empty step for N = 0
+            h = hidden[start : start + rows].to(dtype)
+            wanted = None if targets is None else targets[start : start + rows]
+            if name == "cpu":
+                yield _in_vocabulary_chunks(h, head, top_k, temperatures, wanted)
+            else:
+                yield position_stats(
+                    head.logits(h, slice(None)), top_k=top_k, temperatures=temperatures,
+                    targets=wanted, backend=name,
+                )  # fmt: skip
+
+    return PositionStats.collect(parts(), len(hidden))
 
 
 class _Head:
@@ -107,7 +108,10 @@ class _Head:
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """The logit [n] of each row's target."""
-        product = (hidden * self.weight[targets].to(hidden.dtype)).sum(-1)
+        product = torch.cat([
+            (h * self.weight[t].to(h.dtype)).sum(-1)
+            for h, t in zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
+        ])  # fmt: skip
         return self._finish(product, None if self.bias is None else self.bias[targets])
 
     def _finish(self, z: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,14 +90,28 @@ class PositionStats:
         """The rows of all parts, in order; they share K, temperatures and having targets."""
         if not parts:
             raise UserError("concat: needs at least one part")
-        first = parts[0]
-        if any(part.temperatures != first.temperatures for part in parts):
+        if any(part.temperatures != parts[0].temperatures for part in parts):
             raise UserError("concat: the parts hold different temperatures")
-        joined: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-        return cls(**joined)
+        return cls.collect(parts, sum(len(part) for part in parts))
+
+    @classmethod
+    def collect(cls, parts: Iterable[PositionStats], rows: int) -> PositionStats:
+        """`concat` of parts of `rows` rows in all, each let go before the next is made."""
+        whole: PositionStats | None = None
+        done = 0
+        for part in parts:
+            if len(part) == rows:
+                return part
+            tensors = {n: v for n, v in vars(part).items() if isinstance(v, Tensor)}
+            if whole is None:
+                empty = {n: v.new_empty(rows, *v.shape[1:]) for n, v in tensors.items()}
+                whole = dataclasses.replace(part, **empty)
+            for name, value in tensors.items():
+                getattr(whole, name)[done : done + len(part)] = value
+            done += len(part)
+        if whole is None or done != rows:
+            raise UserError(f"collect: the parts hold {done} rows, not {rows}")
+        return whole
 
     @property
     def logsumexp(self) -> Tensor:

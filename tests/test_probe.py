@@ -286,3 +286,14 @@ def test_from_a_file_to_a_frame(checkpoint, tmp_path):
     (tmp_path / "empty.py").write_text("")
     frame = probe(checkpoint, read_texts([tmp_path]), **OPTIONS)
     assert set(frame["sample_id"]) == {(tmp_path / "x.py").as_posix()}
+
+
+def test_names_that_look_like_paths_write_nothing_outside(checkpoint, texts, tmp_path):
+    name = "../../outside/\x00\n" + "x" * 300
+    out = tmp_path / "deep" / "probe"
+    tricky = [replace(texts[1], sample_id=name, problem_id="/etc/passwd")]
+    assert set(probe(checkpoint, tricky, out, **OPTIONS).frame["sample_id"]) == {name}
+    assert set(Probe.load(out).frame["sample_id"]) == {name}
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written and all(out in path.parents for path in written)
+    assert all("outside" not in path.name for path in written)
