@@ -26,7 +26,6 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ssd_probe.analysis.labels import FORK, LOCK, require_columns
-from ssd_probe.errors import UserError
 
 COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
 MODELS: dict[str, dict[str, Any]] = {
@@ -40,7 +39,7 @@ _OTHER_COLORS = ("#CC79A7", "#56B4E9", "#444444")
 FORK_COLOR, LOCK_COLOR = "#E58FB1", "#BFE3D0"
 MONOSPACE = "DejaVu Sans Mono"
 _ADVANCE, _LEADING = 0.602, 1.25  # width of its characters and height of a line, in font sizes
-_T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
+T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 150, "figure.constrained_layout.use": True,
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
@@ -77,34 +76,6 @@ def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:
     return [png, pdf, txt]
 
 
-def fig_2(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Figure 2: pass@k against T_eval, a curve and its interval band per model, the best marked.
-
-    frame: model, temperature, k (one value), estimate, low, high. A model evaluated at a single
-    temperature is a level line, as SSD is in the paper.
-    """
-    require_columns(frame, ["model", "temperature", "k", "estimate", "low", "high"], "Figure 2")
-    if frame["k"].nunique() != 1:
-        raise UserError("Figure 2 draws one k: select it from the frame first")
-    ax = _axes(ax)
-    for look, rows in _by_model(frame):
-        best = rows.iloc[rows["estimate"].argmax()]
-        band = {"color": look["color"], "alpha": 0.16, "linewidth": 0}
-        if len(rows) == 1:
-            ax.axhline(best["estimate"], color=look["color"], linestyle=look["linestyle"])
-            ax.axhspan(best["low"], best["high"], **band)
-        else:
-            rows = rows.sort_values("temperature")
-            ax.fill_between(rows["temperature"], rows["low"], rows["high"], **band)
-        _line(ax, look, rows["temperature"], rows["estimate"])
-        star = {"marker": "*", "s": 70, "color": look["color"], "edgecolor": "black"}
-        ax.scatter(best["temperature"], best["estimate"], linewidth=0.6, zorder=4, **star)
-    ax.set(xlabel=_T_EVAL, ylabel=f"pass@{frame['k'].iloc[0]}")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # curves may be anywhere below
-    return ax
-
-
 def fig_4(frame: pd.DataFrame, ax: Axes | None = None, columns: int = 64) -> Axes:
     """Figure 4: the text of a sample with its forks and locks marked where they stand.
 
@@ -115,7 +86,7 @@ def fig_4(frame: pd.DataFrame, ax: Axes | None = None, columns: int = 64) -> Axe
     require_columns(frame, ["token", "label", "branching"], "Figure 4")
     cells = list(_cells(frame, columns))
     lines = cells[-1].line + 1 if cells else 1
-    ax = _axes(ax, height=0.35 + lines * COLUMN_WIDTH / columns / _ADVANCE * _LEADING)
+    ax = new_axes(ax, height=0.35 + lines * COLUMN_WIDTH / columns / _ADVANCE * _LEADING)
     ax.set(xlim=(0, columns))
     ax.axis("off")
     fork = Patch(facecolor=FORK_COLOR, edgecolor="black", linewidth=0.5, label="fork")
@@ -140,13 +111,13 @@ def fig_5(frame: pd.DataFrame, ax: Axes | None = None, log: bool = False) -> Axe
     name the first model's tokens. log: decades, down to 1e-6, in which a lock's tail can be seen.
     """
     require_columns(frame, ["model", "rank", "token", "probability", "kept"], "Figure 5")
-    ax = _axes(ax)
-    models = list(_by_model(frame))
+    ax = new_axes(ax)
+    models = list(by_model(frame))
     for i, (look, rows) in enumerate(models):
         kept = rows["kept"].to_numpy(bool)
         side = i - (len(models) - 1) / 2
         for bar, stays in zip(
-            _bars(ax, look, rows["rank"], rows["probability"], side, len(models)), kept, strict=True
+            bars(ax, look, rows["rank"], rows["probability"], side, len(models)), kept, strict=True
         ):
             bar.set_alpha(1.0 if stays else 0.35)
         cut = rows["rank"].to_numpy()[kept].max(initial=0) + 0.5
@@ -160,7 +131,7 @@ def fig_5(frame: pd.DataFrame, ax: Axes | None = None, log: bool = False) -> Axe
     if log:
         ax.set_yscale("log")
         ax.set_ylim(1e-6, 1.5)
-    _legend(ax)
+    legend(ax)
     return ax
 
 
@@ -184,16 +155,16 @@ def fig_6a(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     The line is `miss` on a log axis turned over, so that each step up is one more nine.
     """
     require_columns(frame, ["model", "rank", "miss"], "Figure 6a")
-    ax = _axes(ax)
-    for look, rows in _by_model(frame):
-        _line(ax, look, rows["rank"], rows["miss"], marker="")
+    ax = new_axes(ax)
+    for look, rows in by_model(frame):
+        line(ax, look, rows["rank"], rows["miss"], marker="")
     ax.set_yscale("log")
     ax.invert_yaxis()
     ax.yaxis.set_major_locator(LogLocator(10))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"$1-10^{{{round(np.log10(y))}}}$"))
     ax.set(xlabel="rank", ylabel="mean cumulative mass", xlim=(0, frame["rank"].max() + 1))
-    _legend(ax)
+    legend(ax)
     return ax
 
 
@@ -210,12 +181,12 @@ def fig_6c(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def fig_6d(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Figure 6d: entropy after truncation by top-20 mass. frame: model, bin, entropy, in order."""
     require_columns(frame, ["model", "bin", "entropy"], "Figure 6d")
-    ax = _axes(ax)
-    models = list(_by_model(frame))
+    ax = new_axes(ax)
+    models = list(by_model(frame))
     bins = list(dict.fromkeys(frame["bin"]))
     for i, (look, rows) in enumerate(models):
         places = rows["bin"].map(bins.index)
-        _bars(ax, look, places, rows["entropy"], i - (len(models) - 1) / 2, len(models))
+        bars(ax, look, places, rows["entropy"], i - (len(models) - 1) / 2, len(models))
     names = bins
     if "positions" in frame:  # a bar of three positions is not one of thousands
         sizes = frame.drop_duplicates("bin").set_index("bin")["positions"]
@@ -224,15 +195,16 @@ def fig_6d(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-0.6, len(bins) - 0.4)  # empty bins keep their place
     ax.set(xlabel="top-20 mass of the position (%)", ylabel="mean entropy (nats)")
     ax.grid(False, axis="x")
-    _legend(ax)
+    legend(ax)
     return ax
 
 
-def _axes(ax: Axes | None, height: float = 2.3) -> Axes:
+def new_axes(ax: Axes | None, height: float = 2.3) -> Axes:
+    """`ax`, or the axes of a new figure of one column's width and `height` inches."""
     return ax if ax is not None else plt.subplots(figsize=(COLUMN_WIDTH, height))[1]
 
 
-def _by_model(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def by_model(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Look and rows of each model: base, SSD, control, then any others as they come."""
     others = [name for name in dict.fromkeys(frame["model"]) if name not in MODELS]
     looks = MODELS | {
@@ -245,7 +217,7 @@ def _by_model(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFram
             yield look, rows
 
 
-def _bars(
+def bars(
     ax: Axes, look: dict[str, Any], x: pd.Series, heights: pd.Series, side: float, models: int
 ) -> BarContainer:
     """One model's bars of a group of `models`; `side` is its place from the group's middle."""
@@ -254,7 +226,8 @@ def _bars(
     return ax.bar(x + side * width, heights, width, label=look["name"], linewidth=0.4, **style)
 
 
-def _line(ax: Axes, look: dict[str, Any], x: pd.Series, y: pd.Series, **kwargs: Any) -> None:
+def line(ax: Axes, look: dict[str, Any], x: pd.Series, y: pd.Series, **kwargs: Any) -> None:
+    """A labelled line in a model's look."""
     style = {key: look[key] for key in ("color", "linestyle", "marker")}
     ax.plot(x, y, label=look["name"], **(style | kwargs))
 
@@ -263,16 +236,17 @@ def _against_temperature(
     frame: pd.DataFrame, column: str, ylabel: str, what: str, ax: Axes | None
 ) -> Axes:
     require_columns(frame, ["model", "temperature", column], what)
-    ax = _axes(ax)
-    for look, rows in _by_model(frame):
-        _line(ax, look, rows["temperature"], rows[column])
-    ax.set(xlabel=_T_EVAL, ylabel=ylabel)
+    ax = new_axes(ax)
+    for look, rows in by_model(frame):
+        line(ax, look, rows["temperature"], rows[column])
+    ax.set(xlabel=T_EVAL, ylabel=ylabel)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    _legend(ax)
+    legend(ax)
     return ax
 
 
-def _legend(ax: Axes) -> None:
+def legend(ax: Axes) -> None:
+    """The legend where it covers least."""
     ax.legend(loc="best", borderaxespad=0.3)
 
 

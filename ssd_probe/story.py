@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_probe import figures
+from ssd_probe import figures, sweep_figures
 from ssd_probe.analysis.curves import (
     cumulative_mass,
     entropy_by_mass_bin,
@@ -97,7 +97,7 @@ def _sweep_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure,
             f"top-k {decoding.top_k}, top-p {decoding.top_p:g} for every model; bands: 95 % "
             "bootstrap over problems; stars: each model's best."
         )
-        yield f"fig_2_pass{k}", _figure(figures.fig_2(rows)), caption
+        yield f"fig_2_pass{k}", _figure(sweep_figures.fig_2(rows)), caption
 
 
 def _possible_ks(results: pd.DataFrame) -> tuple[int, ...]:

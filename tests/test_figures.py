@@ -10,7 +10,6 @@ from ssd_probe.errors import UserError
 from ssd_probe.figures import (
     COLUMN_WIDTH,
     MODELS,
-    fig_2,
     fig_4,
     fig_5,
     fig_5_pair,
@@ -21,6 +20,7 @@ from ssd_probe.figures import (
     paper_style,
     save,
 )
+from ssd_probe.sweep_figures import fig_2
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

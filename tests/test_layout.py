@@ -16,7 +16,7 @@ LAYERS = {  # lowest first; a module may import its own layer and those above it
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
-    "figures": {"figures", "toy_figures"},
+    "figures": {"figures", "sweep_figures", "toy_figures"},
     "views": {"demo", "doctor", "report", "stages", "story"},
     "cli": {"cli", "cli_analysis", "cli_evaluate", "options"},
 }  # fmt: skip
