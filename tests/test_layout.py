@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = {  # lowest first; a module may import its own layer and those above it in this table
     "core": {"__init__", "decoding", "errors", "run", "data", "checkpoints", "sample", "train",
-             "evaluate", "problems", "lanes", "worker", "tiny", "texts", "weights", "parts"},
+             "evaluate", "problems", "livecodebench", "lanes", "worker", "tiny", "texts", "weights",
+             "parts"},
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
