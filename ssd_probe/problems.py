@@ -59,7 +59,7 @@ def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[s
         return _livecodebench_tasks(Path(source), only)
     else:
         raise UserError(
-            f"{name}: unknown problems; choose humaneval, tiny:SPLIT or a LiveCodeBench .jsonl file"
+            f"{name}: unknown problems; choose humaneval or tiny:SPLIT, or a LiveCodeBench .jsonl file"
         )
     return {key: task for key, task in tasks.items() if only is None or key in only}
 

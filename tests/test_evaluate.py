@@ -7,7 +7,7 @@ import pytest
 
 from ssd_probe.errors import UserError
 from ssd_probe.evaluate import evaluate
-from ssd_probe.problems import Task, extract_code, load_tasks
+from ssd_probe.problems import Task, load_tasks
 
 TASK = Task("p", "easy", entry="solve", tests=(([[1, 2]], 3), ([[]], 0)))
 
@@ -101,8 +101,3 @@ def test_unknown_problems_are_refused():
         load_tasks("nothing")
     with pytest.raises(UserError, match="no such split"):
         load_tasks("tiny:nothing")
-
-
-def test_the_last_fenced_block_counts():
-    assert extract_code("```python\na\n```\n text ```py\nb\n``` end") == "b\n"
-    assert extract_code("plain") == "plain"
