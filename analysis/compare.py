@@ -5,20 +5,20 @@ its head at forks. Both are measured against one set of tokens, the support S th
 under a decoding: the tail is the mass outside S, the head is the distribution inside S.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import entr
 
-from ssd_probe.analysis.labels import FORK, LOCK, require_columns, require_exact, stats_of
+from ssd_probe.analysis.changes import PAIR_STATISTICS, STATISTICS, position_statistics
+from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 
-STATISTICS = ("entropy", "tail_mass", "head_entropy", "branching", "top1_agreement")
-_KEYS = ["sample_id", "position", "token_id"]
+ALL = "all"
 
 
 class Verdict(NamedTuple):
@@ -43,68 +43,89 @@ def compare(
 
     base, tuned: probe frames with the same rows; labels: [N], as a rule gives them on the base.
     Returns label ("all" first), statistic, positions, problems, base, tuned, difference, low, high
-    (95 % bootstrap over problems, paired: positions of a problem stay together), missing.
-    statistic is one of `STATISTICS`, as `position_statistics` defines them; missing is the share of
-    positions at which the tuned ranks lack a token of S. Positions not valid in both are left out.
+    (95 % bootstrap over problems, paired: positions of a problem stay together; NaN for a single
+    problem), missing. statistic is one of `STATISTICS`, and of a pair also of `PAIR_STATISTICS`, as
+    `position_statistics` defines them; missing is the share of positions at which the tuned ranks
+    lack a token of S. Positions not valid in both are left out.
     noise: the base model's rows of some of the texts, scored in other batches (`Probe.noise`); with
     it comes `floor`, the mean absolute change that this made, and no smaller difference is real.
+    Probes too long for one frame: `totals` of each part, then `summarise`.
     Raises UserError when the rows or the labels do not line up.
+    """
+    table = totals(base, tuned, labels, decoding)
+    floors = None
+    if noise is not None:
+        again = base["sample_id"].isin(noise["sample_id"].unique()).to_numpy()
+        floors = noise_floors(base[again], noise, np.asarray(labels)[again], decoding)
+    return summarise(table, floors, n_resamples=n_resamples, seed=seed)
+
+
+def totals(
+    base: pd.DataFrame, tuned: pd.DataFrame, labels: ArrayLike, decoding: Decoding
+) -> pd.DataFrame:
+    """Sums over the positions of each label and problem; those of several parts just add.
+
+    Arguments as of `compare`. Index label ("all" too), problem_id; columns positions, missing, and
+    each statistic's `base_<name>` and `tuned_<name>`. No rows where nothing is valid in both.
     """
     kinds = np.asarray(labels)
     if kinds.shape != (len(base),):
         raise UserError(f"{len(kinds)} labels for {len(base)} positions: one each is needed")
     measured = position_statistics(base, tuned, decoding)
-    measured["label"] = kinds
+    measured["missing"] = measured["missing"] > 0
+    measured.insert(0, "positions", 1)
+    measured.insert(0, "label", kinds)
     measured = measured[base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)]
-    if measured.empty:
-        raise UserError("no position is valid in both probes")
-    parts = [("all", measured), *measured.groupby("label", sort=True)]
-    rows = [
-        {"label": label, "statistic": name, **_difference(part, name, n_resamples, seed)}
-        for label, part in parts
-        for name in STATISTICS
-    ]
-    table = pd.DataFrame(rows)
-    if noise is not None:
-        floors = _noise_floors(base, noise, kinds, decoding)
-        table["floor"] = [floors.get(key) for key in zip(table.label, table.statistic, strict=True)]
-    return table
+    by_label = measured.groupby(["label", "problem_id"]).sum()
+    overall = by_label.groupby(level="problem_id").sum()
+    return pd.concat([pd.concat({ALL: overall}, names=["label"]), by_label])
 
 
-def position_statistics(
-    base: pd.DataFrame, tuned: pd.DataFrame, decoding: Decoding
+def add_totals(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The sum of the `totals` of several parts, of which one is held at a time."""
+    whole: pd.DataFrame | None = None
+    for part in parts:
+        whole = part if whole is None else whole.add(part, fill_value=0)
+    if whole is None:
+        raise UserError("the probe holds no parts")
+    return whole
+
+
+def summarise(
+    table: pd.DataFrame,
+    floors: Mapping[tuple[str, str], float] | None = None,
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The statistics of each position in both models: `base_<name>` and `tuned_<name>` columns.
+    """The frame of `compare` from `totals`, and from `noise_floors` if there are any.
 
-    With S the base's support under `decoding`, and nats throughout:
-    entropy         H(p), the whole distribution at T=1
-    tail_mass       p(not S) = 1 - KeptMass, summed from the tail up so that 1e-9 stays 1e-9
-    head_entropy    H(p(.|S)) at T=1
-    branching       exp(H) of the model's own tempered support
-    top1_agreement  1 where the top token is the base's
-    Also problem_id and `missing`, the tokens of S that the tuned model's K ranks lack: they are
-    counted in the tuned tail (which is then an upper bound) and as zero in the tuned head.
-    Raises UserError when the rows do not line up. Source: appendix B, eq. 12 and 30.
+    Raises UserError where no position is valid in both probes.
     """
-    _require_same_rows(base, tuned)
-    stats, tuned_stats = stats_of(base), stats_of(tuned)
-    require_exact(stats, decoding)
-    require_exact(tuned_stats, decoding)
-    support = stats.support(decoding).numpy()  # [N, K]
-    base_ids, tuned_ids = stats.top_ids.numpy(), tuned_stats.top_ids.numpy()
-    followed = _same_tokens(base_ids, support, tuned_ids)  # [N, K], on the tuned model's ranks
-    columns = {"problem_id": base["problem_id"].to_numpy()}
-    for side, own, inside in (("base", stats, support), ("tuned", tuned_stats, followed)):
-        probs = own.top_probs().numpy()  # [N, K]
-        beyond = own.tail_log_mass.double().exp().numpy()
-        columns[f"{side}_entropy"] = own.entropy.double().numpy()
-        columns[f"{side}_tail_mass"] = np.where(inside, 0, probs).sum(1) + beyond
-        columns[f"{side}_head_entropy"] = _renormalised_entropy(np.where(inside, probs, 0))
-        columns[f"{side}_branching"] = own.branching(decoding).numpy()
-    columns["base_top1_agreement"] = np.ones(len(base))
-    columns["tuned_top1_agreement"] = (base_ids[:, 0] == tuned_ids[:, 0]).astype(float)
-    columns["missing"] = support.sum(1) - followed.sum(1)
-    return pd.DataFrame(columns, index=base.index)
+    if table.empty:
+        raise UserError("no position is valid in both probes")
+    names = [
+        name
+        for name in (*STATISTICS, *PAIR_STATISTICS)
+        if f"base_{name}" in table and table[f"base_{name}"].notna().all()  # not so: greedy
+    ]
+    labels = [ALL, *(label for label in table.index.unique("label").sort_values() if label != ALL)]
+    rows = []
+    for label in labels:
+        sums = table.loc[label]
+        count = sums["positions"]
+        for name in names:
+            base, tuned = sums[f"base_{name}"], sums[f"tuned_{name}"]
+            low, high = bootstrap_ratio(tuned - base, count, n_resamples=n_resamples, seed=seed)
+            means = [column.sum() / count.sum() for column in (base, tuned, tuned - base)]
+            missing = sums["missing"].sum() / count.sum()
+            rows.append((label, name, int(count.sum()), len(sums), *means, low, high, missing))
+    columns = ["label", "statistic", "positions", "problems", "base", "tuned", "difference"]
+    result = pd.DataFrame(rows, columns=[*columns, "low", "high", "missing"])
+    if floors is not None:
+        keys = zip(result["label"], result["statistic"], strict=True)
+        result["floor"] = [floors.get(key) for key in keys]
+    return result
 
 
 def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
@@ -121,69 +142,24 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
     ]
 
 
-def _noise_floors(
-    base: pd.DataFrame, noise: pd.DataFrame, kinds: NDArray, decoding: Decoding
+def noise_floors(
+    first: pd.DataFrame, noise: pd.DataFrame, kinds: NDArray, decoding: Decoding
 ) -> dict[tuple[str, str], float]:
-    """By label and statistic: mean |change| of a position when the same model is scored again."""
-    again = base["sample_id"].isin(noise["sample_id"].unique()).to_numpy()
-    first = base[again].reset_index(drop=True)
-    measured = position_statistics(first, noise.reset_index(drop=True), decoding)
+    """By label and statistic: mean |change| of a position when the same model is scored again.
+
+    first, noise: the same rows of the base model, scored twice; kinds: their labels, [N].
+    """
+    first, noise = first.reset_index(drop=True), noise.reset_index(drop=True)
+    alone = first.drop(columns="other_at_base_top", errors="ignore")  # of a pair's other model
+    measured = position_statistics(alone, noise, decoding)
     valid = first["valid"].to_numpy(bool) & noise["valid"].to_numpy(bool)
     floors = {}
     for name in STATISTICS:
         change = (measured[f"tuned_{name}"] - measured[f"base_{name}"]).abs()[valid]
-        floors["all", name] = change.mean()
-        for label, mean in change.groupby(kinds[again][valid]).mean().items():
+        floors[ALL, name] = change.mean()
+        for label, mean in change.groupby(kinds[valid]).mean().items():
             floors[label, name] = mean
     return floors
-
-
-def _difference(part: pd.DataFrame, name: str, n_resamples: int, seed: int) -> dict:
-    """One row of `compare`: a mean over positions is a ratio of sums over problems."""
-    sides = part[["problem_id", f"base_{name}", f"tuned_{name}"]]
-    grouped = sides.groupby("problem_id")
-    sums, counts = grouped.sum(), grouped.size()
-    change = sums[f"tuned_{name}"] - sums[f"base_{name}"]
-    low, high = bootstrap_ratio(change, counts, n_resamples=n_resamples, seed=seed)
-    return {
-        "positions": len(part),
-        "problems": len(counts),
-        "base": part[f"base_{name}"].mean(),
-        "tuned": part[f"tuned_{name}"].mean(),
-        "difference": change.sum() / len(part),
-        "low": low,
-        "high": high,
-        "missing": (part["missing"] > 0).mean(),
-    }
-
-
-def _same_tokens(base_ids: NDArray, support: NDArray, tuned_ids: NDArray) -> NDArray[np.bool_]:
-    """Which of the tuned ranks hold a token of the base's support, [N, K].
-
-    One pass per rank of the widest support: [N, K, K] at once would not fit for a long probe.
-    """
-    found = np.zeros(tuned_ids.shape, bool)
-    for rank in np.flatnonzero(support.any(0)):
-        wanted = np.where(support[:, rank], base_ids[:, rank], -1)  # -1: also an absent id
-        found |= (tuned_ids == wanted[:, None]) & (wanted >= 0)[:, None]
-    return found
-
-
-def _renormalised_entropy(masses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of each row of masses [N, K] after division by its sum; 0 for a row of zeros."""
-    total = masses.sum(1, keepdims=True)
-    return entr(np.divide(masses, total, out=np.zeros_like(masses), where=total > 0)).sum(1)
-
-
-def _require_same_rows(base: pd.DataFrame, tuned: pd.DataFrame) -> None:
-    require_columns(base, ["problem_id", *_KEYS], "the base probe")
-    require_columns(tuned, _KEYS, "the tuned probe")
-    if len(base) != len(tuned):
-        raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
-    for name in _KEYS:
-        unequal = np.flatnonzero(base[name].to_numpy() != tuned[name].to_numpy())
-        if len(unequal):
-            raise UserError(f"the probes differ in {name} from row {unequal[0]}: probe both alike")
 
 
 def _verdict(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssd_probe.analysis.labels import require_columns, require_exact, stats_of
+from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats

@@ -1,33 +1,40 @@
-"""Locks and forks: which positions are which, by a stated rule, and how well the rule finds them.
+"""Locks and forks: which positions are which, by a stated rule.
 
 A lock is a position whose next token is all but settled; a fork is one where several tokens lead to
 different continuations (paper, section 2). The paper gives no thresholds. Its mechanism is the
-retained support: what temperature, top-k and top-p leave of the distribution.
+retained support: what temperature, top-k and top-p leave of the distribution. How well a rule does
+is measured in `scoring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu
+from numpy.typing import NDArray
 
+from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-
-if TYPE_CHECKING:  # figures and pass@k come through here and must not wait for torch
-    from ssd_probe.kernels.stats import PositionStats
 
 LOCK = "lock"
 FORK = "fork"
 NEITHER = "neither"
 
-_SCALARS = ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass", "valid")
-_RANKED = ("top_ids", "top_logits")
+
+class Rule(Protocol):
+    """What `label` and `score` mean is the same for every rule; frames are of the base model."""
+
+    def score(self, frame: pd.DataFrame) -> pd.Series:
+        """A number for each position, NaN where not valid: high at forks, low at locks."""
+        ...
+
+    def label(self, frame: pd.DataFrame) -> pd.Series:
+        """`lock`, `fork` or `neither` for each row of a probe frame, on the frame's index."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class SupportRule:
     Why these thresholds: the paper's own toy lock keeps two tokens of 94.8 / 5.2 % (appendix C.4),
     a branching of 1.23, and must be a lock; the most lopsided pair that top-p 0.8 keeps *because
     it needs both* is 80 / 20 %, a branching of 1.65, and must be a fork. Check them against
-    positions of known kind with `score_against_truth` before trusting them on another model.
+    positions of known kind with `scoring.score_against_truth` before trusting them elsewhere.
 
     Raises UserError for greedy decoding (every position would be a lock) and crossed thresholds.
     """
@@ -65,105 +72,95 @@ class SupportRule:
         return pd.Series(stats.branching(self.decoding), index=frame.index, name="branching")
 
     def label(self, frame: pd.DataFrame) -> pd.Series:
-        """`lock`, `fork` or `neither` for each row of a probe frame, on the frame's index."""
-        branching = self.score(frame)
-        kinds = np.where(
-            branching <= self.lock_at_most,
-            LOCK,
-            np.where(branching >= self.fork_at_least, FORK, NEITHER),
-        )
-        return pd.Series(kinds, index=frame.index, name="label")
+        """A fork from `fork_at_least` on, a lock up to `lock_at_most`."""
+        return _labels(self.score(frame), self.lock_at_most, self.fork_at_least)
 
 
-def score_against_truth(
-    labels: ArrayLike, truth: ArrayLike, branching: ArrayLike | None = None
-) -> pd.DataFrame:
-    """How well labels find the positions whose kind is known, one row a kind (fork, lock).
+@dataclass(frozen=True)
+class EntropyRule:
+    """Label by the entropy of the whole distribution at T=1, in nats.
 
-    labels, truth: [N] label strings; branching: [N], the score behind them (higher = more fork).
-    Returns label, truth (positions of the kind), predicted, precision, recall, f1, auc. NaN where
-    a ratio has no denominator. auc: the chance that a random position of the kind scores as more
-    of that kind than a random other one, ties a half (Mann-Whitney U / n1 n0); it needs no
-    threshold. Rows without a branching are left out of the auc.
-    Raises UserError when the lengths differ.
+    A lock when H(p) <= lock_at_most, a fork when H(p) >= fork_at_least, else neither. It needs no
+    decoding, but the tail counts too: a lock with a heavy tail of distractors can reach the entropy
+    of a narrow fork, which is what `SupportRule` avoids.
+
+    Why these thresholds: ln 2 = 0.693 is the entropy of two equal tokens, the smallest even fork;
+    0.2 is that of two tokens at 95 / 5 %, about the paper's toy lock after truncation (94.8 / 5.2
+    %, appendix C.4).
+
+    Raises UserError for thresholds below 0 or crossed.
     """
-    predicted, actual = np.asarray(labels), np.asarray(truth)
-    scores = None if branching is None else np.asarray(branching, float)
-    if predicted.shape != actual.shape or (scores is not None and scores.shape != actual.shape):
-        raise UserError("labels, truth and branching must have one entry for each position")
-    rows = []
-    for kind, sign in ((FORK, 1), (LOCK, -1)):
-        said, true = predicted == kind, actual == kind
-        hits = (said & true).sum()
-        auc = np.nan if scores is None else _auc(sign * scores, true)
-        rows.append(
-            {
-                "label": kind,
-                "truth": true.sum(),
-                "predicted": said.sum(),
-                "precision": _ratio(hits, said.sum()),
-                "recall": _ratio(hits, true.sum()),
-                "f1": _ratio(2 * hits, said.sum() + true.sum()),
-                "auc": auc,
-            }
-        )
-    return pd.DataFrame(rows)
+
+    lock_at_most: float = 0.2
+    fork_at_least: float = float(np.log(2))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lock_at_most < self.fork_at_least:
+            raise UserError("EntropyRule needs 0 <= lock_at_most < fork_at_least")
+
+    def score(self, frame: pd.DataFrame) -> pd.Series:
+        """H(p) of each position, nats."""
+        return _entropy(frame)
+
+    def label(self, frame: pd.DataFrame) -> pd.Series:
+        """A fork from `fork_at_least` on, a lock up to `lock_at_most`."""
+        return _labels(self.score(frame), self.lock_at_most, self.fork_at_least)
 
 
-def stats_of(frame: pd.DataFrame) -> PositionStats:
-    """The `PositionStats` of a probe frame: its columns as arrays, `top_*` stacked to [N, K].
+@dataclass(frozen=True)
+class QuantileRule:
+    """Label by the rank of the entropy among the positions at hand, whatever its size.
 
-    Raises UserError for a missing column, no rows, or rows with different K.
+    A fork is one of the `fork_share` positions of highest entropy, a lock one of the `lock_share`
+    of lowest (ties at the edge all count). The default 20 % of forks is the share of high-entropy
+    "forking tokens" in work on reasoning models (Wang et al. 2025, arXiv 2506.01939). The shares
+    are given, not found: half of a text without a single fork has its 20 % of forks too, so labels
+    of different texts or models must not be compared. The thresholds of a whole probe, for parts
+    of it: `fitted`.
+
+    Raises UserError unless the shares are in 0..1 and leave each other room.
     """
-    from ssd_probe.kernels.stats import PositionStats
 
-    require_columns(frame, [*_SCALARS, *_RANKED], "the probe")
-    columns: dict[str, NDArray] = {name: frame[name].to_numpy() for name in _SCALARS}
-    columns |= {name: stacked(frame, name) for name in _RANKED}
-    return PositionStats.from_columns(columns)
+    fork_share: float = 0.2
+    lock_share: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not (0 < self.fork_share < 1 and 0 < self.lock_share <= 1 - self.fork_share):
+            raise UserError("QuantileRule needs shares in 0..1 of at most 1 in all")
 
-def require_exact(stats: PositionStats, decoding: Decoding) -> None:
-    """UserError where the kept ranks cannot tell what `decoding` leaves, at over 1 % of positions.
+    def fitted(self, entropies: Iterable[NDArray]) -> EntropyRule:
+        """The rule with its quantiles taken over all of these entropies, part by part.
 
-    A top-k above the probe's K, or none at T != 1, needs the vocabulary; a few ties at the k-th
-    logit that may go on beyond rank K are let pass.
-    """
-    valid = int(stats.valid.sum())
-    inexact = valid - int(stats.support_exact(decoding).sum())
-    if inexact > 0.01 * valid:
-        raise UserError(
-            f"{decoding}: its support is not within the probe's {stats.top_ids.shape[1]} ranks at "
-            f"{inexact} of {valid} positions: use a smaller top-k, or probe with more ranks"
-        )
+        Errors: `UserError` without a single number, or where both quantiles are equal.
+        """
+        parts = [np.asarray(part, np.float32) for part in entropies]
+        known = np.concatenate([part[np.isfinite(part)] for part in parts] or [np.empty(0)])
+        if not len(known):
+            raise UserError("QuantileRule: no position has an entropy")
+        low = np.quantile(known, self.lock_share, method="higher")
+        high = np.quantile(known, 1 - self.fork_share, method="higher")
+        if not low < high:
+            raise UserError(
+                f"QuantileRule: the quantiles {self.lock_share:g} and {1 - self.fork_share:g} of "
+                f"the entropy are both {high:g}: give smaller shares, or use SupportRule"
+            )
+        return EntropyRule(float(low), float(high))
 
+    def score(self, frame: pd.DataFrame) -> pd.Series:
+        """H(p) of each position, nats."""
+        return _entropy(frame)
 
-def stacked(frame: pd.DataFrame, name: str) -> NDArray:
-    """A column of K-long rows as one array [N, K]. Raises UserError where K differs."""
-    rows = frame[name].tolist()
-    if len({len(row) for row in rows}) > 1:
-        raise UserError(f"the probe's '{name}' holds rows of different length")
-    return np.asarray(rows)  # [N, K]
-
-
-def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
-    """UserError unless `frame` has rows and each of the named columns; `what` says whose."""
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        raise UserError(f"{what} lacks the columns: {', '.join(missing)}")
-    if not len(frame):
-        raise UserError(f"{what} holds no rows")
+    def label(self, frame: pd.DataFrame) -> pd.Series:
+        """Labels by the quantiles of this frame."""
+        return self.fitted([self.score(frame).to_numpy()]).label(frame)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
+def _entropy(frame: pd.DataFrame) -> pd.Series:
+    require_columns(frame, ["entropy", "valid"], "the probe")
+    return frame["entropy"].astype(float).where(frame["valid"].astype(bool))
 
 
-def _auc(scores: NDArray, positive: NDArray) -> float:
-    """U / (n1 n0) over the rows that have a score; NaN when one side is empty."""
-    known = ~np.isnan(scores)
-    ones, zeros = scores[known & positive], scores[known & ~positive]
-    if not len(ones) or not len(zeros):
-        return float("nan")
-    u = mannwhitneyu(ones, zeros, method="asymptotic").statistic
-    return float(u / len(ones) / len(zeros))
+def _labels(score: pd.Series, lock_at_most: float, fork_at_least: float) -> pd.Series:
+    """NaN is neither."""
+    kinds = np.where(score <= lock_at_most, LOCK, np.where(score >= fork_at_least, FORK, NEITHER))
+    return pd.Series(kinds, index=score.index, name="label")

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.errors import UserError
 
 PASS = "pass"
@@ -91,7 +91,8 @@ def pass_table(
     """pass@k of one model at one setting: the mean over problems with its 95 % interval.
 
     results: one row a sampled program (`problem_id, sample, verdict`, and `by`).
-    Returns group ("all", then each value of `by`), k, estimate, low, high, problems.
+    Returns group ("all", then each value of `by`), k, estimate, low, high, problems; and, when the
+    results have a bool column `no_code`, `without_code`: the share of samples without any.
     Raises UserError on rows that would make the number wrong (see `count_passes`).
     """
     counts = count_passes(results, by)
@@ -102,7 +103,13 @@ def pass_table(
             values = scores[k][members]
             low, high = _mean_interval(values, n_resamples, seed)
             rows.append((group, k, values.mean(), low, high, len(values)))
-    return pd.DataFrame(rows, columns=["group", "k", "estimate", "low", "high", "problems"])
+    table = pd.DataFrame(rows, columns=["group", "k", "estimate", "low", "high", "problems"])
+    if "no_code" in results:
+        shares = {"all": results["no_code"].mean()}
+        if by:
+            shares |= results.groupby(by)["no_code"].mean().to_dict()
+        table["without_code"] = table["group"].map(shares)
+    return table
 
 
 def paired_difference(
@@ -204,11 +211,11 @@ def _problem_scores(counts: pd.DataFrame, k: int) -> pd.Series:
 
 
 def _groups(counts: pd.DataFrame, by: str | None) -> Iterator[tuple[str, pd.Index]]:
-    """ "all" first, then the groups: easy, medium, hard in that order, others by name."""
+    """ "all" first, then easy, medium, hard in that order, others by name; "" is no group."""
     yield "all", counts.index
     if by:
         rank = {name: i for i, name in enumerate(DIFFICULTIES)}
-        names = counts[by].dropna().unique()
+        names = counts.loc[counts[by].notna() & (counts[by] != ""), by].unique()
         for name in sorted(names, key=lambda name: (rank.get(name, len(rank)), str(name))):
             yield name, counts.index[counts[by] == name]
 

@@ -113,6 +113,13 @@ class PositionStats:
             raise UserError(f"collect: the parts hold {done} rows, not {rows}")
         return whole
 
+    def rows(self, index: Any) -> PositionStats:
+        """Only these rows: a slice, a mask [N] or indices."""
+        tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
+        if not self.temperatures:
+            del tensors["log_partition_at"]  # it may have no rows
+        return dataclasses.replace(self, **{name: v[index] for name, v in tensors.items()})
+
     @property
     def logsumexp(self) -> Tensor:
         """log sum exp(z) [N], float64."""
@@ -200,6 +207,20 @@ class PositionStats:
         log_q = tempered.log_softmax(-1)
         entropy = -(log_q.exp() * log_q.where(kept, 0)).sum(-1)
         return entropy.clamp(min=0).masked_fill(~self.valid, torch.nan)
+
+    def truncated(self, decodings: Sequence[Decoding]) -> tuple[Tensor, Tensor]:
+        """`support_size` and `support_entropy` under many decodings at once: [N, D] each.
+
+        On CPUs faster than one after the other; unlike those, not valid rows have a size of 0.
+        Source: paper section 2, figures 6b and 6c.
+        """
+        from ssd_probe.kernels.truncation import truncated
+
+        if all(self._nucleus_log_partition(d) is None and d != Decoding() for d in decodings):
+            ranked = self.top_logits.float().cpu()
+            return truncated(ranked.masked_fill(~self.valid.cpu()[:, None], torch.nan), decodings)
+        sizes = [self.support_size(d).where(self.valid, 0) for d in decodings]
+        return torch.stack(sizes, -1), torch.stack([self.support_entropy(d) for d in decodings], -1)
 
     def branching(self, decoding: Decoding) -> Tensor:
         """exp(`support_entropy`) [N]: how many equally likely tokens the support is worth."""

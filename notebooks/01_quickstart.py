@@ -30,7 +30,8 @@ import pandas as pd
 
 from ssd_probe import Decoding, figures
 from ssd_probe.analysis.curves import cumulative_mass, stack_models, truncation_curves
-from ssd_probe.analysis.labels import SupportRule, score_against_truth
+from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.analysis.scoring import score_against_truth
 from ssd_probe.story import labelled_probe
 
 run = Path(os.environ.get("SSD_PROBE_RUN", "../runs/demo"))

@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from ssd_probe.analysis.compare import compare
-from ssd_probe.analysis.labels import SupportRule, score_against_truth
+from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
+from ssd_probe.analysis.scoring import score_against_truth
 from ssd_probe.checkpoints import load_tokenizer, model_identity
 from ssd_probe.data import read_jsonl, write_jsonl
 from ssd_probe.decoding import Decoding

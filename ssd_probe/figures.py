@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ssd_probe.analysis.labels import FORK, LOCK, require_columns
+from ssd_probe.analysis.frames import require_columns
+from ssd_probe.analysis.labels import FORK, LOCK
 
 COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
 MODELS: dict[str, dict[str, Any]] = {
@@ -124,7 +125,7 @@ def fig_5(frame: pd.DataFrame, ax: Axes | None = None, log: bool = False) -> Axe
         style = {key: look[key] for key in ("color", "linestyle")}
         ax.axvline(cut + 0.2 * side, linewidth=1, **style)  # apart, where two cuts coincide
     look, rows = models[0]
-    names = [_tick_text(token) for token in rows["token"]]
+    names = [tick_text(token) for token in rows["token"]]
     ax.set_xticks(rows["rank"], names, rotation=90, family=MONOSPACE, parse_math=False)
     ax.set(xlabel=f"tokens of {look['name']}, by rank", ylabel="probability")
     ax.grid(False, axis="x")
@@ -260,7 +261,7 @@ def _drawable(text: str) -> str:
     return "".join(c if c == "\n" or ord(c) in _glyphs() else "□" for c in text)
 
 
-def _tick_text(token: str) -> str:
+def tick_text(token: str) -> str:
     """A token as a tick label: blanks made visible, long ones cut."""
     shown = _drawable(token.replace("\n", "↵").replace("\t", "→").replace(" ", "␣"))
     return shown if len(shown) <= 9 else shown[:8] + "…"

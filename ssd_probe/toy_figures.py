@@ -12,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from ssd_probe.analysis import toy
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.figures import COLUMN_WIDTH, FORK_COLOR, LOCK_COLOR, MODELS, paper_style, save
 
 PAGE_WIDTH = 6.9  # inches: both columns

@@ -1,0 +1,67 @@
+"""Probe frames as arrays: their statistics, and what is refused about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+
+if TYPE_CHECKING:  # figures and pass@k come through here and must not wait for torch
+    from ssd_probe.kernels.stats import PositionStats
+
+_SCALARS = ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass", "valid")
+_RANKED = ("top_ids", "top_logits")
+
+
+def stats_of(frame: pd.DataFrame | PositionStats) -> PositionStats:
+    """The `PositionStats` of a probe frame: its columns as arrays, `top_*` stacked to [N, K].
+
+    What is `PositionStats` already comes back, so that a frame need not be read twice.
+    Raises UserError for a missing column, no rows, or rows with different K.
+    """
+    from ssd_probe.kernels.stats import PositionStats
+
+    if isinstance(frame, PositionStats):
+        return frame
+    require_columns(frame, [*_SCALARS, *_RANKED], "the probe")
+    columns: dict[str, NDArray] = {name: frame[name].to_numpy() for name in _SCALARS}
+    columns |= {name: stacked(frame, name) for name in _RANKED}
+    return PositionStats.from_columns(columns)
+
+
+def require_exact(stats: PositionStats, decoding: Decoding) -> None:
+    """UserError where the kept ranks cannot tell what `decoding` leaves, at over 1 % of positions.
+
+    A top-k above the probe's K, or none at T != 1, needs the vocabulary; a few ties at the k-th
+    logit that may go on beyond rank K are let pass.
+    """
+    valid = int(stats.valid.sum())
+    inexact = valid - int(stats.support_exact(decoding).sum())
+    if inexact > 0.01 * valid:
+        raise UserError(
+            f"{decoding}: its support is not within the probe's {stats.top_ids.shape[1]} ranks at "
+            f"{inexact} of {valid} positions: use a smaller top-k, or probe with more ranks"
+        )
+
+
+def stacked(frame: pd.DataFrame, name: str) -> NDArray:
+    """A column of K-long rows as one array [N, K]. Raises UserError where K differs."""
+    rows = frame[name].tolist()
+    if len({len(row) for row in rows}) > 1:
+        raise UserError(f"the probe's '{name}' holds rows of different length")
+    return np.asarray(rows)  # [N, K]
+
+
+def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
+    """UserError unless `frame` has rows and each of the named columns; `what` says whose."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise UserError(f"{what} lacks the columns: {', '.join(missing)}")
+    if not len(frame):
+        raise UserError(f"{what} holds no rows")

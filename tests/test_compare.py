@@ -1,0 +1,217 @@
+"""Base against tuned, against brute force over the whole vocabulary in plain numpy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ssd_probe.analysis import theory
+from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
+from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
+from ssd_probe.analysis.changes import STATISTICS, position_statistics
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.kernels.pair import pair_stats
+from tests.probes import (
+    TRAIN,
+    branching_of,
+    entropy_of,
+    flat,
+    probe_of,
+    random_logits,
+    softmax,
+    support_of,
+    two_way,
+)
+
+
+def brute_position(base: np.ndarray, tuned: np.ndarray, decoding: Decoding) -> dict[str, float]:
+    kept = support_of(base, decoding)
+    out = {
+        "base_top1_agreement": 1.0,
+        "tuned_top1_agreement": float(base.argmax() == tuned.argmax()),
+    }
+    for side, logits in (("base", base), ("tuned", tuned)):
+        p = softmax(logits)
+        out[f"{side}_entropy"] = entropy_of(p)
+        out[f"{side}_tail_mass"] = np.delete(p, kept).sum()
+        out[f"{side}_head_entropy"] = entropy_of(p[kept] / p[kept].sum())
+        out[f"{side}_branching"] = branching_of(logits, decoding)
+    return out
+
+
+class TestCompare:
+    decoding = Decoding(1.1, 20, 0.8)
+
+    def pair(self):
+        """Base logits, and the same with other logits of the same sharpness mixed in."""
+        logits = random_logits()
+        moved = logits + 0.3 * random_logits(seed=9)
+        return logits, moved.astype(np.float32).astype(float)
+
+    def test_positions_match_brute_force(self):
+        logits, moved = self.pair()
+        found = position_statistics(probe_of(logits), probe_of(moved), self.decoding)
+        brute = pd.DataFrame(
+            [brute_position(a, b, self.decoding) for a, b in zip(logits, moved, strict=True)]
+        )
+        assert (found["missing"] == 0).all()
+        for name in brute:
+            np.testing.assert_allclose(found[name], brute[name], rtol=2e-5, atol=1e-7, err_msg=name)
+
+    def test_means_and_counts_by_label(self):
+        logits, moved = self.pair()
+        base, tuned = probe_of(logits), probe_of(moved)
+        labels = SupportRule().label(base)
+        table = compare(base, tuned, labels, self.decoding, n_resamples=50)
+        assert list(table["label"].unique()) == ["all", FORK, LOCK, NEITHER]
+        by_position = position_statistics(base, tuned, self.decoding)
+        for row in table.itertuples():
+            rows = by_position[(labels == row.label) | (row.label == "all")]
+            assert row.positions == len(rows)
+            assert row.problems == rows["problem_id"].nunique()
+            assert row.base == pytest.approx(rows[f"base_{row.statistic}"].mean())
+            assert row.difference == pytest.approx(row.tuned - row.base, abs=1e-12)
+            assert row.low <= row.difference <= row.high or np.isnan(row.low)
+
+    def test_a_small_tail_keeps_its_digits(self):
+        """A lock of 1 - 3e-9: 1 - KeptMass in float32, or even 1 - sum of it, would be noise."""
+        logits = flat(0.0)
+        others = np.exp(np.delete(logits, 5)).sum()
+        logits[5] = np.log(others / 3e-9)
+        frame = probe_of(logits[None])
+        found = position_statistics(frame, frame, self.decoding)
+        assert found["base_tail_mass"].item() == pytest.approx(3e-9, rel=1e-5)
+        assert found["tuned_tail_mass"].item() == pytest.approx(3e-9, rel=1e-5)
+
+    def test_tokens_the_tuned_ranks_lack_are_counted_and_sit_in_the_tail(self):
+        base = np.tile(flat(0.0), (2, 1))
+        base[:, :2] += 10
+        tuned = np.arange(150.0)[None].repeat(2, 0) / 10
+        tuned[1, 0] = 20.0
+        found = position_statistics(probe_of(base), probe_of(tuned), self.decoding)
+        assert found["missing"].tolist() == [2, 1]
+        assert found["tuned_tail_mass"][0] == pytest.approx(1)
+        assert found["tuned_head_entropy"].tolist() == [0, 0]
+        table = compare(probe_of(base), probe_of(tuned), [FORK] * 2, self.decoding, n_resamples=9)
+        assert (table["missing"] == 1).all()
+
+    def test_a_vocabulary_smaller_than_the_ranks(self):
+        logits = random_logits(6, vocab=10)
+        found = position_statistics(probe_of(logits), probe_of(logits), self.decoding)
+        brute = [brute_position(row, row, self.decoding)["tuned_tail_mass"] for row in logits]
+        np.testing.assert_allclose(found["tuned_tail_mass"], brute, rtol=1e-5, atol=1e-9)
+        assert (found["missing"] == 0).all()
+
+    def test_one_model_against_itself_has_no_difference(self):
+        frame = probe_of(random_logits())
+        table = compare(frame, frame, SupportRule().label(frame), self.decoding, n_resamples=50)
+        assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+
+    def test_rows_invalid_in_either_probe_are_left_out(self):
+        logits, moved = self.pair()
+        logits[0, 0], moved[1, 0] = np.nan, np.inf
+        table = compare(
+            probe_of(logits), probe_of(moved), [LOCK] * 60, self.decoding, n_resamples=9
+        )
+        assert (table["positions"] == 58).all()
+        assert table.drop(columns=["label", "statistic"]).notna().all(axis=None)
+
+    def test_the_interval_resamples_problems_not_positions(self):
+        """Every position of a problem moves alike: 50 times the rows tell nothing more."""
+        rng = np.random.default_rng(0)
+        shift = rng.normal(0.5, 0.3, 12)
+        few = [two_way(0.9) for _ in shift]
+        moved = [two_way(0.9) * (1 + s) for s in shift]
+        widths = []
+        for copies in (1, 50):
+            base = probe_of(np.repeat(few, copies, 0))
+            tuned = probe_of(np.repeat(moved, copies, 0))
+            base["problem_id"] = np.repeat(np.arange(12), copies)
+            table = compare(base, tuned, [LOCK] * len(base), self.decoding, n_resamples=400)
+            row = table.set_index(["label", "statistic"]).loc[(LOCK, "entropy")]
+            assert row["problems"] == 12
+            widths.append(row["high"] - row["low"])
+        assert widths[0] == pytest.approx(widths[1], rel=1e-4) and widths[0] > 0
+
+    def test_rows_that_do_not_line_up_are_refused(self):
+        frame = probe_of(random_logits())
+        other = frame.assign(token_id=frame["token_id"].where(frame.index != 7, -1))
+        for tuned, message in (
+            (frame.iloc[1:], "60 base rows, 59 tuned rows"),
+            (other, "differ in token_id from row 7"),
+            (frame.drop(columns="position"), "the tuned probe lacks the columns: position"),
+        ):
+            with pytest.raises(UserError, match=message):
+                compare(frame, tuned, [LOCK] * 60, self.decoding)
+        with pytest.raises(UserError, match="59 labels for 60 positions"):
+            compare(frame, frame, [LOCK] * 59, self.decoding)
+
+    def test_seeded(self):
+        logits, moved = self.pair()
+        base, tuned = probe_of(logits), probe_of(moved)
+        tables = [
+            compare(base, tuned, [LOCK] * 60, self.decoding, n_resamples=99, seed=s)
+            for s in (1, 1, 2)
+        ]
+        pd.testing.assert_frame_equal(tables[0], tables[1])
+        assert not tables[0].equals(tables[2])
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize("low, high, lost, kept", [
+        (-0.5, -0.2, True, False),  # all of the interval fell by more than 5 % of 1.0
+        (-0.04, 0.3, False, True),  # all of it stayed above
+        (-0.2, 0.1, None, None),  # across the margin
+        (np.nan, np.nan, None, None),  # one problem
+    ])  # fmt: skip
+    def test_both_claims(self, low, high, lost, kept):
+        rows = [
+            (label, name, 9, 3, 1.0, 0.7, -0.3, low, high, 0.0)
+            for label, name in ((LOCK, "tail_mass"), (FORK, "head_entropy"), (FORK, "tail_mass"))
+        ]
+        columns = "label statistic positions problems base tuned difference low high missing"
+        locks, forks = verdicts(pd.DataFrame(rows, columns=columns.split()))
+        assert (locks.holds, forks.holds) == (lost, kept)
+        assert "tail mass at locks 1 -> 0.7, difference -0.3" in locks.sentence
+        assert forks.sentence.startswith("forks kept their head: ")
+
+    def test_nothing_below_the_noise_floor_is_called_real(self):
+        logits = random_logits()
+        base, tuned = probe_of(logits), probe_of(logits * 1.02)
+        again = probe_of(logits * (1 + 0.1 * np.sin(np.arange(60))[:, None]))
+        noise = again[again["sample_id"] % 2 == 0]
+        table = compare(base, tuned, [LOCK] * 60, TRAIN, noise=noise, n_resamples=99)
+        kept = (base["sample_id"] % 2 == 0).to_numpy()
+        entropy = table[(table.label == LOCK) & (table.statistic == "entropy")].iloc[0]
+        change = (noise["entropy"] - base["entropy"][kept]).abs().mean()
+        assert entropy["floor"] == pytest.approx(change, rel=1e-6)
+        rows = table[table.statistic == "tail_mass"].assign(low=-2.0, high=-1.0)
+        locks, _ = verdicts(rows)
+        assert locks.holds is None and "Scoring the base again" in locks.sentence
+        assert verdicts(rows.assign(floor=0.0))[0].holds is True
+
+    def test_a_label_that_does_not_occur_is_undecided(self):
+        frame = probe_of(random_logits())
+        table = compare(frame, frame, [LOCK] * 60, TRAIN, n_resamples=9)
+        assert set(table["statistic"]) == set(STATISTICS)
+        locks, forks = verdicts(table)
+        assert locks.holds is False  # nothing changed, so nothing was lost
+        assert forks.holds is None and "no fork was found" in forks.sentence
+
+    def test_ssd_in_the_ideal_is_found_to_do_what_the_paper_says(self):
+        """The ideal student (Prop. B.2): the base, tempered and truncated, next to nothing else."""
+        lock = np.tile(flat(-5.0), (40, 1))
+        lock[:, 3] = np.linspace(3, 5, 40)
+        fork = np.tile(flat(-9.0), (40, 1))
+        fork[:, :3] = np.random.default_rng(0).normal(0, 0.3, (40, 3))
+        base = np.concatenate([lock, fork])
+        student = np.tile(flat(-20.0), (80, 1))
+        for i, row in enumerate(base):
+            kept = support_of(row, TRAIN)
+            student[i, kept] = row[kept] / TRAIN.temperature
+        frame = probe_of(base, problems=10)
+        labels = SupportRule().label(frame)
+        assert list(labels) == [LOCK] * 40 + [FORK] * 40
+        table = compare(frame, probe_of(student, problems=10), labels, TRAIN, n_resamples=200)
+        assert [verdict.holds for verdict in verdicts(table)] == [True, True]
