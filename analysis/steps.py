@@ -26,7 +26,7 @@ def decoding_steps(
     logits [V], any order, or a probe row's K `top_logits` with `beyond`, the mass outside them at
     T=1. "temperature" and "top-k" are then of those K alone when T != 1 (nothing else is known of
     the rest), and `whole` is False there. Returns step, rank, index (into `logits`), probability,
-    kept, whole; steps that are off are left out. At most `ranks` ranks a step.
+    cumulative, kept, whole; steps that are off are left out. At most `ranks` ranks a step.
     Raises UserError for greedy decoding, no finite logit, or, with `beyond`, a top-k not in 1..K.
     Source: Figure 8, appendix A.
     """
@@ -66,6 +66,7 @@ def decoding_steps(
                     "rank": np.arange(1, len(z) + 1)[shown],
                     "index": order[shown],
                     "probability": probability[shown],
+                    "cumulative": np.cumsum(probability)[shown],
                     "kept": kept[shown],
                     "whole": is_whole,
                 }

@@ -16,7 +16,7 @@ from ssd_probe.analysis.sweep_table import EVAL, TRAIN, decoding_of, truncation
 from ssd_probe.errors import UserError
 
 STRESS_T = 2.0  # the paper's stress test: T_train = 2.0, no truncation
-_SCORES = ["model", "temperature", "group", "k", "estimate", "low", "high", "problems", "setting"]
+_SCORES = ["model", "temperature", "group", "k", "estimate", "low", "high", "problems"]
 
 
 def select(sweep: pd.DataFrame, group: str, k: int) -> pd.DataFrame:
@@ -60,16 +60,24 @@ class Margin(NamedTuple):
         return self.student - self.base
 
 
-def against_base(sweep: pd.DataFrame, group: str, k: int) -> tuple[pd.DataFrame, Margin]:
-    """Figure 2, one panel: the base against T_eval, the best student at its best, their margin.
+def against_base(
+    sweep: pd.DataFrame, group: str, k: int, chosen: pd.Series | None = None
+) -> tuple[pd.DataFrame, Margin]:
+    """Figure 2, one panel: the base against T_eval, a student's level, and their margin.
 
-    The base's curve is that of the truncation of its best point. Returns model ("base", "ssd"),
-    temperature, group, k, estimate, low, high, problems, setting.
+    chosen: a row whose model and settings the student's level has, so that panels show one and the
+    same; by default the best of this group and k. The base always has its best point, and its curve
+    is that of this point's truncation. Returns model ("base", "ssd"),
+    temperature, group, k, estimate, low, high, problems, checkpoint (the table's model), setting.
     Raises UserError without a base, a student, or this group and k.
     """
     rows = select(sweep, group, k)
-    base, top = base_of(rows), best(students_of(rows))
-    highest = best(base)
+    base, trained = base_of(rows), students_of(rows)
+    if chosen is not None:
+        trained = _same(trained, chosen, ["model", *TRAIN, *EVAL])
+        if trained.empty:
+            raise UserError(f"the chosen model {chosen['model']} has no pass@{k} of '{group}'")
+    highest, top = best(base), best(trained)
     curve = _same(base, highest, EVAL[1:]).sort_values("T_eval")
     frame = pd.concat([_scores(curve, "base"), _scores(top.to_frame().T, "ssd")])
     return frame, Margin(float(highest["estimate"]), float(top["estimate"]))
@@ -235,7 +243,8 @@ def _scores(rows: pd.DataFrame, model: str) -> pd.DataFrame:
         for _, row in rows.iterrows()
     ]
     frame = rows.rename(columns={"T_eval": "temperature"})
-    return frame.assign(model=model, setting=settings)[_SCORES].infer_objects()
+    frame = frame.assign(model=model, checkpoint=rows["model"], setting=settings)
+    return frame[[*_SCORES, "checkpoint", "setting"]].infer_objects()
 
 
 def _same(rows: pd.DataFrame, row: pd.Series, columns: list[str]) -> pd.DataFrame:

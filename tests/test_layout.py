@@ -17,9 +17,9 @@ LAYERS = {  # lowest first; a module may import its own layer and those above it
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
-    "figures": {"figures", "sweep_figures", "toy_figures"},
-    "views": {"demo", "doctor", "report", "stages", "story"},
-    "cli": {"cli", "cli_analysis", "cli_evaluate", "options"},
+    "figures": {"figures", "sweep_figures", "step_figures", "draw_sweeps", "toy_figures"},
+    "views": {"demo", "doctor", "report", "stages", "story", "grid", "sweep"},
+    "cli": {"cli", "cli_analysis", "cli_evaluate", "cli_sweep", "options"},
 }  # fmt: skip
 LEVEL = {name: i for i, names in enumerate(LAYERS.values()) for name in names}
 

@@ -1,0 +1,62 @@
+"""Figure 8 of the paper: the decoding pipeline on one distribution, a panel a step."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssd_probe.analysis.labels import require_columns
+from ssd_probe.decoding import Decoding
+from ssd_probe.figures import MODELS, MONOSPACE, new_axes, tick_text
+
+PAGE_WIDTH = 6.9  # inches: both columns
+_MOST_NAMES = 16  # with more tokens than this the axis shows ranks
+_LEAST = 1e-6  # what is less likely has no bar
+
+
+def fig_8(frame: pd.DataFrame, decoding: Decoding) -> Figure:
+    """Figure 8 whole. frame: of `analysis.steps.decoding_steps`, with a column `token` or not."""
+    require_columns(frame, ["step"], "Figure 8")
+    titles = {
+        "raw": "model: softmax(z)",
+        "temperature": f"temperature {decoding.temperature:g}",
+        "top-k": f"top-k {decoding.top_k}",
+        "top-p": f"top-p {decoding.top_p:g}",
+        "final": "renormalised: drawn",
+    }
+    steps = list(dict.fromkeys(frame["step"]))
+    fig, panels = plt.subplots(1, len(steps), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
+    for i, (step, ax) in enumerate(zip(steps, panels[0], strict=True)):
+        fig_8_step(frame[frame["step"] == step], ax)
+        ax.set_title((f"{i}. " if i else "") + titles[step], loc="left", fontsize=7)
+        ax.set_ylabel("" if i else "probability")
+    return fig
+
+
+def fig_8_step(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """One step: bars by rank in decades, what is removed pale beyond a dashed line.
+
+    frame: rank, probability, cumulative, kept, whole, and token where known.
+    """
+    require_columns(frame, ["rank", "probability", "cumulative", "kept", "whole"], "Figure 8")
+    ax = new_axes(ax)
+    look = MODELS["base"]
+    for kept, alpha in ((True, 1.0), (False, 0.3)):
+        part = frame[frame["kept"] == kept]
+        ax.bar(part["rank"], part["probability"], 0.8, color=look["color"], alpha=alpha)
+    inside = frame[frame["kept"]]
+    notes = [] if frame["whole"].all() else ["over the probe's ranks"]
+    if len(inside) < len(frame):
+        ax.axvline(len(inside) + 0.5, color="#444444", linewidth=0.8, linestyle="--")
+        notes.insert(0, f"{len(inside)} kept, mass {inside['cumulative'].iloc[-1]:.3g}")
+    ax.text(1, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top", fontsize=6)
+    if "token" in frame and len(frame) <= _MOST_NAMES:
+        names = [tick_text(token) for token in frame["token"]]
+        ax.set_xticks(frame["rank"], names, rotation=90, family=MONOSPACE, fontsize=5.5,
+                      parse_math=False)  # fmt: skip
+    else:
+        ax.set_xlabel("rank")
+    ax.set_yscale("log")
+    ax.set(ylim=(_LEAST, 10), xlim=(0.2, frame["rank"].max() + 0.8), ylabel="probability")
+    ax.grid(False, axis="x")
+    return ax
