@@ -11,22 +11,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_probe import sweep_figures
+from ssd_probe import sweep_figures, temperature_figures
 from ssd_probe.analysis import sweeps
 from ssd_probe.analysis.published import published
 from ssd_probe.analysis.sweep_table import check_sweep
 from ssd_probe.analysis.tables import sweep_table, table_2, write_table
 from ssd_probe.errors import UserError
-from ssd_probe.figures import paper_style, save
+from ssd_probe.figures import COLUMN_WIDTH, PAGE_WIDTH, paper_style, save
 
 Drawing = tuple[Figure, str]  # a figure and its caption
 _CHOSEN = "each model at the setting that was best for it on these same problems (optimistic)"
 _GROUP_NAMES = {"all": "overall"}
 
 
-def draw_sweep(sweep: pd.DataFrame, out: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+def draw_sweep(
+    sweep: pd.DataFrame, out: Path, sample: str | None = None
+) -> tuple[list[Path], list[tuple[str, str]]]:
     """Draw what a sweep table has data for into `out`, and the table as Markdown and LaTeX.
 
+    sample: text that the stress test's model was trained on, shown in Figure 7.
     Returns the PNG and table files, and (figure, why it is missing) for the rest.
     Raises UserError when it is no sweep table (`check_sweep`).
     """
@@ -38,7 +41,7 @@ def draw_sweep(sweep: pd.DataFrame, out: Path) -> tuple[list[Path], list[tuple[s
         "fig_2": lambda: _margins(sweep, ks),
         "fig_3a": lambda: _effective(sweep, first, "Figure 3a"),
         "fig_3b": lambda: _heat_map(sweep, first),
-        "fig_7": lambda: _stress(sweep),
+        "fig_7": lambda: _stress(sweep, sample),
         "fig_9": lambda: _effective(sweep, _second(ks), "Figure 9"),
         "fig_10": lambda: _heat_maps(sweep, first, "Figure 10"),
         "fig_11": lambda: _heat_maps(sweep, _second(ks), "Figure 11"),
@@ -137,7 +140,7 @@ def _difficulty(sweep: pd.DataFrame, ks: list[int], what: str, stressed: bool = 
     """Figures 1 and 15: a panel a k, bars by group."""
     student = sweeps.stress_rows(sweep) if stressed else None
     frames = {k: sweeps.by_difficulty(sweep, k, student) for k in dict.fromkeys(ks)}
-    width = sweep_figures.COLUMN_WIDTH if len(frames) == 1 else sweep_figures.PAGE_WIDTH
+    width = COLUMN_WIDTH if len(frames) == 1 else PAGE_WIDTH
     fig, panels = plt.subplots(1, len(frames), figsize=(width, 2.3), squeeze=False)
     for ax, (k, frame) in zip(panels[0], frames.items(), strict=True):
         names = frame["group"].map(lambda group: _GROUP_NAMES.get(group, group))
@@ -174,7 +177,7 @@ def _effective(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
     fits, curves = sweeps.fit_settings(points)
     base = rows[rows["T_train"].isna()]
     level = float(base["estimate"].max()) if len(base) else None
-    figure = _figure(sweep_figures.fig_3a(points, fits, curves, level))
+    figure = _figure(temperature_figures.fig_3a(points, fits, curves, level))
     told = "; ".join(_fit_text(fit) for fit in fits.to_dict("records"))
     return figure, (
         f"{what}. pass@{k} against T_eff = T_train * T_eval, a dot a cell of the sweep, by "
@@ -185,7 +188,7 @@ def _effective(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
 
 def _heat_map(sweep: pd.DataFrame, k: int) -> Drawing:
     setting, grid = next(iter(sweeps.grids(sweep, "all", k).items()))
-    return _figure(sweep_figures.fig_3b(grid)), (
+    return _figure(temperature_figures.fig_3b(grid)), (
         f"Figure 3b. pass@{k} (%) over T_train and T_eval, trained with {setting}; framed: the "
         f"best; hatched: not run. {_problems(sweep)}"
     )
@@ -193,17 +196,22 @@ def _heat_map(sweep: pd.DataFrame, k: int) -> Drawing:
 
 def _heat_maps(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
     grids = sweeps.grids(sweep, "all", k)
-    return sweep_figures.fig_3b_panels(grids), (
+    return temperature_figures.fig_3b_panels(grids), (
         f"{what}. pass@{k} (%) over T_train and T_eval, a panel a training truncation, one scale; "
         f"framed: the best of each; hatched: not run. {_problems(sweep)}"
     )
 
 
-def _stress(sweep: pd.DataFrame) -> Drawing:
+def _stress(sweep: pd.DataFrame, sample: str | None) -> Drawing:
     frame = sweeps.stress_curves(sweep)
-    return _figure(sweep_figures.fig_7(frame)), (
-        "Figure 7. The stress test: pass@k against T_eval of the base and of a model trained on "
-        f"samples without truncation. {_settings(frame)} {_problems(frame)}"
+    if sample is None:
+        figure, left = _figure(temperature_figures.fig_7(frame)), ""
+    else:
+        figure = temperature_figures.fig_7_panels(frame, sample)
+        left = "Left: the start of a training sample. "
+    return figure, (
+        f"Figure 7. {left}The stress test: pass@k against T_eval of the base and of a model "
+        f"trained on samples without truncation. {_settings(frame)} {_problems(frame)}"
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -29,6 +30,7 @@ from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.labels import FORK, LOCK
 
 COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
+PAGE_WIDTH = 6.9  # both columns
 MODELS: dict[str, dict[str, Any]] = {
     "base": {"name": "base", "color": "#D98E04", "linestyle": "--", "marker": "o", "hatch": "////"},
     "ssd": {"name": "SSD", "color": "#0072B2", "linestyle": "-", "marker": "s", "hatch": ""},
@@ -246,6 +248,16 @@ def _against_temperature(
     return ax
 
 
+def percent_axis(axis: Axis) -> None:
+    """Ticks of a fraction as "42.5 %"."""
+    axis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
+
+
+def legend_above(ax: Axes, columns: int = 3) -> None:
+    """The legend on top of the axes: for figures that may have data anywhere below."""
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
+
+
 def legend(ax: Axes) -> None:
     """The legend where it covers least."""
     ax.legend(loc="best", borderaxespad=0.3)
@@ -256,14 +268,14 @@ def _glyphs() -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont(MONOSPACE)).get_charmap())
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """The text with characters that the font lacks as boxes: matplotlib would warn at each."""
     return "".join(c if c == "\n" or ord(c) in _glyphs() else "□" for c in text)
 
 
 def tick_text(token: str) -> str:
     """A token as a tick label: blanks made visible, long ones cut."""
-    shown = _drawable(token.replace("\n", "↵").replace("\t", "→").replace(" ", "␣"))
+    shown = drawable(token.replace("\n", "↵").replace("\t", "→").replace(" ", "␣"))
     return shown if len(shown) <= 9 else shown[:8] + "…"
 
 
@@ -281,7 +293,7 @@ def _cells(frame: pd.DataFrame, columns: int) -> Iterator[_Cell]:
     """Lay the tokens out as text: newlines break, lines of `columns` characters wrap."""
     column = line = 0
     for token, label, branching in frame[["token", "label", "branching"]].itertuples(index=False):
-        text = _drawable(token.replace("\r", "").replace("\t", "    "))
+        text = drawable(token.replace("\r", "").replace("\t", "    "))
         if label == FORK and not token.strip():  # a blank fork would have no ink to mark
             text = text.replace(" ", "␣").replace("\n", "↵\n")
         for i, rest in enumerate(text.split("\n")):

@@ -1,17 +1,17 @@
 """Figure 8 of the paper: the decoding pipeline on one distribution, a panel a step."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from ssd_probe.analysis.labels import require_columns
 from ssd_probe.decoding import Decoding
-from ssd_probe.figures import MODELS, MONOSPACE, new_axes, tick_text
+from ssd_probe.figures import MODELS, MONOSPACE, PAGE_WIDTH, new_axes, tick_text
 
-PAGE_WIDTH = 6.9  # inches: both columns
 _MOST_NAMES = 16  # with more tokens than this the axis shows ranks
-_LEAST = 1e-6  # what is less likely has no bar
 
 
 def fig_8(frame: pd.DataFrame, decoding: Decoding) -> Figure:
@@ -47,7 +47,7 @@ def fig_8_step(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     inside = frame[frame["kept"]]
     notes = [] if frame["whole"].all() else ["over the probe's ranks"]
     if len(inside) < len(frame):
-        ax.axvline(len(inside) + 0.5, color="#444444", linewidth=0.8, linestyle="--")
+        ax.axvline(len(inside) + 0.5, ymax=0.86, color="#444444", linewidth=0.8, linestyle="--")
         notes.insert(0, f"{len(inside)} kept, mass {inside['cumulative'].iloc[-1]:.3g}")
     ax.text(1, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top", fontsize=6)
     if "token" in frame and len(frame) <= _MOST_NAMES:
@@ -57,6 +57,8 @@ def fig_8_step(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     else:
         ax.set_xlabel("rank")
     ax.set_yscale("log")
-    ax.set(ylim=(_LEAST, 10), xlim=(0.2, frame["rank"].max() + 0.8), ylabel="probability")
+    ax.set_yticks(10.0 ** np.arange(-6, 1))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(ylim=(1e-6, 10), xlim=(0.2, frame["rank"].max() + 0.8), ylabel="probability")
     ax.grid(False, axis="x")
     return ax

@@ -13,9 +13,16 @@ from matplotlib.ticker import MaxNLocator
 
 from ssd_probe.analysis import toy
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.figures import COLUMN_WIDTH, FORK_COLOR, LOCK_COLOR, MODELS, paper_style, save
+from ssd_probe.figures import (
+    COLUMN_WIDTH,
+    FORK_COLOR,
+    LOCK_COLOR,
+    MODELS,
+    PAGE_WIDTH,
+    paper_style,
+    save,
+)
 
-PAGE_WIDTH = 6.9  # inches: both columns
 _RIGHT, _WRONG = "#2E7D4F", "#B9B9B9"
 _MOST_BOXES, _MOST_ARROWS = 8, 3  # a longer machine is drawn with "x n" and "n tokens"
 

@@ -17,7 +17,8 @@ LAYERS = {  # lowest first; a module may import its own layer and those above it
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
-    "figures": {"figures", "sweep_figures", "step_figures", "draw_sweeps", "toy_figures"},
+    "figures": {"figures", "sweep_figures", "step_figures", "temperature_figures",
+                "draw_sweeps", "toy_figures"},
     "views": {"demo", "doctor", "report", "stages", "story", "grid", "sweep"},
     "cli": {"cli", "cli_analysis", "cli_evaluate", "cli_sweep", "options"},
 }  # fmt: skip
