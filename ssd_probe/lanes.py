@@ -8,20 +8,21 @@ independent of the machine's number of cores.
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
 
-Run = Callable[[Callable[..., None], Iterable[tuple]], None]
+Run = Callable[..., None]
 
 
 @contextmanager
 def lanes(count: int = 2) -> Iterator[Run]:
     """`with lanes() as run: run(task, [(a, b), ...])` calls `task(a, b)`..., `count` at a time.
 
-    `run` returns when all are done, and raises what a task raised. Whatever ends the block early
-    also ends the processes.
+    `run` returns when all are done, and raises what a task raised; `run(task, arguments, done)`
+    calls `done()` after each. Whatever ends the block early, or this process, ends the others.
     """
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
@@ -29,9 +30,12 @@ def lanes(count: int = 2) -> Iterator[Run]:
         numbers.put(number)
     pool = ProcessPoolExecutor(count, context, initializer=_enter, initargs=(numbers,))
 
-    def run(task: Callable[..., None], arguments: Iterable[tuple]) -> None:
-        for future in [pool.submit(task, *each) for each in arguments]:
+    def run(
+        task: Callable[..., None], arguments: Iterable[tuple], done: Callable = lambda: None
+    ) -> None:
+        for future in as_completed([pool.submit(task, *each) for each in arguments]):
             future.result()
+            done()
 
     try:
         yield run
@@ -46,9 +50,18 @@ def lanes(count: int = 2) -> Iterator[Run]:
 
 def _enter(numbers: Any) -> None:
     """Prepare a process: its own line for progress bars, one thread, Ctrl-C left to the parent."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TQDM_POSITION"] = str(numbers.get())
     os.environ["TQDM_LEAVE"] = "0"
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent can end nobody: without this its tasks would go on and hold their files."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

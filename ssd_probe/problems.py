@@ -58,9 +58,8 @@ def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[s
     elif name.lower().endswith((".jsonl", ".jsonl.gz")):
         return _livecodebench_tasks(Path(source), only)
     else:
-        raise UserError(
-            f"{name}: unknown problems; choose humaneval or tiny:SPLIT, or a LiveCodeBench .jsonl file"
-        )
+        known = "humaneval or tiny:SPLIT, or a LiveCodeBench .jsonl file"
+        raise UserError(f"{name}: unknown problems; choose {known}")
     return {key: task for key, task in tasks.items() if only is None or key in only}
 
 

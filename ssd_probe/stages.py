@@ -4,6 +4,7 @@ import json
 import os
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,24 @@ from ssd_probe.errors import UserError
 from ssd_probe.run import begin, claim, write_json
 
 
+class Checkpoint:
+    """A model by name, hashed and loaded when first asked for, and once."""
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        self.name, self.device = name, device
+
+    @cached_property
+    def identity(self) -> str:
+        return model_identity(self.name)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model."""
+        return load_tokenizer(self.name), load_model(self.name, device=self.device)
+
+
 def sample_stage(
-    model: str,
+    model: str | Checkpoint,
     prompts: str,
     decoding: Decoding,
     out: Path,
@@ -27,22 +44,26 @@ def sample_stage(
     device: str | None = None,
     **options: Any,
 ) -> list[dict]:
-    """Sample into `out`; its record `out`.run.json refuses other settings for the same file."""
+    """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
+
+    A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
+    """
     from ssd_probe.sample import sample_to_file
 
+    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
     chosen = read_prompts(prompts, limit)
     settings = {
-        "weights": model_identity(model),
+        "weights": checkpoint.identity,
         "prompts": _digest([(p.problem_id, p.messages, p.text) for p in chosen]),
         "decoding": decoding.to_dict(),
         **options,
     }
     with claim(out, is_file=True):
-        about = {"model": model, "source": str(prompts), "prompts": len(chosen)}
+        about = {"model": checkpoint.name, "source": str(prompts), "prompts": len(chosen)}
         begin(out.with_name(out.name + ".run.json"), settings, about)
         if out.exists():
             return read_jsonl(out)
-        tokenizer, loaded = load_tokenizer(model), load_model(model, device=device)
+        tokenizer, loaded = checkpoint.loaded
         return sample_to_file(out, loaded, tokenizer, chosen, decoding, **options)
 
 

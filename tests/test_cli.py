@@ -11,7 +11,18 @@ import pytest
 
 from ssd_probe.cli import main
 
-COMMANDS = ("demo", "sample", "train", "probe", "compare", "evaluate", "figures", "toy", "doctor")
+COMMANDS = (
+    "demo",
+    "sample",
+    "train",
+    "probe",
+    "compare",
+    "evaluate",
+    "sweep",
+    "figures",
+    "toy",
+    "doctor",
+)
 
 
 def run(*arguments, **options):
