@@ -80,7 +80,7 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
 
 def decoding_of(row: pd.Series, stage: list[str]) -> Decoding:
     """The decoding of a row; `stage` is `TRAIN` or `EVAL`. Raises UserError when out of range."""
-    temperature, top_k, top_p = (row[name] for name in stage)
+    temperature, top_k, top_p = (float(row[name]) for name in stage)
     return Decoding(temperature, int(top_k) if top_k % 1 == 0 else top_k, top_p)
 
 

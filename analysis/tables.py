@@ -109,10 +109,17 @@ def rules_table(scores: pd.DataFrame) -> pd.DataFrame:
     numbers = ["precision", "recall", "f1", "auc"]
     require_columns(scores, ["label", *numbers], "the rules' scores")
     keys = [key for key in ("rule", "label", "truth", "predicted") if key in scores]
-    shown = scores[keys].assign(
-        **{name: ["n/a" if math.isnan(x) else f"{x:.3f}" for x in scores[name]] for name in numbers}
-    )
-    return shown.rename(columns={"f1": "F1", "auc": "ROC-AUC"})
+    return rounded(scores[[*keys, *numbers]]).rename(columns={"f1": "F1", "auc": "ROC-AUC"})
+
+
+def rounded(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """Any frame with its floats as text of so many decimals, "n/a" where missing."""
+    floats = frame.select_dtypes("floating")
+    shown = {
+        name: ["n/a" if math.isnan(x) else f"{x:z.{digits}f}" for x in floats[name]]
+        for name in floats
+    }
+    return frame.assign(**shown)
 
 
 def table_2(scores: pd.DataFrame) -> pd.DataFrame:

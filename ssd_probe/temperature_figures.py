@@ -34,7 +34,7 @@ from ssd_probe.figures import (
 _SETTINGS = (("#0072B2", "o", "-"), ("#CC79A7", "s", "-."), ("#009E73", "^", (0, (5, 1, 1, 1))),
              ("#444444", "D", ":"), ("#56B4E9", "v", "--"))  # fmt: skip
 _HEAT = "cividis"  # one ramp of lightness, made for colour-blind readers
-_SAMPLE = (18, 52)  # lines and columns of Figure 7's sample
+_SAMPLE = (18, 70)  # lines and columns of Figure 7's sample
 
 
 def fig_3a(
