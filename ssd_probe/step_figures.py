@@ -15,7 +15,10 @@ _MOST_NAMES = 16  # with more tokens than this the axis shows ranks
 
 
 def fig_8(frame: pd.DataFrame, decoding: Decoding) -> Figure:
-    """Figure 8 whole. frame: of `analysis.steps.decoding_steps`, with a column `token` or not."""
+    """Figure 8 whole: a panel a step, and with a column `label` a row of them a label.
+
+    frame: of `analysis.steps.decoding_steps`, with a column `token` or not.
+    """
     require_columns(frame, ["step"], "Figure 8")
     titles = {
         "raw": "model: softmax(z)",
@@ -25,11 +28,17 @@ def fig_8(frame: pd.DataFrame, decoding: Decoding) -> Figure:
         "final": "renormalised: drawn",
     }
     steps = list(dict.fromkeys(frame["step"]))
-    fig, panels = plt.subplots(1, len(steps), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
-    for i, (step, ax) in enumerate(zip(steps, panels[0], strict=True)):
-        fig_8_step(frame[frame["step"] == step], ax)
-        ax.set_title((f"{i}. " if i else "") + titles[step], loc="left", fontsize=7)
-        ax.set_ylabel("" if i else "probability")
+    labels = list(dict.fromkeys(frame["label"])) if "label" in frame else [""]
+    size = (PAGE_WIDTH, 0.3 + 2 * len(labels))
+    fig, panels = plt.subplots(len(labels), len(steps), figsize=size, sharey=True, squeeze=False)
+    for i, step in enumerate(steps):
+        name = (f"{i}. " if i else "") + titles[step]
+        panels[0, i].set_title(name, loc="left", fontsize=7)
+    for label, row in zip(labels, panels, strict=True):
+        part = frame[frame["label"] == label] if label else frame
+        for i, (step, ax) in enumerate(zip(steps, row, strict=True)):
+            fig_8_step(part[part["step"] == step], ax)
+            ax.set_ylabel("" if i else f"a {label}: probability" if label else "probability")
     return fig
 
 

@@ -202,6 +202,9 @@ def test_fig_8_has_a_panel_a_step_and_pales_what_it_removes():
     assert texts(nucleus) == ["3 kept, mass 0.928"]
     assert list(nucleus.lines[0].get_xdata()) == [3.5, 3.5]
     fig.canvas.draw()
+    both = fig_8(pd.concat([frame.assign(label=name) for name in ("fork", "lock")]), decoding)
+    assert len(both.axes) == 8
+    assert both.axes[4].get_ylabel() == "a lock: probability"
 
 
 @pytest.mark.parametrize("figure, frame", [(fig_1, PAIRS), (fig_7, CURVE)])
