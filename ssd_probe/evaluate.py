@@ -1,25 +1,33 @@
 """Run sampled programs against hidden tests and say what became of each.
 
-Programs run in `ssd_probe/worker.py`, in processes with limits on time, memory and files. The
-expected values stay in this process: the program only ever sees code and inputs.
+Programs run in boxes (`sandbox.py`), whose inside (`candidate.py`) sees code and inputs; expected
+values stay out here (`judge.py`) or in the process of a benchmark's own check (`oracle.py`).
 """
 
+import hashlib
 import json
-import subprocess
-import sys
+import queue
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from tqdm import tqdm
 
+from ssd_probe import sandbox
 from ssd_probe.errors import UserError
-from ssd_probe.problems import Task, extract_code
+from ssd_probe.judge import VERDICTS, Judge, Verdict
+from ssd_probe.problems import Task, program
 
-VERDICTS = ("pass", "wrong", "error", "timeout", "crash", "memory", "infra_error")
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["VERDICTS", "evaluate", "isolation"]
+
+COLUMNS = ["problem_id", "difficulty", "sample", "verdict", "detail"]
+FLIPPED = "; over time at first, not when run alone"
 
 
 @dataclass
@@ -27,10 +35,26 @@ class _Job:
     """One distinct program of one problem, and the samples that wrote it."""
 
     task: Task
-    code: str
+    code: str | None
     samples: list[int] = field(default_factory=list)
-    verdict: str = "infra_error"
+    verdict: str = ""  # empty: not run yet
     detail: str = ""
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.task.problem_id}\0{self.code}".encode()).hexdigest()
+
+
+def isolation(unsandboxed: bool) -> str:
+    """What keeps programs from the machine, as results record it; `UserError` if nothing does."""
+    if unsandboxed:
+        return "none, accepted"
+    if reason := sandbox.missing():
+        raise UserError(
+            f"model-written programs cannot be isolated: {reason}; "
+            "or --i-accept-unsandboxed-execution, on a machine you can lose"
+        )
+    return "bubblewrap"
 
 
 def evaluate(
@@ -41,21 +65,25 @@ def evaluate(
     seconds: float = 3.0,
     megabytes: int = 1024,
     progress: bool = True,
-) -> pd.DataFrame:
+    unsandboxed: bool = False,
+    part: Path | None = None,
+) -> "pd.DataFrame":
     """One row a sample: `problem_id, difficulty, sample, verdict, detail`.
 
     `samples` have `problem_id` (or `task_id`) and `completion`. A program that a problem's samples
-    share runs once. Verdicts: `pass`; `wrong` (another result); `error` (an exception); `timeout`;
-    `crash` (a signal or an early exit); `memory`; `infra_error` (ours, never counted as wrong).
+    share runs once. Verdicts: `pass`; `wrong` (another result); `error` (an exception, or no code);
+    `timeout`; `crash` (a signal or an early exit); `memory`; `output_limit`; `protocol` (a forged
+    reply); `infra_error` (ours, never counted as wrong). Timeouts are run again, alone; a verdict
+    that changes says so in its detail. With `part`, verdicts are kept in that file as they come,
+    and a later call runs only the rest. `UserError` for bad samples and where nothing isolates.
     """
-    jobs = _distinct_jobs(samples, tasks)
-    _run_all(list(jobs.values()), workers, seconds, megabytes, progress)
-    counts: dict[str, int] = {}
-    rows = []
-    for job, problem_id in _in_sample_order(jobs.values(), len(samples)):
-        index = counts[problem_id] = counts.get(problem_id, -1) + 1
-        rows.append((problem_id, job.task.difficulty, index, job.verdict, job.detail))
-    return pd.DataFrame(rows, columns=["problem_id", "difficulty", "sample", "verdict", "detail"])
+    isolation(unsandboxed)
+    jobs = list(_distinct_jobs(samples, tasks).values())
+    with _Ledger(part) as ledger:
+        ledger.recall(jobs)
+        new_judge = lambda: Judge(seconds, megabytes, not unsandboxed)  # noqa: E731
+        _run_all([job for job in jobs if not job.verdict], new_judge, workers, ledger, progress)
+    return _frame(jobs, len(samples))
 
 
 def _distinct_jobs(samples: Sequence[dict], tasks: dict[str, Task]) -> dict[tuple, _Job]:
@@ -67,85 +95,104 @@ def _distinct_jobs(samples: Sequence[dict], tasks: dict[str, Task]) -> dict[tupl
         if not isinstance(sample.get("completion"), str):
             raise UserError(f"sample {number + 1}: no `completion` text")
         task = tasks[problem_id]
-        code = task.prefix + extract_code(sample["completion"]) + task.suffix
+        code = program(task, sample["completion"])
         jobs.setdefault((problem_id, code), _Job(task, code)).samples.append(number)
     return jobs
 
 
-def _in_sample_order(jobs: Iterable[_Job], count: int) -> list[tuple[_Job, str]]:
+def _frame(jobs: Iterable[_Job], count: int) -> "pd.DataFrame":
+    """One row a sample, in the order of the samples."""
+    import pandas as pd  # 80 MB that the running of programs does not need
+
     by_sample = {number: job for job in jobs for number in job.samples}
-    return [(by_sample[i], by_sample[i].task.problem_id) for i in range(count)]
+    seen: dict[str, int] = {}
+    rows = []
+    for number in range(count):
+        job = by_sample[number]
+        problem_id = job.task.problem_id
+        index = seen[problem_id] = seen.get(problem_id, -1) + 1
+        rows.append((problem_id, job.task.difficulty, index, job.verdict, job.detail))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _run_all(jobs: list[_Job], workers: int, seconds: float, megabytes: int, progress: bool):
-    queue: SimpleQueue[_Job] = SimpleQueue()
-    for job in jobs:
-        queue.put(job)
+def _run_all(jobs: list[_Job], new_judge, workers: int, ledger: "_Ledger", progress: bool) -> None:
+    """Every job, `workers` at a time; then those over time again, one by one."""
+    late: list[_Job] = []
     bar = tqdm(total=len(jobs), desc="running programs", disable=None if progress else True)
-    threads = [
-        threading.Thread(target=_serve, args=(queue, bar, seconds, megabytes), daemon=True)
-        for _ in range(min(workers, len(jobs)))
-    ]
+    waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+
+    def serve() -> None:
+        with closing(new_judge()) as judge:
+            while True:
+                try:
+                    job = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                verdict = _judged(judge, job)
+                if verdict[0] == "timeout":
+                    late.append(job)
+                else:
+                    ledger.enter(job, verdict)
+                    bar.update()
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(workers, len(jobs)))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    with closing(new_judge()) as judge:
+        for job in sorted(late, key=lambda job: job.samples):
+            verdict, detail = _judged(judge, job)
+            detail += FLIPPED if verdict != "timeout" else ""
+            ledger.enter(job, (verdict, detail))
+            bar.update()
     bar.close()
 
 
-def _serve(queue: SimpleQueue, bar: tqdm, seconds: float, megabytes: int) -> None:
-    """Feed one worker process until the queue is empty; a worker that dies is replaced."""
-    process = None
-    while True:
-        try:
-            job = queue.get_nowait()
-        except Empty:
-            break
-        if process is None or process.poll() is not None:
-            process = _start_worker()
-        answer = _ask(process, job, seconds, megabytes)
-        job.verdict, job.detail = _judge(answer, job.task)
-        bar.update()
-    if process is not None:
-        process.communicate()  # the worker ends at the end of its input
-
-
-def _start_worker() -> subprocess.Popen:
-    script = str(Path(__file__).with_name("worker.py"))
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={},
-        cwd="/",
-    )
-
-
-def _ask(process: subprocess.Popen, job: _Job, seconds: float, megabytes: int) -> dict:
-    request = {
-        "code": job.code,
-        "entry": job.task.entry,
-        "inputs": [arguments for arguments, _ in job.task.tests],
-        "seconds": seconds,
-        "megabytes": megabytes,
-    }
+def _judged(judge: Judge, job: _Job) -> Verdict:
+    if job.code is None:
+        return "error", "no code in the answer"
     try:
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
-    except (OSError, ValueError) as error:
-        process.kill()
-        return {"verdict": "infra_error", "detail": f"worker died: {error}"}
+        return judge.verdict(job.task, job.code)
+    except Exception as error:  # ours: never the program's verdict
+        judge.close()
+        return "infra_error", f"{type(error).__name__}: {error}"[:200]
 
 
-def _judge(answer: dict, task: Task) -> tuple[str, str]:
-    """Compare in JSON text, where 1, 1.0 and true differ and a tuple equals a list."""
-    if answer["verdict"] != "done":
-        return answer["verdict"], answer.get("detail", "")
-    for (arguments, expected), got in zip(task.tests, answer["outputs"], strict=True):
-        if json.dumps(got) != json.dumps(expected):
-            return "wrong", f"{task.entry}{tuple(arguments)} gave {got!r:.80}, not {expected!r:.80}"
-    return "pass", ""
+class _Ledger:
+    """Verdicts in a file, line by line, so that an interrupted run goes on where it was."""
+
+    def __init__(self, path: Path | None):
+        self._path, self._lock = path, threading.Lock()
+        self._known = {key: (verdict, detail) for key, verdict, detail in _read_lines(path)}
+
+    def __enter__(self) -> "_Ledger":
+        self._file = self._path.open("a", encoding="utf-8") if self._path else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def recall(self, jobs: Iterable[_Job]) -> None:
+        for job in jobs:
+            job.verdict, job.detail = self._known.get(job.key, ("", ""))
+
+    def enter(self, job: _Job, verdict: Verdict) -> None:
+        job.verdict, job.detail = verdict
+        if self._file and job.verdict != "infra_error":  # those are run again
+            with self._lock:
+                self._file.write(json.dumps([job.key, *verdict]) + "\n")
+                self._file.flush()
+
+
+def _read_lines(path: Path | None) -> list[list[str]]:
+    """The lines of an interrupted run; a last one that was cut short is dropped."""
+    if path is None or not path.exists():
+        return []
+    whole, newline, torn = path.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        path.write_text(whole + newline, encoding="utf-8")
+    return [json.loads(line) for line in whole.split("\n") if line]

@@ -12,15 +12,15 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = {  # lowest first; a module may import its own layer and those above it in this table
     "core": {"__init__", "decoding", "errors", "run", "data", "checkpoints", "sample", "train",
-             "evaluate", "problems", "livecodebench", "lanes", "worker", "tiny", "texts", "weights",
-             "parts"},
+             "problems", "livecodebench", "lanes", "tiny", "texts", "weights", "parts",
+             "evaluate", "judge", "oracle", "candidate", "sandbox", "seccomp"},
     "kernels": {"kernels"},
     "probe": {"probe", "syntax", "forward", "heads", "table", "writer", "pairs", "trust"},
     "analysis": {"analysis"},
     "figures": {"figures", "sweep_figures", "step_figures", "temperature_figures",
-                "draw_sweeps", "toy_figures"},
+                "draw_sweeps", "toy_figures", "predict_figures"},
     "views": {"demo", "doctor", "report", "stages", "story", "grid", "sweep"},
-    "cli": {"cli", "cli_analysis", "cli_evaluate", "cli_sweep", "options"},
+    "cli": {"cli", "cli_analysis", "cli_evaluate", "cli_predict", "cli_sweep", "options"},
 }  # fmt: skip
 LEVEL = {name: i for i, names in enumerate(LAYERS.values()) for name in names}
 
