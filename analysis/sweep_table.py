@@ -6,6 +6,7 @@ known, low, high (its interval) and problems. top-k 0 and top-p 1 are no truncat
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,8 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
 def decoding_of(row: pd.Series, stage: list[str]) -> Decoding:
     """The decoding of a row; `stage` is `TRAIN` or `EVAL`. Raises UserError when out of range."""
     temperature, top_k, top_p = (float(row[name]) for name in stage)
-    return Decoding(temperature, int(top_k) if top_k % 1 == 0 else top_k, top_p)
+    count: Any = int(top_k) if top_k % 1 == 0 else top_k  # a fraction is Decoding's to refuse
+    return Decoding(temperature, count, top_p)
 
 
 def truncation(top_k: float, top_p: float) -> str:
