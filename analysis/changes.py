@@ -30,7 +30,10 @@ Floats = NDArray[np.float64]
 
 
 def position_statistics(
-    base: pd.DataFrame, tuned: pd.DataFrame, decoding: Decoding
+    base: pd.DataFrame,
+    tuned: pd.DataFrame,
+    decoding: Decoding,
+    stats: tuple[PositionStats, PositionStats] | None = None,
 ) -> pd.DataFrame:
     """The statistics of each position in both models: `base_<name>` and `tuned_<name>` columns.
 
@@ -53,32 +56,35 @@ def position_statistics(
     have, so those are then lower bounds. A pair's frame (of `Probe.load(PAIR).frame`) knows the
     tuned logit of each token of S: nothing is missing, and kl = KL(base || tuned), js and tv over
     the whole vocabulary are there too, as `tuned_<name>` beside a base of 0.
-    Greedy training has no loss terms: they are NaN.
+    Greedy training has no loss terms: they are NaN. stats: those of the two frames, if they are at
+    hand.
     Raises UserError when the rows do not line up. Source: appendix B, eq. 12, 15 and 30.
     """
     require_same_rows(base, tuned)
-    stats, tuned_stats = stats_of(base), stats_of(tuned)
-    require_exact(stats, decoding)
+    own, tuned_stats = stats or (stats_of(base), stats_of(tuned))
+    require_exact(own, decoding)
     require_exact(tuned_stats, decoding)
-    sizes, entropies = stats.truncated([decoding])
-    support = np.arange(max(1, int(sizes.max()))) < sizes.numpy()  # [N, S]: S is a prefix of ranks
-    ids = stats.top_ids.numpy()[:, : support.shape[1]]
+    kept = own.truncated([decoding])
+    support = (
+        np.arange(max(1, int(kept.size.max()))) < kept.size.numpy()
+    )  # [N, S]: S is a prefix of ranks
+    ids = own.top_ids.numpy()[:, : support.shape[1]]
     at_base_top = base.get("other_at_base_top")
     sides = {
-        "base": (stats, entropies, *_base_masses(stats, support)),
+        "base": (own, kept.entropy, *_base_masses(own, support)),
         "tuned": (
             tuned_stats,
-            tuned_stats.truncated([decoding])[1],
+            tuned_stats.truncated([decoding]).entropy,
             *_tuned_masses(tuned_stats, support, ids, at_base_top),
         ),
     }
     log_q = _target(sides["base"][2], decoding)
     columns = {"problem_id": base["problem_id"].to_numpy()}
-    for side, (own, entropy, head, tail) in sides.items():
-        measured = _split(own.entropy.double().numpy(), head, tail)
+    for side, (of, entropy, head, tail) in sides.items():
+        measured = _split(of.entropy.double().numpy(), head, tail)
         measured["branching"] = np.exp(entropy[:, 0].numpy())
-        measured["top1_agreement"] = (own.top_ids[:, 0] == stats.top_ids[:, 0]).double().numpy()
-        measured |= _loss_terms(head, tail, log_q, _at_most(own, tail), decoding)
+        measured["top1_agreement"] = (of.top_ids[:, 0] == own.top_ids[:, 0]).double().numpy()
+        measured |= _loss_terms(head, tail, log_q, _at_most(of, tail), decoding)
         columns |= {f"{side}_{name}": measured[name] for name in STATISTICS}
     for name, column in _PAIR_COLUMNS.items():
         if column in base:

@@ -17,6 +17,7 @@ from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.stats import PositionStats
 
 ALL = "all"
 
@@ -61,17 +62,22 @@ def compare(
 
 
 def totals(
-    base: pd.DataFrame, tuned: pd.DataFrame, labels: ArrayLike, decoding: Decoding
+    base: pd.DataFrame,
+    tuned: pd.DataFrame,
+    labels: ArrayLike,
+    decoding: Decoding,
+    stats: tuple[PositionStats, PositionStats] | None = None,
 ) -> pd.DataFrame:
     """Sums over the positions of each label and problem; those of several parts just add.
 
-    Arguments as of `compare`. Index label ("all" too), problem_id; columns positions, missing, and
-    each statistic's `base_<name>` and `tuned_<name>`. No rows where nothing is valid in both.
+    Arguments as of `compare`; stats: those of the two frames, if they are at hand. Index label
+    ("all" too), problem_id; columns positions, missing, and each statistic's `base_<name>` and
+    `tuned_<name>`. No rows where nothing is valid in both.
     """
     kinds = np.asarray(labels)
     if kinds.shape != (len(base),):
         raise UserError(f"{len(kinds)} labels for {len(base)} positions: one each is needed")
-    measured = position_statistics(base, tuned, decoding)
+    measured = position_statistics(base, tuned, decoding, stats)
     measured["missing"] = measured["missing"] > 0
     measured.insert(0, "positions", 1)
     measured.insert(0, "label", kinds)

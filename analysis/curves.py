@@ -1,61 +1,67 @@
 """The data of Figures 5 and 6: ranked probabilities, cumulative mass, and truncation curves.
 
-Each function takes the probe of one model; `stack_models` puts several models under one another
-for the figures.
+Each function takes the probe of one model, as a frame or as its `PositionStats`; `pooled` joins the
+curves of its parts, and `stack_models` puts several models under one another for the figures.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
+from ssd_probe.analysis.frames import require_exact, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats
 
 TEMPERATURES = tuple(np.round(np.arange(0.4, 2.01, 0.1), 2).tolist())  # Figures 6b and 6c
+Positions: TypeAlias = pd.DataFrame | PositionStats
 MASS_BINS = (0.999, 0.995, 0.99, 0.98, 0.95)  # Figure 6d: the least top-20 mass of each bin
 
 
-def cumulative_mass(frame: pd.DataFrame, ranks: int = 60) -> pd.DataFrame:
+def cumulative_mass(frame: Positions, ranks: int = 60) -> pd.DataFrame:
     """Figure 6a: mean mass of the r most likely tokens, and what they miss, for r = 1..ranks.
 
-    Returns rank, mass, miss. `miss` is summed from the far tail inward, not as 1 - mass, so the
-    sixth nine is still right; mass = 1 - miss. Raises UserError when the probe keeps fewer ranks.
+    Returns rank, mass, miss, positions. `miss` is summed from the far tail inward, not as 1 - mass,
+    so the sixth nine is still right; mass = 1 - miss. Raises UserError when the probe keeps fewer
+    ranks.
     """
-    miss = _miss_after(stats_of(valid_rows(frame)))  # [N, K]
+    miss = _miss_after(valid_stats(frame))  # [N, K]
     if not 1 <= ranks <= miss.shape[1]:
         raise UserError(f"the probe keeps {miss.shape[1]} ranks, {ranks} were asked for")
     mean = miss[:, :ranks].mean(0)
-    return pd.DataFrame({"rank": np.arange(1, ranks + 1), "mass": 1 - mean, "miss": mean})
+    table = pd.DataFrame({"rank": np.arange(1, ranks + 1), "mass": 1 - mean, "miss": mean})
+    return table.assign(positions=len(miss))
 
 
 def truncation_curves(
-    frame: pd.DataFrame,
+    frame: Positions,
     temperatures: Iterable[float] = TEMPERATURES,
     top_k: int = 20,
     top_p: float = 0.8,
 ) -> pd.DataFrame:
     """Figures 6b, 6c: mean number of survivors, and mean entropy after truncation, by temperature.
 
-    Returns temperature, survivors, entropy (nats, of the tempered and truncated distribution).
+    Returns temperature, survivors, entropy (nats, of the tempered and truncated distribution),
+    positions.
     """
-    stats = stats_of(valid_rows(frame))
-    rows = []
-    for temperature in temperatures:
-        decoding = Decoding(temperature, top_k, top_p)
+    stats = valid_stats(frame)
+    decodings = [Decoding(temperature, top_k, top_p) for temperature in temperatures]
+    for decoding in decodings:
         require_exact(stats, decoding)
-        survivors = stats.support_size(decoding).double().mean().item()
-        entropy = stats.support_entropy(decoding).mean().item()
-        rows.append((temperature, survivors, entropy))
-    return pd.DataFrame(rows, columns=["temperature", "survivors", "entropy"])
+    left = stats.truncated(decodings)
+    table = {
+        "temperature": [decoding.temperature for decoding in decodings],
+        "survivors": left.size.double().mean(0).numpy(),
+        "entropy": left.entropy.mean(0).numpy(),
+    }
+    return pd.DataFrame(table).assign(positions=len(stats))
 
 
 def entropy_by_mass_bin(
-    frame: pd.DataFrame, decoding: Decoding, *, binned_by: pd.DataFrame | None = None
+    frame: Positions, decoding: Decoding, *, binned_by: Positions | None = None
 ) -> pd.DataFrame:
     """Figure 6d: mean entropy after truncation, by how much mass the top 20 tokens hold at T=1.
 
@@ -65,18 +71,19 @@ def entropy_by_mass_bin(
     Returns bin (text, in %), least_mass, positions, entropy (nats; NaN where empty).
     Raises UserError when the rows do not line up or the probe keeps fewer than 20 ranks.
     """
-    reference = frame if binned_by is None else binned_by
-    if len(reference) != len(frame):
+    stats = stats_of(frame)
+    reference = stats if binned_by is None else stats_of(binned_by)
+    if len(reference) != len(stats):
         raise UserError("binned_by must hold the same rows as the probe")
-    both = frame["valid"].to_numpy(bool) & reference["valid"].to_numpy(bool)
-    stats = stats_of(valid_rows(frame[both]))
+    both = stats.valid & reference.valid
+    stats = valid_stats(stats.rows(both))
     require_exact(stats, decoding)
-    miss = _miss_after(stats_of(reference[both]))  # [N, K]
+    miss = _miss_after(reference.rows(both))  # [N, K]
     if miss.shape[1] < 20:
         raise UserError(f"the mass bins need 20 ranks, the probe keeps {miss.shape[1]}")
     allowed = 1 - np.asarray(MASS_BINS)  # increasing: the most a bin may miss
     bins = np.searchsorted(allowed, miss[:, 19])  # [N], len(MASS_BINS) = below all
-    entropy = stats.support_entropy(decoding).numpy()
+    entropy = stats.truncated([decoding]).entropy[:, 0].numpy()
     positions = np.bincount(bins, minlength=len(MASS_BINS) + 1)
     total = np.bincount(bins, weights=entropy, minlength=len(MASS_BINS) + 1)
     mean = np.divide(total, positions, out=np.full(len(total), np.nan), where=positions > 0)
@@ -95,7 +102,7 @@ def ranked_probabilities(
     Returns rank, token_id, token (decoded, or the id as text without a tokenizer), probability
     (at T=1, of the whole vocabulary), kept. Raises UserError when the row holds fewer ranks.
     """
-    stats = stats_of(valid_rows(row.to_frame().T.infer_objects()))
+    stats = valid_stats(row.to_frame().T.infer_objects())
     require_exact(stats, decoding)
     probs = stats.top_probs()[0].numpy()
     if not 1 <= ranks <= len(probs):
@@ -112,6 +119,26 @@ def ranked_probabilities(
     )
 
 
+def tempered_ranks(
+    row: pd.Series, decoding: Decoding, temperatures: Iterable[float]
+) -> pd.DataFrame:
+    """Figure 4's bars: the ranks of one position (a row of a probe) at other temperatures.
+
+    Returns temperature, rank, probability (among the probe's K ranks, tempered), head (whether the
+    support of `decoding` holds it, the same at each temperature).
+    """
+    stats = valid_stats(row.to_frame().T.infer_objects())
+    head = stats.support(decoding)[0].numpy()
+    logits = stats.top_logits[0].double()
+    return pd.concat(
+        pd.DataFrame({
+            "temperature": temperature, "rank": np.arange(1, len(head) + 1),
+            "probability": (logits / temperature).softmax(0).numpy(), "head": head,
+        })
+        for temperature in temperatures
+    )  # fmt: skip
+
+
 def stack_models(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One frame of several models' curves, told apart by the column `model`."""
     return pd.concat(
@@ -119,13 +146,30 @@ def stack_models(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose logits were finite. Raises UserError when none is left."""
-    require_columns(frame, ["valid"], "the probe")
-    kept = frame[frame["valid"].to_numpy(bool)]
-    if kept.empty:
+def pooled(parts: Iterable[pd.DataFrame], by: str | list[str]) -> pd.DataFrame:
+    """The curve of all positions from the same curve of each part: means weighted by positions.
+
+    parts: frames with `by`, which names their rows, `positions`, and means (NaN where there are no
+    positions). Raises UserError without parts.
+    """
+    frames = [frame.set_index(by) for frame in parts]
+    if not frames:
+        raise UserError("pooled needs the curve of at least one part")
+    numbers = frames[0].select_dtypes("number").columns.drop("positions")
+    positions = sum(frame["positions"] for frame in frames)
+    whole = frames[0].copy()
+    for name in numbers:
+        total = sum((frame[name] * frame["positions"]).fillna(0) for frame in frames)
+        whole[name] = total / positions.where(positions > 0)
+    return whole.assign(positions=positions).reset_index()
+
+
+def valid_stats(frame: Positions) -> PositionStats:
+    """The positions whose logits were finite. Raises UserError when none is left."""
+    stats = stats_of(frame)
+    if not stats.valid.any():
         raise UserError("no position of the probe is valid")
-    return kept
+    return stats if stats.valid.all() else stats.rows(stats.valid)
 
 
 def _miss_after(stats: PositionStats) -> NDArray[np.float64]:

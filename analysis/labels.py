@@ -134,7 +134,7 @@ class QuantileRule:
         Errors: `UserError` without a single number, or where both quantiles are equal.
         """
         parts = [np.asarray(part, np.float32) for part in entropies]
-        known = np.concatenate([part[np.isfinite(part)] for part in parts] or [np.empty(0)])
+        known = np.concatenate([np.empty(0), *(part[np.isfinite(part)] for part in parts)])
         if not len(known):
             raise UserError("QuantileRule: no position has an entropy")
         low = np.quantile(known, self.lock_share, method="higher")

@@ -7,6 +7,7 @@ for each decoding, which is what curves over T_eval need at millions of position
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,30 +20,38 @@ from ssd_probe.kernels.threads import in_threads
 SLACK = 1e-7  # of `Decoding.kept` for float32 logits
 
 
-def truncated(ranked: Tensor, decodings: Sequence[Decoding]) -> tuple[Tensor, Tensor]:
-    """Survivors, int64 [N, D], and entropy of what is drawn from, nats, float64 [N, D].
+class Truncated(NamedTuple):
+    """Of N positions under D decodings: [N, D] each."""
 
-    H = log Z - sum_S w y / Z with y = (z - max z) / T, w = e^y and Z = sum_S w, where S is what
-    `Decoding.kept` keeps of `ranked` [N, K]: float32 logits, descending, -inf padding last. A row
-    that begins with -inf or NaN has size 0 and entropy NaN.
+    size: Tensor  # survivors, int64
+    entropy: Tensor  # of what is drawn from, nats, float64
+    top1: Tensor  # probability of the likeliest token in what is drawn from, float64
+
+
+def truncated(ranked: Tensor, decodings: Sequence[Decoding]) -> Truncated:
+    """What each decoding leaves of `ranked` [N, K]: float32 logits, descending, -inf padding last.
+
+        H = log Z - sum_S w y / Z,  top1 = 1 / Z,  y = (z - max z) / T,  w = e^y,  Z = sum_S w
+
+    over the S that `Decoding.kept` keeps. A row that begins with -inf or NaN has size 0 and NaN.
     Source: paper section 2, figures 6b and 6c.
     """
     z = np.ascontiguousarray(ranked.numpy(), dtype=np.float32)
     settings = np.array([(d.temperature, d.top_k, d.top_p, d.is_greedy) for d in decodings], float)
     settings = settings.reshape(-1, 4)
     size = np.zeros((len(z), len(settings)), np.int64)
-    entropy = np.full((len(z), len(settings)), np.nan)
+    entropy, top1 = np.full((2, len(z), len(settings)), np.nan)
 
     def rows(begin: int, end: int) -> None:
         part = slice(begin, end)
-        _rows(z[part], settings, size[part], entropy[part])
+        _rows(z[part], settings, size[part], entropy[part], top1[part])
 
     in_threads(rows, len(z))
-    return torch.from_numpy(size), torch.from_numpy(entropy)
+    return Truncated(*map(torch.from_numpy, (size, entropy, top1)))
 
 
 @njit(nogil=True, cache=True)
-def _rows(z, settings, size, entropy):
+def _rows(z, settings, size, entropy, top1):
     y, w = np.empty(z.shape[1]), np.empty(z.shape[1])
     for row in range(z.shape[0]):
         first = np.float64(z[row, 0])
@@ -70,6 +79,7 @@ def _rows(z, settings, size, entropy):
                     slope += w[rank] * y[rank]
             size[row, d] = kept
             entropy[row, d] = max(np.log(mass) - slope / mass, 0.0)
+            top1[row, d] = 1 / mass
 
 
 @njit(nogil=True, cache=True)

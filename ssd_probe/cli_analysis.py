@@ -16,39 +16,67 @@ def compare(
     temperature: Temperature = 1.6,
     top_k: TopK = 20,
     top_p: TopP = 0.8,
+    rule: Annotated[
+        str, typer.Option(help="Forks and locks by `support`, `entropy` or `quantile`.")
+    ] = "support",
+    out: Annotated[
+        Path | None, typer.Option(help="Write figures, and tables as Markdown, LaTeX, CSV here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What changed at locks and at forks, with bootstrap intervals over problems.
 
+    Temperature, top-k and top-p are those of the tuned model's training samples.
+
     \b
     Examples:
       ssd-probe compare --base probes/base --tuned probes/student
-      ssd-probe compare --pair probes/pair
+      ssd-probe compare --pair probes/pair --out comparison
     """
     from ssd_probe.decoding import Decoding
+
+    decoding = Decoding(temperature, top_k, top_p)
     from ssd_probe.stages import compare_stage
 
-    table, sentences = compare_stage(base, tuned, pair, Decoding(temperature, top_k, top_p))
+    found, lines = compare_stage(base, tuned, pair, decoding, rule, out)
     if as_json:
-        print(json.dumps({"table": table.to_dict("records"), "verdicts": sentences}))
-    else:
-        print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
-        print(*sentences, sep="\n")
+        told = {
+            "table": found.comparison.to_dict("records"),
+            "verdicts": [verdict._asdict() for verdict in found.verdicts],
+            "leverage": found.leverage and found.leverage._asdict(),
+            "fork_rates": found.rates.to_dict("records"),
+        }
+        print(json.dumps(told))
+        return
+    from ssd_probe.analysis.tables import comparison_table
+
+    print(comparison_table(found.comparison).to_string(index=False))
+    print(*lines, sep="\n")
 
 
 def figures(
-    run: Annotated[Path, typer.Argument(help="Run folder of `ssd-probe demo`.")],
+    run: Annotated[Path | None, typer.Argument(help="Run folder of `ssd-probe demo`.")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Table of `ssd-probe sweep`, or of your own evaluator.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The paper's own numbers; with --sweep yours too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to draw into; by default RUN/figures.")
+    ] = None,
 ) -> None:
-    """Draw again every figure that a run has data for.
+    """Draw every figure that a run or a sweep has data for, and say what is missing for the rest.
 
     \b
     Examples:
       ssd-probe figures runs/demo
+      ssd-probe figures --sweep runs/sweep/sweep.csv --out figures
+      ssd-probe figures --published --out figures
     """
-    from ssd_probe.story import draw_figures
+    from ssd_probe.stages import figures_stage
 
-    for path in draw_figures(run):
-        print(path)
+    print(*figures_stage(run, sweep, published, out), sep="\n")
 
 
 def toy(

@@ -102,7 +102,7 @@ def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) 
         run(probe_model, [(out, name) for name in PROBED])
         summary |= positions(out, config)
         say("5/5 draw the figures")
-        summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)]
+        summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)[0]]
         summary["seconds"] = round(time.time() - started, 1)
         write_json(out / "summary.json", summary)
     say(tell(summary, out))

@@ -31,9 +31,11 @@ from ssd_probe.analysis.labels import FORK, LOCK
 
 COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
 PAGE_WIDTH = 6.9  # both columns
+_SSD = {"name": "SSD", "color": "#0072B2", "linestyle": "-", "marker": "s", "hatch": ""}
 MODELS: dict[str, dict[str, Any]] = {
     "base": {"name": "base", "color": "#D98E04", "linestyle": "--", "marker": "o", "hatch": "////"},
-    "ssd": {"name": "SSD", "color": "#0072B2", "linestyle": "-", "marker": "s", "hatch": ""},
+    "ssd": _SSD,
+    "tuned": _SSD | {"name": "tuned"},
     "control": {"name": "control", "color": "#5F8575", "linestyle": ":", "marker": "^",
                 "hatch": ".."},
 }  # fmt: skip

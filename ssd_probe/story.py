@@ -5,22 +5,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssd_probe import figures, sweep_figures
-from ssd_probe.analysis.curves import (
-    cumulative_mass,
-    entropy_by_mass_bin,
-    ranked_probabilities,
-    stack_models,
-    truncation_curves,
-)
+from ssd_probe.analysis.digest import digest
 from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
 from ssd_probe.analysis.passk import pass_curves
 from ssd_probe.checkpoints import load_tokenizer
 from ssd_probe.data import read_jsonl
 from ssd_probe.decoding import Decoding
+from ssd_probe.draw_probes import draw_digest, figure_of
 from ssd_probe.errors import UserError
 from ssd_probe.probe import Probe
 from ssd_probe.run import read_record
@@ -28,60 +22,41 @@ from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import true_labels
 
 PROBED = ("base", "ssd")
+_ELSEWHERE = (  # the paper's other figures, and what draws them
+    ("fig_1, 3, 7, 9-11, 15", "need a grid of settings: `ssd-probe sweep`, then `figures --sweep`"),
+    ("fig_8, 12-14", "need no run: `ssd-probe figures --published` and `ssd-probe toy`"),
+)
 PROGRAMS = Path("samples") / "programs.jsonl"  # what both are probed on, in the run folder
 
 
-def draw_figures(run: Path) -> list[Path]:
-    """Draw every figure from what the run folder holds; returns the PNG files.
+def draw_figures(run: Path, out: Path | None = None) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Draw every figure from what the run folder holds into `out`, or its folder figures.
 
+    Returns the PNG files, and (figure, why it is missing) for the rest of the paper's.
     Errors: `UserError` if `run` is not a run, or was stopped before its models were probed.
     """
     if not (run / "run.json").exists():
         raise UserError(f"{run}: not a run (no run.json); make one with `ssd-probe demo`")
     train = read_record(run / "run.json")["settings"]["demo"]["train_decoding"]
     decoding = Decoding(train["temperature"], train["top_k"], train["top_p"])
-    paths = []
+    out = out or run / "figures"
+    paths: list[Path] = []
+    missing: list[tuple[str, str]] = []
     with figures.paper_style():
-        for stem, figure, caption in _all_figures(run, decoding):
-            paths.append(figures.save(figure, run / "figures" / stem, caption)[0])
+        for stem, figure, caption in _sweep_figures(run, decoding):
+            paths.append(figures.save(figure, out / stem, caption)[0])
             plt.close(figure)
-    return paths
-
-
-def _all_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, str]]:
-    yield from _sweep_figures(run, decoding)
-    probes = {name: labelled_probe(run, name) for name in PROBED}
-    base = probes["base"]
-    yield _code_figure(base, decoding)
-    yield _ranked_figure(probes, decoding)
-    where = f"{len(base)} positions of {base['problem_id'].nunique()} noise-free test programs"
-    cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
-    mass = stack_models({name: cumulative_mass(frame) for name, frame in probes.items()})
-    yield "fig_6a", _figure(figures.fig_6a(mass)), f"Figure 6a. Mean cumulative mass; {where}."
-    curves = stack_models(
-        {
-            name: truncation_curves(frame, top_k=decoding.top_k, top_p=decoding.top_p)
-            for name, frame in probes.items()
-        }
-    )
-    caption = f"Figure 6b. Mean number of tokens that {cut} keeps; {where}."
-    yield "fig_6b", _figure(figures.fig_6b(curves)), caption
-    caption = f"Figure 6c. Mean entropy after {cut}; {where}."
-    yield "fig_6c", _figure(figures.fig_6c(curves)), caption
-    bins = stack_models(
-        {name: entropy_by_mass_bin(f, decoding, binned_by=base) for name, f in probes.items()}
-    )
-    sizes = ", ".join(str(n) for n in bins.loc[bins["model"] == "base", "positions"])
-    caption = (
-        f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; {where}, by bin {sizes}."
-    )
-    yield "fig_6d", _figure(figures.fig_6d(bins)), caption
-
-
-def _figure(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
+    if not paths:
+        missing.append(("fig_2", "no dev sweep has been evaluated"))
+    base, tuned = (Probe.load(run / "probes" / name) for name in PROBED)
+    found = digest(
+        zip(base.batches(), tuned.batches(), strict=True), SupportRule(decoding), decoding,
+        names=PROBED,
+    )  # fmt: skip
+    programs = len(read_jsonl(run / PROGRAMS))
+    where = f"{len(base)} positions of {programs} noise-free test programs"
+    drawn, lacking = draw_digest(found, out, where, decoding, load_tokenizer("tiny"))
+    return paths + drawn, missing + lacking + list(_ELSEWHERE)
 
 
 def _sweep_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure, str]]:
@@ -97,7 +72,7 @@ def _sweep_figures(run: Path, decoding: Decoding) -> Iterator[tuple[str, Figure,
             f"top-k {decoding.top_k}, top-p {decoding.top_p:g} for every model; bands: 95 % "
             "bootstrap over problems; stars: each model's best."
         )
-        yield f"fig_2_pass{k}", _figure(sweep_figures.fig_2(rows)), caption
+        yield f"fig_2_pass{k}", figure_of(sweep_figures.fig_2(rows)), caption
 
 
 def _possible_ks(results: pd.DataFrame) -> tuple[int, ...]:
@@ -113,44 +88,6 @@ def labelled_probe(run: Path, name: str) -> pd.DataFrame:
     problems = [known[row["problem_id"]] for row in rows]
     truth = true_labels(load_tokenizer("tiny"), problems, rows)
     return frame.merge(truth, on=["sample_id", "position"], how="left")
-
-
-def _code_figure(base: pd.DataFrame, decoding: Decoding) -> tuple[str, Figure, str]:
-    """Figure 4: the first hard program, marked by the default rule."""
-    hard = base[base["problem_id"].str.startswith("hard")]
-    program = hard[hard["sample_id"] == hard["sample_id"].iloc[0]]
-    program = program[program["segment"] != "special"]
-    rule = SupportRule(decoding)
-    marked = pd.DataFrame(
-        {
-            "token": program["token"],
-            "label": rule.label(program),
-            "branching": rule.score(program),
-        }
-    )
-    caption = f"Figure 4. Forks and locks of the base in one program, by branching at {decoding}."
-    return "fig_4", _figure(figures.fig_4(marked)), caption
-
-
-def _ranked_figure(probes: dict, decoding: Decoding) -> tuple[str, Figure, str]:
-    """Figure 5: the true fork with the widest head, the true lock with the median tail."""
-    base = probes["base"].reset_index(drop=True)
-    forks, locks = (base[base["truth"] == kind] for kind in (FORK, LOCK))
-    by_entropy = locks["entropy"].sort_values(kind="stable")
-    chosen = {FORK: forks["entropy"].idxmax(), LOCK: by_entropy.index[len(by_entropy) // 2]}
-    tokenizer = load_tokenizer("tiny")
-    rows = [
-        ranked_probabilities(frame.iloc[place], decoding, 12, tokenizer).assign(
-            model=name, label=kind
-        )
-        for kind, place in chosen.items()
-        for name, frame in probes.items()
-    ]
-    caption = (
-        "Figure 5. Ranked next-token probabilities (T=1) of one true fork and one true lock, base "
-        f"and SSD; lines: where {decoding} cuts. Ticks name the base's tokens."
-    )
-    return "fig_5", figures.fig_5_pair(pd.concat(rows, ignore_index=True)), caption
 
 
 def tell(summary: dict, run: Path) -> str:

@@ -1,0 +1,218 @@
+"""All that two probes of the same texts have to say, in one pass over their parts.
+
+Memory holds one part of each probe and sums by problem, however many positions there are.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ssd_probe.analysis.compare import (
+    Verdict,
+    add_totals,
+    noise_floors,
+    summarise,
+    totals,
+    verdicts,
+)
+from ssd_probe.analysis.curves import (
+    cumulative_mass,
+    entropy_by_mass_bin,
+    pooled,
+    stack_models,
+    truncation_curves,
+)
+from ssd_probe.analysis.frames import stats_of
+from ssd_probe.analysis.labels import FORK, LOCK, Rule
+from ssd_probe.analysis.leverage import LEAST_SLIP, Leverage, conflict_totals, leverage
+from ssd_probe.analysis.rates import fork_rates, label_counts
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+
+SIDES = ("base", "tuned")
+FIGURE_RANKS = 60  # of Figure 6a
+FIGURE_TOKENS = 400  # of Figure 4
+BIN_RANKS = 20  # that Figure 6d needs
+WRITTEN = ("text", "thinking", "code")  # segments that a model writes and a person reads
+Parts = Iterable[tuple[pd.DataFrame, pd.DataFrame]]
+
+
+class Digest(NamedTuple):
+    """Frames for the figures and tables; curves of both models are told apart by `model`."""
+
+    comparison: pd.DataFrame  # `compare`
+    leverage: Leverage | None  # None without a lock or without a fork
+    verdicts: list[Verdict]
+    rates: pd.DataFrame  # `fork_rates`
+    mass: pd.DataFrame  # Figure 6a
+    curves: pd.DataFrame  # Figures 6b, 6c
+    bins: pd.DataFrame | None  # Figure 6d; None where the probes keep fewer than 20 ranks
+    text: pd.DataFrame  # Figure 4: the base's rows of one text, with label and branching
+    examples: dict[str, tuple[pd.Series, pd.Series]]  # Figure 5: by label a row of each model
+
+
+def digest(
+    parts: Parts,
+    rule: Rule,
+    decoding: Decoding,
+    *,
+    noise: pd.DataFrame | None = None,
+    names: tuple[str, str] = SIDES,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Digest:
+    """Compare two probes part by part, with locks and forks by `rule` on the base.
+
+    parts: (base, tuned) frames of the same whole texts; decoding: the training one, whose support S
+    is measured; its top-k and top-p are also those of the curves over T_eval; noise: as in
+    `compare`; names: of the two models in the curves. The examples come from the first part: for
+    Figure 4 the text with most forks among its first tokens, for Figure 5 the fork of highest
+    entropy and the lock of median entropy.
+    Raises UserError as `compare` does, and without parts.
+    """
+    noisy = set() if noise is None else set(noise["sample_id"])
+    read: list[_Part] = []
+    text, examples = pd.DataFrame(), {}
+    for base, tuned in parts:
+        labels = rule.label(base)
+        if not read:
+            text = example_text(base, labels, decoding)
+            examples = example_positions(base, tuned, labels)
+        if (part := _part(base, tuned, labels, decoding, noisy)) is not None:
+            read.append(part)
+    if not read:
+        raise UserError("no position is valid in both probes")
+    random: dict[str, int] = {"n_resamples": n_resamples, "seed": seed}
+    floors = _floors(read, noise, decoding)
+    comparison = summarise(add_totals(part.totals for part in read), floors, **random)
+    found = _leverage(read, random)
+    bins = [part.bins for part in read]
+    return Digest(
+        comparison=comparison,
+        leverage=found,
+        verdicts=[*verdicts(comparison), leverage_verdict(found)],
+        rates=fork_rates([p.counts for p in read], **random),
+        mass=_stacked([p.mass for p in read], "rank", names),
+        curves=_stacked([p.curves for p in read], "temperature", names),
+        bins=_stacked(bins, ["bin", "least_mass"], names) if bins[0] else None,
+        text=text,
+        examples=examples,
+    )
+
+
+def leverage_verdict(found: Leverage | None) -> Verdict:
+    """The third claim: at the same slip of the locks, the tuned model's forks open further."""
+    claim = "T_eval gained leverage"
+    if found is None:
+        return Verdict(claim, None, f"{claim}: undecided, it needs both locks and forks.")
+    holds = True if found.low > 0 else False if found.high <= 0 else None
+    answer = {True: "yes", False: "no", None: "undecided"}[holds]
+    tops = [f"{t:.2f}" for t in (found.base_temperature, found.tuned_temperature)]
+    ends = [f"{top} (the highest tried)" if float(top) >= found.highest else top for top in tops]
+    return Verdict(
+        claim,
+        holds,
+        f"{claim}: {answer}. With at most {found.slip:.2g} of the mass off the locks' top token "
+        f"(the base's at T=1, or {LEAST_SLIP:g}), the entropy that truncation leaves at forks "
+        f"reaches {found.base:.3g} nats at T={ends[0]} for the base and {found.tuned:.3g} at "
+        f"T={ends[1]} for the tuned model, difference {found.difference:+.3g} [{found.low:+.3g}, "
+        f"{found.high:+.3g}] over {found.problems} problems.",
+    )
+
+
+class _Part(NamedTuple):
+    """What one part adds, and of the first one the examples."""
+
+    totals: pd.DataFrame
+    conflict: pd.DataFrame
+    counts: pd.DataFrame
+    mass: tuple[pd.DataFrame, ...]  # by side
+    curves: tuple[pd.DataFrame, ...]
+    bins: tuple[pd.DataFrame, ...]  # none where the probes keep too few ranks
+    again: pd.DataFrame  # the base's rows that the noise floor scored once more
+    kinds: pd.Series  # their labels
+
+
+def _part(
+    base: pd.DataFrame, tuned: pd.DataFrame, labels: pd.Series, decoding: Decoding, noisy: set
+) -> _Part | None:
+    """None where no position is valid in both probes."""
+    both = stats_of(base), stats_of(tuned)
+    sums = totals(base, tuned, labels, decoding, stats=both)
+    if sums.empty:
+        return None
+    top_k, top_p = decoding.top_k, decoding.top_p
+    ranks = both[0].top_ids.shape[1]
+    again = base["sample_id"].isin(noisy)
+    return _Part(
+        totals=sums,
+        conflict=conflict_totals(*both, labels, base["problem_id"], top_k=top_k, top_p=top_p),
+        counts=label_counts(base, labels),
+        mass=tuple(cumulative_mass(stats, min(FIGURE_RANKS, ranks)) for stats in both),
+        curves=tuple(truncation_curves(stats, top_k=top_k, top_p=top_p) for stats in both),
+        bins=tuple(entropy_by_mass_bin(stats, decoding, binned_by=both[0]) for stats in both)
+        if ranks >= BIN_RANKS
+        else (),
+        again=base[again],
+        kinds=labels[again],
+    )
+
+
+def example_text(base: pd.DataFrame, labels: pd.Series, decoding: Decoding) -> pd.DataFrame:
+    """Figure 4's rows: token, label, branching of the start of the text with most forks there.
+
+    Of texts with code only the code; of no text more than `FIGURE_TOKENS` tokens.
+    """
+    written = base["segment"].isin(["code"] if (base["segment"] == "code").any() else WRITTEN)
+    shown = base[written & base["valid"]]
+    shown = shown.groupby("sample_id", sort=False).head(FIGURE_TOKENS)
+    if shown.empty:
+        return pd.DataFrame(columns=["token", "label", "branching"])
+    forks = (labels[shown.index] == FORK).groupby(shown["sample_id"], sort=False).sum()
+    rows = shown[shown["sample_id"] == forks.idxmax()]
+    entropy = stats_of(rows).truncated([decoding]).entropy[:, 0].numpy()
+    columns = {"token": rows["token"], "label": labels[rows.index], "branching": np.exp(entropy)}
+    return pd.DataFrame(columns)
+
+
+def example_positions(
+    base: pd.DataFrame, tuned: pd.DataFrame, labels: pd.Series
+) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Figure 5's rows of both models: the fork of highest entropy, the lock of median entropy."""
+    valid = base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)
+    found = {}
+    for kind, share in ((FORK, 1.0), (LOCK, 0.5)):
+        places = np.flatnonzero((labels == kind).to_numpy() & valid)
+        if len(places):
+            order = places[np.argsort(base["entropy"].to_numpy()[places], kind="stable")]
+            place = order[int(share * (len(order) - 1))]
+            found[kind] = base.iloc[place], tuned.iloc[place]
+    return found
+
+
+def _floors(
+    read: list[_Part], noise: pd.DataFrame | None, decoding: Decoding
+) -> dict[tuple[str, str], float] | None:
+    if noise is None:
+        return None
+    again = pd.concat([part.again for part in read])
+    kinds = pd.concat([part.kinds for part in read])
+    return noise_floors(again, noise, kinds.to_numpy(), decoding)
+
+
+def _leverage(read: list[_Part], random: dict[str, int]) -> Leverage | None:
+    conflicts = [part.conflict for part in read]
+    if any(label not in set().union(*(c.index.unique("label") for c in conflicts))
+           for label in (LOCK, FORK)):  # fmt: skip
+        return None
+    return leverage(conflicts, **random)
+
+
+def _stacked(
+    parts: list[tuple[pd.DataFrame, ...]], by: str | list[str], names: tuple[str, str]
+) -> pd.DataFrame:
+    """The curves of both models over all parts."""
+    sides = zip(*parts, strict=True)
+    return stack_models({name: pooled(side, by) for name, side in zip(names, sides, strict=True)})
