@@ -198,20 +198,22 @@ def fit_quadratic(x: ArrayLike, y: ArrayLike) -> Quadratic:
 def fit_settings(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Figures 3a and 9: a fit of each setting, and the curves to draw.
 
-    points: setting, T_eff, estimate. Returns (setting, points, a, b, c, r2, peak, low, high) in the
-    order of the points, NaN where there are too few for a fit, and (setting, T_eff, estimate).
+    points: setting, T_eff, estimate. Returns (setting, points, a, b, c, r2, peak, low, high,
+    inside) in the order of the points, NaN where there are too few for a fit, and (setting, T_eff,
+    estimate). inside: whether there is a peak and it lies within the points.
     """
     fits, curves = [], []
     for setting, part in points.groupby("setting", sort=False):
         try:
             fit = fit_quadratic(part["T_eff"], part["estimate"])
         except UserError:
-            fits.append({"setting": setting, "points": len(part)})
+            fits.append({"setting": setting, "points": len(part), "inside": False})
             continue
-        fits.append({"setting": setting, **fit._asdict()})
+        inside = bool(part["T_eff"].min() <= fit.peak <= part["T_eff"].max())
+        fits.append({"setting": setting, "inside": inside, **fit._asdict()})
         x = np.linspace(part["T_eff"].min(), part["T_eff"].max(), 100)
         curves.append(pd.DataFrame({"setting": setting, "T_eff": x, "estimate": fit(x)}))
-    columns = ["setting", "points", "a", "b", "c", "r2", "peak", "low", "high"]
+    columns = ["setting", "points", "a", "b", "c", "r2", "peak", "low", "high", "inside"]
     drawn = pd.concat(curves) if curves else pd.DataFrame(columns=["setting", "T_eff", "estimate"])
     return pd.DataFrame(fits).reindex(columns=columns), drawn
 

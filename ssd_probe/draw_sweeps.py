@@ -233,6 +233,8 @@ def _fit_text(fit: dict) -> str:
     text = f"{fit['setting']}: {fit['points']} points, R^2 = {fit['r2']:.2f}, "
     if pd.isna(fit["peak"]):
         return text + "no peak"
+    if not fit["inside"]:
+        return text + f"its peak, {fit['peak']:.2f}, is outside the sweep"
     known = not pd.isna(fit["low"])
     interval = f"[{fit['low']:.2f}, {fit['high']:.2f}]" if known else "(interval unbounded)"
     return text + f"peak at T_eff = {fit['peak']:.2f} {interval}"

@@ -43,8 +43,8 @@ def fig_3a(
 ) -> Axes:  # fmt: skip
     """Figures 3a and 9: pass@k against T_eff, dots and a quadratic fit a setting.
 
-    points: setting, T_eff, estimate, k (one value); fits: setting, r2, peak (named in the legend);
-    curves: setting, T_eff, estimate; baseline: the base's level, dashed.
+    points: setting, T_eff, estimate, k (one value); fits: setting, r2, peak, inside (the peak is
+    named where it is inside); curves: setting, T_eff, estimate; baseline: the base's level, dashed.
     """
     require_columns(points, ["setting", "T_eff", "estimate", "k"], "Figure 3a")
     if points["k"].nunique() != 1:
@@ -53,9 +53,9 @@ def fig_3a(
     named = fits.set_index("setting")
     for i, (setting, part) in enumerate(points.groupby("setting", sort=False)):
         color, marker, style = _SETTINGS[i % len(_SETTINGS)]
-        r2, peak = named.loc[setting, ["r2", "peak"]]
+        r2, peak, inside = named.loc[setting, ["r2", "peak", "inside"]]
         fit = "no fit" if np.isnan(r2) else f"$R^2$ = {r2:.2f}"
-        fit += "" if np.isnan(peak) else f", peak {peak:.2f}"
+        fit += f", peak {peak:.2f}" if inside else ""
         ax.scatter(part["T_eff"], part["estimate"], s=14, color=color, marker=marker,
                    edgecolor="white", linewidth=0.3, zorder=3,
                    label=f"{setting} ({fit})")  # fmt: skip

@@ -144,6 +144,8 @@ def test_fig_3a_dots_fits_and_baseline():
     assert len(ax.lines[1].get_xdata()) == 0  # no fit, no curve
     level = ax.lines[2]
     assert list(level.get_ydata()) == [0.33, 0.33] and level.get_linestyle() == "--"
+    outside = fig_3a(POINTS, fits.assign(inside=False), curves)
+    assert outside.collections[0].get_label() == "no truncation ($R^2$ = 1.00)"
     with pytest.raises(UserError, match="one k"):
         fig_3a(pd.concat([POINTS, POINTS.assign(k=5)]), fits, curves)
 

@@ -269,6 +269,9 @@ def test_a_setting_with_too_few_points_has_no_fit_and_keeps_its_place():
     assert np.isnan(fits["r2"][0]) and fits["peak"][1] == pytest.approx(1.0)
     assert curves["setting"].unique().tolist() == ["b"]
     assert (curves["T_eff"].min(), curves["T_eff"].max()) == (0.5, 2.5)  # no extrapolation
+    assert fits["inside"].tolist() == [False, True]
+    beyond, _ = fit_settings(enough[enough["T_eff"] > 1])
+    assert beyond["peak"][0] == pytest.approx(1.0) and not beyond["inside"][0]
 
 
 def test_published_values_are_those_of_the_paper():
