@@ -11,6 +11,7 @@ import typer
 
 from ssd_probe.cli_analysis import compare, figures, toy
 from ssd_probe.cli_evaluate import evaluate
+from ssd_probe.cli_predict import predict
 from ssd_probe.cli_sweep import sweep
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.options import AsJson, Config, Device, Model, Temperature, TopK, TopP
@@ -242,7 +243,7 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (compare, evaluate, figures, sweep, toy):
+for command in (compare, evaluate, figures, predict, sweep, toy):
     app.command()(command)
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "evaluate",
     "sweep",
     "figures",
+    "predict",
     "toy",
     "doctor",
 )

@@ -1,0 +1,70 @@
+"""Prediction against a student that was really trained, curve by curve, with its error."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ssd_probe.analysis.feasible import Limits
+from ssd_probe.analysis.ideal import Head, ideal_student
+from ssd_probe.analysis.positions import Sample
+from ssd_probe.analysis.predict import BASE, EVAL, IDEAL, by_label, cells_of, exactly_known
+from ssd_probe.decoding import Decoding
+
+MEASURED = "ssd"
+CURVES = {"entropy": "nats", "branching": "tokens", "survivors": "tokens", "top1": "mass"}
+_TRUNCATION = [name for name in EVAL if name != "T_eval"]
+
+
+def predicted_and_measured(
+    base: Sample, student: Sample, train: Decoding, evals: Sequence[Decoding], limits: Limits
+) -> pd.DataFrame:
+    """`cells_of` for the base, the ideal fit at `train`, and the trained student: column model.
+
+    student: the same positions (`same_positions`), with the base's labels. Positions at which
+    either model's draw is not within its K ranks are left out of all three.
+    Raises UserError as `predict`, for either probe.
+    """
+    known = (exactly_known(s.stats, [train], evals) for s in (base, student))
+    both = np.logical_and(*(mask.numpy() for mask in known))
+    before, after = (
+        {label: Head(part.top_logits) for label, part in by_label(s, both).items()}
+        for s in (base, student)
+    )
+    ideal = {label: ideal_student(head, train) for label, head in before.items()}
+    models = {BASE: before, IDEAL: ideal, MEASURED: after}
+    tables = [cells_of(model, evals, limits).assign(model=name) for name, model in models.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:
+    """How far the ideal fit is from the trained student over T_eval, for each label and curve.
+
+    Returns label, curve, unit, truncation, mean_error and largest_error (absolute, over the T_eval
+    of the curve), change (mean |trained - base|: what there was to predict), relative (mean_error /
+    change: 0 is perfect, 1 no better than predicting that nothing changes), bias (mean of
+    predicted - trained), and holds_to: the largest T_eval up to which, at each one, the ideal fit
+    is no farther from the trained student than the base is; NaN when not even at the lowest.
+    """
+    rows = []
+    for keys, part in curves.groupby(["label", *_TRUNCATION], sort=False):
+        wide = part.pivot(index="T_eval", columns="model", values=list(CURVES))
+        for curve, unit in CURVES.items():
+            error = wide[curve, IDEAL] - wide[curve, MEASURED]
+            changes = (wide[curve, MEASURED] - wide[curve, BASE]).abs()
+            change, near = changes.mean(), error.abs() <= changes + 1e-9
+            holds = wide.index[near.cummin()]
+            rows.append(
+                {
+                    **dict(zip(["label", *_TRUNCATION], keys, strict=True)),
+                    "curve": curve,
+                    "unit": unit,
+                    "mean_error": error.abs().mean(),
+                    "largest_error": error.abs().max(),
+                    "change": change,
+                    "relative": error.abs().mean() / change if change else np.nan,
+                    "bias": error.mean(),
+                    "holds_to": holds.max() if len(holds) else np.nan,
+                }
+            )
+    return pd.DataFrame(rows)
