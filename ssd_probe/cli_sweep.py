@@ -16,6 +16,13 @@ def sweep(
         int, typer.Option(min=1, help="Sample so many cells at once, for small models on CPUs.")
     ] = 1,
     device: Device = None,
+    unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--i-accept-unsandboxed-execution",
+            help="Without bubblewrap: run programs under limits only. Recorded in run.json.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -42,7 +49,7 @@ def sweep(
     declared = read_grid(grid)  # refused before the slow imports
     from ssd_probe.sweep import TABLE, run_sweep
 
-    table = run_sweep(declared, out, processes=processes, device=device)
+    table = run_sweep(declared, out, processes=processes, device=device, unsandboxed=unsandboxed)
     if as_json:
         print(json.dumps(table.astype(object).where(table.notna(), None).to_dict("records")))
         return

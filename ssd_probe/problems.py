@@ -36,7 +36,6 @@ class Task:
     entry: str | None = None
     tests: tuple = ()  # (arguments list, expected) or (stdin text, stdout text)
     prefix: str = ""  # human-eval: what stands before the completion
-    suffix: str = ""  # human-eval: the check that stands after it
     exact: bool = True
     seconds: float | None = None  # this problem's own limit of one test; None: the evaluator's
     check: str = ""  # human-eval: source that defines check(candidate)
@@ -71,7 +70,6 @@ def _humaneval_tasks() -> dict[str, Task]:
             entry=row["entry_point"],
             prefix=row["prompt"],
             check=row["test"],
-            suffix=f"\n{row['test']}\ncheck({row['entry_point']})\n",
         )
         for row in humaneval()
     }
@@ -122,7 +120,7 @@ def program(task: Task, answer: str) -> str | None:
     as the benchmark has it. Elsewhere the last closed Python block of a chat answer, and the whole
     answer where there is none: a plain completion. For human-eval the completion or block continues
     the prompt; a block that does not define the function is its body, indented or not. A blank
-    answer or block is no code either. `setup` and `suffix` are the evaluator's to add.
+    answer or block is no code either. `setup` is the evaluator's to run first.
     """
     code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer)
     if code is None or not code.strip():

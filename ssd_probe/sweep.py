@@ -3,7 +3,7 @@
 A cell is one checkpoint at one decoding. Its samples, then its evaluation, are files that appear
 when they are complete; an interrupted sweep skips the cells that have theirs. Work that cells share
 is done once: a model is loaded for all its cells, and a program that a problem has had before, in
-whichever cell, has its verdict.
+whichever cell, has its verdict (`verdicts.jsonl`).
 """
 
 import hashlib
@@ -11,24 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from ssd_probe.analysis.passk import pass_table
+from ssd_probe.analysis.passk import INFRA_ERROR, pass_table
 from ssd_probe.data import atomic_path, read_jsonl, read_prompts, write_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import evaluate
+from ssd_probe.evaluate import evaluate, isolation
 from ssd_probe.grid import Grid, Trained
 from ssd_probe.lanes import Run, lanes
-from ssd_probe.problems import Task, load_tasks, program
+from ssd_probe.problems import Task, lacks_code, load_tasks
 from ssd_probe.run import begin, claim
 from ssd_probe.stages import Checkpoint, sample_stage
 
 TABLE = "sweep.csv"
-Verdicts = dict[tuple[str, str], tuple[str, str]]  # (problem_id, program) -> (verdict, detail)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,12 @@ class Cell:
 
 
 def run_sweep(
-    grid: Grid, out: Path, *, processes: int = 1, device: str | None = None
+    grid: Grid,
+    out: Path,
+    *,
+    processes: int = 1,
+    device: str | None = None,
+    unsandboxed: bool = False,
 ) -> pd.DataFrame:
     """Run, or go on with, a grid in folder `out`; the table, also in `out`/sweep.csv.
 
@@ -65,50 +68,45 @@ def run_sweep(
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
+    isolated = isolation(unsandboxed)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
     wanted = {prompt.problem_id for prompt in read_prompts(grid.problems, grid.limit)}
     tasks = load_tasks(grid.problems, wanted)
     cells = [Cell(trained, decoding, out) for trained, decoding in grid.cells()]
     with claim(out), _side_by_side(processes) as run:
-        _begin(grid, identities, out)
-        _run_cells(grid, cells, tasks, run, device, processes if processes > 1 else 0)
+        _begin(grid, identities, isolated, out)
+        line = processes if processes > 1 else 0  # of the progress bar, below the processes' own
+        left = [cell for cell in cells if not cell.evaluation.exists()]
+        with tqdm(
+            total=2 * len(left), desc="sweep", unit="step", position=line, disable=None
+        ) as bar:
+            for trained in grid.checkpoints:
+                mine = [cell for cell in left if cell.trained == trained]
+                run(_sample, [(cell, grid, device) for cell in mine], bar.update)
+                for cell in mine:
+                    _evaluate(cell, grid, tasks, unsandboxed)
+                    bar.update()
         table = pd.concat([_rows(cell, grid.k) for cell in cells], ignore_index=True)
         with atomic_path(out / TABLE) as temporary:
             table.to_csv(temporary, index=False)
     return table
 
 
-def _begin(grid: Grid, identities: list[str], out: Path) -> None:
+def _begin(grid: Grid, identities: list[str], isolated: str, out: Path) -> None:
     """Record the settings all cells share, and each checkpoint's; refuse changed ones."""
     file = Path(grid.problems)
     content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else grid.problems
-    shared = grid.sampling() | {"limit": grid.limit, "timeout": grid.timeout, "problems": content}
+    shared = grid.sampling() | {
+        "limit": grid.limit,
+        "timeout": grid.timeout,
+        "problems": content,
+        "isolation": isolated,
+    }
     begin(out / "run.json", shared, {"source": grid.problems})
     for trained, weights in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
         settings = {"weights": weights, "trained_on": decoding}
         begin(out / "samples" / trained.name / "run.json", settings, {"model": trained.model})
-
-
-def _run_cells(
-    grid: Grid,
-    cells: list[Cell],
-    tasks: dict[str, Task],
-    run: Run,
-    device: str | None,
-    line: int,
-) -> None:
-    """Sample, then evaluate, what is not there yet, one checkpoint after another."""
-    left = [cell for cell in cells if not cell.evaluation.exists()]
-    known = _known_verdicts(cells)
-    steps = 2 * len(left)
-    with tqdm(total=steps, desc="sweep", unit="step", position=line, disable=None) as bar:
-        for trained in grid.checkpoints:
-            mine = [cell for cell in left if cell.trained == trained]
-            run(_sample, [(cell, grid, device) for cell in mine], bar.update)
-            for cell in mine:
-                _evaluate(cell, grid, tasks, known)
-                bar.update()
 
 
 _open: list[Checkpoint] = []  # at most one: the model this process holds
@@ -143,46 +141,29 @@ def _one_by_one(task: Callable, arguments: Iterable[tuple], done: Callable) -> N
         done()
 
 
-def _known_verdicts(cells: list[Cell]) -> Verdicts:
-    """The verdicts of the programs in the cells that have been evaluated."""
-    return {
-        (row["problem_id"], row["program"]): (row["verdict"], row["detail"])
-        for cell in cells
-        if cell.evaluation.exists()
-        for row in read_jsonl(cell.evaluation)
-    }
-
-
-def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], known: Verdicts) -> None:
-    """Run a cell's new programs, add their verdicts to `known`, and write a row a sample.
+def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool) -> None:
+    """Run a cell's programs that no cell before it had, and write a row a sample.
 
     Raises RuntimeError, and writes nothing, when some could not be run.
     """
     samples = read_jsonl(cell.samples)
-    programs = [program(tasks[row["problem_id"]], row["completion"]) for row in samples]
-    keys = [
-        (row["problem_id"], hashlib.sha256((code or "").encode()).hexdigest())
-        for row, code in zip(samples, programs, strict=True)
-    ]
-    new = {key: row for key, row in zip(keys, samples, strict=True) if key not in known}
-    if new:
-        found = evaluate(list(new.values()), tasks, workers=grid.workers, seconds=grid.timeout)
-        known |= dict(zip(new, zip(found["verdict"], found["detail"], strict=True), strict=True))
-    failed = [key for key in new if known[key][0] == "infra_error"]
-    if failed:
+    frame = evaluate(
+        samples,
+        tasks,
+        workers=grid.workers,
+        seconds=grid.timeout,
+        unsandboxed=unsandboxed,
+        part=cell.out / "verdicts.jsonl",
+    )
+    failed = frame[frame["verdict"] == INFRA_ERROR]
+    if len(failed):
+        first = failed.iloc[0]
         raise RuntimeError(
-            f"{len(failed)} programs could not be run ({known[failed[0]][1]}), first of problem "
-            f"{failed[0][0]}; run the same command again to go on"
+            f"{len(failed)} programs could not be run ({first['detail']}), first of problem "
+            f"{first['problem_id']}; run the same command again to go on"
         )
-    counts: dict[str, int] = {}
-    rows = []
-    for key, code in zip(keys, programs, strict=True):
-        counts[key[0]] = index = counts.get(key[0], -1) + 1
-        verdict, detail = known[key]
-        row: dict[str, Any] = {"problem_id": key[0], "sample": index, "program": key[1]}
-        row |= {"difficulty": tasks[key[0]].difficulty, "no_code": code is None}
-        rows.append(row | {"verdict": verdict, "detail": detail})
-    write_jsonl(cell.evaluation, rows)
+    frame["no_code"] = lacks_code(samples, tasks)
+    write_jsonl(cell.evaluation, frame.to_dict("records"))
 
 
 def _rows(cell: Cell, ks: tuple[int, ...]) -> pd.DataFrame:

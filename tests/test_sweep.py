@@ -87,33 +87,26 @@ def test_a_wrong_grid_is_one_line(tmp_path, old, new, message):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A whole sweep; the models it loaded and the programs it ran."""
+    """A whole sweep: its folder, its table, the models it loaded."""
     folder = tmp_path_factory.mktemp("sweep")
-    loaded, ran = [], []
+    loaded = []
     with pytest.MonkeyPatch.context() as patch:
-        load, judge = stages.load_model, sweeps.evaluate
+        load = stages.load_model
 
         def load_model(name, **options):
             loaded.append(name)
             return load(name, **options)
 
-        def evaluate(samples, tasks, **options):
-            ran.extend(
-                (s["problem_id"], program(tasks[s["problem_id"]], s["completion"])) for s in samples
-            )
-            return judge(samples, tasks, **options)
-
         patch.setattr(stages, "load_model", load_model)
-        patch.setattr(sweeps, "evaluate", evaluate)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the processes that sample side by side
         table = run_sweep(read_grid(grid_file(folder)), folder / "out")
         torch.set_num_threads(threads)
-    return folder / "out", table, loaded, ran
+    return folder / "out", table, loaded
 
 
 def test_the_table_has_a_row_for_every_cell_group_and_k(swept):
-    out, table, _, _ = swept
+    out, table, _ = swept
     assert list(table.columns) == [
         *("model", "T_train", "top_k_train", "top_p_train", "T_eval", "top_k_eval", "top_p_eval"),
         *("group", "k", "estimate", "low", "high", "problems", "without_code"),
@@ -131,7 +124,7 @@ def test_the_table_has_a_row_for_every_cell_group_and_k(swept):
 
 
 def test_the_numbers_are_those_of_the_samples(swept):
-    out, table, _, _ = swept
+    out, table, _ = swept
     rows = read_jsonl(out / "evaluations/base/T1.3-k20-p0.8.jsonl")
     samples = read_jsonl(out / "samples/base/T1.3-k20-p0.8.jsonl")
     assert [r["problem_id"] for r in rows] == [s["problem_id"] for s in samples]
@@ -152,13 +145,19 @@ def test_the_numbers_are_those_of_the_samples(swept):
 
 
 def test_shared_work_is_done_once(swept):
-    _, _, loaded, ran = swept
+    out, _, loaded = swept
     assert loaded == ["tiny"]  # both checkpoints are the same model
-    assert ran and len(ran) == len(set(ran))
+    tasks = load_tasks("tiny:dev")
+    samples = [row for file in out.glob("samples/*/*.jsonl") for row in read_jsonl(file)]
+    programs = {
+        (row["problem_id"], program(tasks[row["problem_id"]], row["completion"])) for row in samples
+    }
+    run = [json.loads(line)[0] for line in (out / "verdicts.jsonl").read_text().splitlines()]
+    assert len(run) == len(set(run)) == len(programs) < len(samples)
 
 
 def test_a_finished_sweep_does_nothing_again_and_may_grow(swept, tmp_path, monkeypatch):
-    out, table, _, _ = swept
+    out, table, _ = swept
     monkeypatch.setattr(sweeps, "sample_stage", None)
     again = run_sweep(read_grid(grid_file(tmp_path)), out)
     pd.testing.assert_frame_equal(again, table)
@@ -199,9 +198,8 @@ def test_bad_input_writes_nothing(tmp_path):
 
 def test_programs_that_could_not_be_run_are_never_written_as_verdicts(tmp_path, monkeypatch):
     def broken(samples, tasks, **options):
-        return pd.DataFrame(
-            {"verdict": "infra_error", "detail": "no worker"}, index=range(len(samples))
-        )
+        columns = {"problem_id": "p", "verdict": "infra_error", "detail": "no worker"}
+        return pd.DataFrame(columns, index=range(len(samples)))
 
     one = GRID.replace("  ssd", "  # ").replace("[0.0, 1.3]", "0.0")
     grid = read_grid(grid_file(tmp_path, one))
@@ -240,7 +238,7 @@ def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in made} == first
-    _, table, _, _ = swept
+    _, table, _ = swept
     found = json.loads(done.stdout)
     assert found[0]["T_train"] is None
     pd.testing.assert_frame_equal(pd.DataFrame(found).astype(table.dtypes), table)
