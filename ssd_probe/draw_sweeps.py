@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssd_probe import sweep_figures, temperature_figures
@@ -17,7 +16,7 @@ from ssd_probe.analysis.published import published
 from ssd_probe.analysis.sweep_table import check_sweep
 from ssd_probe.analysis.tables import sweep_table, table_2, write_table
 from ssd_probe.errors import UserError
-from ssd_probe.figures import COLUMN_WIDTH, PAGE_WIDTH, paper_style, save
+from ssd_probe.figures import COLUMN_WIDTH, PAGE_WIDTH, figure_of, paper_style, save
 
 Drawing = tuple[Figure, str]  # a figure and its caption
 _CHOSEN = "each model at the setting that was best for it on these same problems (optimistic)"
@@ -83,7 +82,7 @@ def draw_published(out: Path, sweep: pd.DataFrame | None = None) -> list[Path]:
             f"{known.source}, Table 2; decoding of Tables 3 and 4.{beside}"
         )
         paths = [save(one, out / "published_fig_1", caption)[0]]
-        two = _figure(sweep_figures.fig_2_bars(levels, own=1 if len(own) else 0))
+        two = figure_of(sweep_figures.fig_2_bars(levels, own=1 if len(own) else 0))
         caption = (
             "Figure 2 as bars. pass@1 of the base as decoded in Table 4, of the base at its own "
             "best T_eval (SSD less the printed margin), and of SSD; the number above is the "
@@ -177,7 +176,7 @@ def _effective(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
     fits, curves = sweeps.fit_settings(points)
     base = rows[rows["T_train"].isna()]
     level = float(base["estimate"].max()) if len(base) else None
-    figure = _figure(temperature_figures.fig_3a(points, fits, curves, level))
+    figure = figure_of(temperature_figures.fig_3a(points, fits, curves, level))
     told = "; ".join(_fit_text(fit) for fit in fits.to_dict("records"))
     return figure, (
         f"{what}. pass@{k} against T_eff = T_train * T_eval, a dot a cell of the sweep, by "
@@ -188,7 +187,7 @@ def _effective(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
 
 def _heat_map(sweep: pd.DataFrame, k: int) -> Drawing:
     setting, grid = next(iter(sweeps.grids(sweep, "all", k).items()))
-    return _figure(temperature_figures.fig_3b(grid)), (
+    return figure_of(temperature_figures.fig_3b(grid)), (
         f"Figure 3b. pass@{k} (%) over T_train and T_eval, trained with {setting}; framed: the "
         f"best; hatched: not run. {_problems(sweep)}"
     )
@@ -205,7 +204,7 @@ def _heat_maps(sweep: pd.DataFrame, k: int, what: str) -> Drawing:
 def _stress(sweep: pd.DataFrame, sample: str | None) -> Drawing:
     frame = sweeps.stress_curves(sweep)
     if sample is None:
-        figure, left = _figure(temperature_figures.fig_7(frame)), ""
+        figure, left = figure_of(temperature_figures.fig_7(frame)), ""
     else:
         figure = temperature_figures.fig_7_panels(frame, sample)
         left = "Left: the start of a training sample. "
@@ -244,9 +243,3 @@ def _second(ks: list[int]) -> int:
     if len(ks) < 2:
         raise UserError(f"the sweep holds pass@{ks[0]} alone: a second k is needed")
     return ks[-1]
-
-
-def _figure(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure

@@ -209,6 +209,13 @@ def new_axes(ax: Axes | None, height: float = 2.3) -> Axes:
     return ax if ax is not None else plt.subplots(figsize=(COLUMN_WIDTH, height))[1]
 
 
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes are in."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def by_model(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Look and rows of each model: base, SSD, control, then any others as they come."""
     others = [name for name in dict.fromkeys(frame["model"]) if name not in MODELS]
@@ -322,8 +329,7 @@ def _mark(ax: Axes, cell: _Cell) -> None:
 
 def _fit(ax: Axes, columns: int, lines: int) -> tuple[float, float]:
     """Font size, in points, that fills the cells of these axes, and their height in lines."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    figure = figure_of(ax)
     figure.draw_without_rendering()  # the layout engine moves the axes only when it draws
     extent = ax.get_window_extent()
     width, height = (72 / figure.dpi * side for side in (extent.width, extent.height))
