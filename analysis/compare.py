@@ -82,8 +82,9 @@ def totals(
     measured.insert(0, "positions", 1)
     measured.insert(0, "label", kinds)
     measured = measured[base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)]
-    by_label = measured.groupby(["label", "problem_id"]).sum()
-    overall = by_label.groupby(level="problem_id").sum()
+    # A statistic that is nowhere known stays NaN, where a plain sum would be 0.
+    by_label = measured.groupby(["label", "problem_id"]).sum(min_count=1)
+    overall = by_label.groupby(level="problem_id").sum(min_count=1)
     return pd.concat([pd.concat({ALL: overall}, names=["label"]), by_label])
 
 

@@ -137,7 +137,7 @@ class QuantileRule:
         known = np.concatenate([np.empty(0), *(part[np.isfinite(part)] for part in parts)])
         if not len(known):
             raise UserError("QuantileRule: no position has an entropy")
-        low = np.quantile(known, self.lock_share, method="higher")
+        low = np.quantile(known, self.lock_share, method="lower")
         high = np.quantile(known, 1 - self.fork_share, method="higher")
         if not low < high:
             raise UserError(

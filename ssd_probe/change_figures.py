@@ -107,8 +107,8 @@ def fig_rates(frame: pd.DataFrame, ax: Axes | None = None, most: int = 12) -> Ax
 
 
 def fig_rates_panels(frame: pd.DataFrame) -> Figure:
-    """`fig_rates` for each way of grouping that has at least two groups, one under another."""
-    parts = [(way, rows) for way, rows in frame.groupby("by", sort=False) if len(rows) > 1]
+    """`fig_rates` for each way of grouping, one under another; `frame` has at least one."""
+    parts = list(frame.groupby("by", sort=False))
     heights = [min(len(rows), 12) + 2.5 for _, rows in parts]
     size = (COLUMN_WIDTH, 0.17 * sum(heights) + 0.2)
     fig, panels = plt.subplots(

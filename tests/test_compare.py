@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ssd_probe.analysis import theory
+from ssd_probe.analysis.changes import STATISTICS, position_statistics
 from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
-from ssd_probe.analysis.changes import STATISTICS, position_statistics
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
@@ -215,3 +215,99 @@ class TestVerdicts:
         assert list(labels) == [LOCK] * 40 + [FORK] * 40
         table = compare(frame, probe_of(student, problems=10), labels, TRAIN, n_resamples=200)
         assert [verdict.holds for verdict in verdicts(table)] == [True, True]
+
+
+class TestLossTerms:
+    """The position statistics against `theory` on the whole vocabulary."""
+
+    decoding = Decoding(1.3, 20, 0.9)
+
+    def pair(self, vocab=50):  # no more than the ranks: nothing is unknown
+        base = random_logits(vocab=vocab).astype(np.float32).astype(float)
+        tuned = (base + 0.5 * random_logits(seed=3, vocab=vocab)).astype(np.float32).astype(float)
+        return base, tuned
+
+    def test_terms_target_and_split_are_those_of_the_theory(self):
+        base, tuned = self.pair()
+        found = position_statistics(probe_of(base), probe_of(tuned), self.decoding)
+        terms = theory.three_term_loss(tuned, base, self.decoding)
+        q, inside = theory.target(base, self.decoding), theory.support(base, self.decoding)
+        split = theory.entropy_split(tuned, inside)
+        truth = {
+            "compression": terms.compression, "reshaping": terms.reshaping,
+            "alignment": terms.alignment, "target_kl": theory.kl_divergence(q, tuned),
+            "gate_part": split.gate, "head_part": split.head, "tail_part": split.tail,
+            "kept_mass": theory.kept_mass(tuned, inside), "entropy": theory.entropy(tuned),
+        }  # fmt: skip
+        for name, values in truth.items():
+            np.testing.assert_allclose(
+                found[f"tuned_{name}"], values, rtol=2e-5, atol=2e-6, err_msg=name
+            )
+
+    def test_the_ideal_student_is_at_its_target(self):
+        base, _ = self.pair()
+        student = np.where(np.isfinite(q := theory.target(base, self.decoding)), q, -60)
+        found = position_statistics(probe_of(base), probe_of(student), self.decoding)
+        np.testing.assert_allclose(found["tuned_target_kl"], 0, atol=1e-6)
+        assert (found["base_target_kl"] > found["tuned_target_kl"]).mean() > 0.9
+
+    def test_tokens_beyond_the_ranks_bound_the_loss_from_below(self):
+        base, tuned = self.pair(vocab=150)
+        exact = position_statistics(
+            probe_of(base, ranks=150), probe_of(tuned, ranks=150), self.decoding
+        )
+        few = position_statistics(
+            probe_of(base, ranks=24), probe_of(tuned, ranks=24), self.decoding
+        )
+        lacking = few["missing"] > 0
+        assert 0 < lacking.sum() < len(few)
+        gap = exact["tuned_target_kl"] - few["tuned_target_kl"]
+        assert (gap[lacking] > 0).all()
+        np.testing.assert_allclose(gap[~lacking], 0, atol=1e-6)
+
+    def test_greedy_training_has_no_loss(self):
+        base, tuned = self.pair()
+        found = position_statistics(probe_of(base), probe_of(tuned), Decoding(0.0))
+        assert found["tuned_target_kl"].isna().all()
+        table = compare(probe_of(base), probe_of(tuned), [LOCK] * 60, Decoding(0.0), n_resamples=9)
+        assert "target_kl" not in set(table["statistic"]) and "entropy" in set(table["statistic"])
+
+    def test_a_pair_knows_every_token_and_the_divergences(self):
+        base, tuned = self.pair(vocab=150)
+        frame, other = probe_of(base, ranks=24), probe_of(tuned, ranks=24)
+        both = pair_stats(*(torch.tensor(x, dtype=torch.float32) for x in (base, tuned)), top_k=24)
+        frame["other_at_base_top"] = list(both.other_at_base_top.numpy())
+        for column, values in (("kl_base_other", both.kl_base_other), ("js", both.js),
+                               ("tv", both.tv)):  # fmt: skip
+            frame[column] = values.numpy()
+        found = position_statistics(frame, other, self.decoding)
+        exact = position_statistics(
+            probe_of(base, ranks=150), probe_of(tuned, ranks=150), self.decoding
+        )
+        assert (found["missing"] == 0).all()
+        for name in ("target_kl", "tail_mass", "kept_mass", "head_entropy"):
+            np.testing.assert_allclose(
+                found[f"tuned_{name}"], exact[f"tuned_{name}"], rtol=2e-4, atol=2e-6, err_msg=name
+            )
+        table = compare(frame, other, [LOCK] * 60, self.decoding, n_resamples=9)
+        kl = table[(table["label"] == "all") & (table["statistic"] == "kl")].iloc[0]
+        truth = theory.kl_divergence(base, tuned).mean()
+        assert kl["base"] == 0 and kl["tuned"] == pytest.approx(truth, rel=1e-4)
+
+
+class TestTotals:
+    def test_parts_add_up_to_the_whole(self):
+        base = random_logits()
+        frames = probe_of(base), probe_of(base + 0.3 * random_logits(seed=9))
+        labels = SupportRule().label(frames[0]).to_numpy()
+        whole = compare(*frames, labels, TRAIN, n_resamples=50)
+        parts = add_totals(
+            totals(*(f.iloc[a:b] for f in frames), labels[a:b], TRAIN)
+            for a, b in ((0, 20), (20, 21), (21, 60))
+        )
+        joined = summarise(parts, n_resamples=50)
+        ends = ["low", "high"]  # four problems: rounding moves a percentile between few values
+        pd.testing.assert_frame_equal(joined.drop(columns=ends), whole.drop(columns=ends))
+        assert ((joined["low"] <= joined["difference"] + 1e-12) | joined["low"].isna()).all()
+        with pytest.raises(UserError, match="no parts"):
+            add_totals([])

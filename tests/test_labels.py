@@ -10,7 +10,16 @@ from ssd_probe.analysis.rates import fork_rates, label_counts
 from ssd_probe.analysis.scoring import agreement, score_against_truth, sensitivity
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from tests.probes import TRAIN, branching_of, flat, probe_of, random_logits, two_way
+from tests.probes import (
+    TRAIN,
+    branching_of,
+    entropy_of,
+    flat,
+    probe_of,
+    random_logits,
+    softmax,
+    two_way,
+)
 
 
 class TestLabels:
@@ -91,3 +100,106 @@ class TestScoreAgainstTruth:
         assert np.isnan(found[["precision", "recall", "f1", "auc"]].astype(float)).all()
         with pytest.raises(UserError, match="one entry for each"):
             score_against_truth([LOCK], [LOCK, FORK])
+
+
+class TestOtherRules:
+    def test_entropy_against_the_thresholds(self):
+        logits = random_logits()
+        logits[2, 0] = np.nan
+        frame = probe_of(logits).set_index(pd.Index(range(7, 67)))
+        labels = EntropyRule(0.3, 1.5).label(frame)
+        assert list(labels.index) == list(frame.index) and set(labels) == {LOCK, FORK, NEITHER}
+        assert labels.iloc[2] == NEITHER
+        for kind, row in zip(np.delete(labels, 2), np.delete(logits, 2, 0), strict=True):
+            h = entropy_of(softmax(row))
+            assert kind == (LOCK if h <= 0.3 else FORK if h >= 1.5 else NEITHER)
+
+    def test_quantiles_give_their_shares_and_fit_part_by_part(self):
+        frame = probe_of(random_logits())
+        rule = QuantileRule(0.2, 0.4)
+        labels = rule.label(frame)
+        assert (labels == FORK).sum() == 12 and (labels == LOCK).sum() == 24
+        assert frame["entropy"][labels == LOCK].max() < frame["entropy"][labels == FORK].min()
+        halves = [frame["entropy"].to_numpy()[:30], frame["entropy"].to_numpy()[30:]]
+        assert (rule.fitted(halves).label(frame) == labels).all()
+
+    @pytest.mark.parametrize("make, message", [
+        (lambda: EntropyRule(1.0, 0.5), "lock_at_most < fork_at_least"),
+        (lambda: QuantileRule(0.6, 0.5), "at most 1 in all"),
+        (lambda: QuantileRule(0.0), "shares in 0..1"),
+        (lambda: QuantileRule().fitted([np.array([np.nan])]), "no position has an entropy"),
+        (lambda: QuantileRule().fitted([np.ones(9)]), "are both 1"),
+        (lambda: QuantileRule().fitted([]), "no position has an entropy"),
+    ])  # fmt: skip
+    def test_refused(self, make, message):
+        with pytest.raises(UserError, match=message):
+            make()
+
+
+class TestAgreementAndSensitivity:
+    def test_by_hand(self):
+        first = [FORK, FORK, LOCK, LOCK, NEITHER, LOCK]
+        second = [FORK, LOCK, LOCK, LOCK, NEITHER, FORK]
+        row = agreement({"a": first, "b": second}).iloc[0]
+        assert row["agree"] == pytest.approx(4 / 6)
+        chance = (2 * 2 + 3 * 3 + 1 * 1) / 36
+        assert row["kappa"] == pytest.approx((4 / 6 - chance) / (1 - chance))
+        assert row["fork_overlap"] == pytest.approx(1 / 3)
+        same = agreement({"a": [LOCK] * 3, "b": [LOCK] * 3, "c": [LOCK] * 3})
+        assert len(same) == 3 and same["kappa"].isna().all() and (same["agree"] == 1).all()
+        with pytest.raises(UserError, match="at least two rules"):
+            agreement({"a": first})
+        with pytest.raises(UserError, match="different numbers"):
+            agreement({"a": first, "b": first[1:]})
+
+    def test_sensitivity_is_the_rule_with_one_parameter_changed(self):
+        frame = probe_of(random_logits())
+        rule = SupportRule()
+        truth = rule.label(frame)
+        tried = {"lock_at_most": [1.25, 1.4], "decoding": [Decoding(1.0, 20, 0.8)]}
+        table = sensitivity(frame, rule, tried, truth)
+        assert list(table["parameter"]) == ["lock_at_most", "lock_at_most", "decoding"]
+        assert table.loc[0, ["agree", "fork_f1", "lock_f1"]].tolist() == [1, 1, 1]
+        other = SupportRule(Decoding(1.0, 20, 0.8)).label(frame)
+        assert table.loc[2, "fork_rate"] == (other == FORK).mean()
+        assert table.loc[2, "agree"] == (other == truth).mean() < 1
+        with pytest.raises(UserError, match="SupportRule has no 'threshold'; it has decoding"):
+            sensitivity(frame, rule, {"threshold": [1]})
+
+
+class TestRates:
+    def frame(self):
+        frame = probe_of(random_logits(40))
+        frame["segment"] = ["text"] * 20 + ["code"] * 20
+        frame["syntax"] = [None] * 20 + ["Name", "Call"] * 10
+        frame["sample_id"] = "s"
+        frame["position"] = np.arange(5, 45)
+        return frame
+
+    def test_counts_rates_and_parts(self):
+        frame = self.frame()
+        labels = np.where(np.arange(40) % 4 == 0, FORK, LOCK)
+        labels[1] = NEITHER
+        frame.loc[3, "valid"] = False
+        rates = fork_rates(label_counts(frame, labels), n_resamples=99).set_index(["by", "group"])
+        assert rates.loc[("segment", "text"), "positions"] == 19
+        assert rates.loc[("segment", "text"), "fork_rate"] == pytest.approx(5 / 19)
+        assert rates.loc[("segment", "text"), "lock_rate"] == pytest.approx(13 / 19)
+        assert rates.loc[("syntax", "Name"), "fork_rate"] == pytest.approx(0.5)
+        assert rates.loc[("syntax", "Call"), "fork_rate"] == 0
+        assert list(rates.loc["depth"].index) == ["0-15", "16-31", "32-63"]
+        assert list(rates.loc["depth"]["positions"]) == [15, 16, 8]
+        assert ((rates["low"] <= rates["fork_rate"]) & (rates["fork_rate"] <= rates["high"])).all()
+        parts = [label_counts(frame[frame["segment"] == kind].assign(sample_id=kind),
+                              labels[(frame["segment"] == kind).to_numpy()])
+                 for kind in ("text", "code")]  # fmt: skip
+        joined = fork_rates(parts, n_resamples=99).set_index(["by", "group"])
+        pd.testing.assert_frame_equal(joined.loc[["segment"]], rates.loc[["segment"]])
+
+    def test_refused(self):
+        with pytest.raises(UserError, match="39 labels for 40 positions"):
+            label_counts(self.frame(), [LOCK] * 39)
+        with pytest.raises(UserError, match="lacks the columns: syntax"):
+            label_counts(self.frame().drop(columns="syntax"), [LOCK] * 40)
+        with pytest.raises(UserError, match="at least one part"):
+            fork_rates([])
