@@ -9,9 +9,10 @@ import zlib
 
 import pytest
 
-from ssd_probe import livecodebench
+from ssd_probe import livecodebench, sandbox
 from ssd_probe.data import humaneval, read_prompts
 from ssd_probe.errors import UserError
+from ssd_probe.evaluate import evaluate
 from ssd_probe.problems import Task, extract_code, lacks_code, load_tasks, program
 
 
@@ -215,3 +216,36 @@ def test_the_bundled_domains_tasks_are_typed_calls():
     task = next(iter(load_tasks("tiny:dev").values()))
     assert task.kind == "calls" and task.entry == "solve" and task.exact and task.tests
     assert task.difficulty in ("easy", "medium", "hard")
+
+
+def test_a_livecodebench_file_from_answers_to_verdicts(tmp_path):
+    """stdin programs and functions by the benchmark's rules: its imports, its equality."""
+    function = FUNCTION | {
+        "public_test_cases": json.dumps([case("[1, 2]\n3", "true", "functional")]),
+        "private_test_cases": packed([case("[]\n0", "false", "functional")]),
+    }
+    program = lcb_row(private_test_cases=packed([case("5 6\n", "11"), case("1 1\n", "2.0\n")]))
+    path = write(tmp_path / "lcb.jsonl", program, lcb_row("3779", **function))
+    method = "class Solution:\n    def f(self, xs: List[int], k: int) -> bool:\n        return "
+    answers = [
+        ("abc301_a", "a, b = map(int, input().split())\nprint(a + b)", "pass"),
+        (
+            "abc301_a",
+            "if __name__ == '__main__':\n    print(sum(map(int, stdin.read().split())))",
+            "pass",
+        ),
+        ("abc301_a", "print(3)", "wrong"),
+        ("3779", method + "len(Counter(xs))", "wrong"),  # 2 is not True
+        ("3779", method + "int(len(xs) > 0)", "pass"),  # but 1 is
+        ("3779", "def f(xs, k):\n    return len(xs) > 0", "pass"),
+    ]
+    samples = [
+        {"problem_id": name, "completion": f"So:\n```python\n{code}\n```"}
+        for name, code, _ in answers
+    ]
+    samples.append({"problem_id": "3779", "completion": method})  # no fences
+    unboxed = sandbox.missing() is not None
+    found = evaluate(samples, load_tasks(path), progress=False, unsandboxed=unboxed)
+    wanted = [verdict for *_, verdict in answers]
+    assert list(found["verdict"]) == [*wanted, "error"], found["detail"]
+    assert list(found["difficulty"]) == ["easy"] * 3 + ["hard"] * 4

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from ssd_probe import stages
+from ssd_probe import sandbox, stages
 from ssd_probe import sweep as sweeps
 from ssd_probe.data import read_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.grid import read_grid
 from ssd_probe.problems import load_tasks, program
-from ssd_probe.sweep import run_sweep
 
+UNBOXED = sandbox.missing() is not None  # bubblewrap is not everywhere
 GRID = """
 checkpoints:
   base: {model: tiny}
@@ -32,6 +32,10 @@ k: [1, 2]
 limit: 6
 max_new_tokens: 96
 """
+
+
+def run_sweep(grid, out):
+    return sweeps.run_sweep(grid, out, unsandboxed=UNBOXED)
 
 
 def grid_file(folder, text=GRID):
@@ -220,6 +224,7 @@ def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
     grid_file(tmp_path)
     options = ["--grid", "grid.yaml", "--out", "out", "--processes", "2", "--json"]
     command = [sys.executable, "-m", "ssd_probe.cli", "sweep", *options]
+    command += ["--i-accept-unsandboxed-execution"] * UNBOXED
     null = subprocess.DEVNULL
     started = subprocess.Popen(command, cwd=tmp_path, stdout=null, stderr=null)
     deadline = time.monotonic() + 200
