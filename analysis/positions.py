@@ -49,7 +49,7 @@ def draw_positions(probe: Probe, rule: Any, positions: int = 0, seed: int = 0) -
     for frame in _picked(probe, rows, [*_KEYS, *_STATISTICS]):
         stats.append(stats_of(frame))
         labels.append(np.asarray(rule.label(frame), dtype=str))
-    return Sample(PositionStats.concat(stats), np.concatenate(labels), rows, total)
+    return Sample(_joined(stats), np.concatenate(labels), rows, total)
 
 
 def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
@@ -65,26 +65,36 @@ def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
             f"{other.path}: {len(other)} positions, {base.path} has {len(base)}: probe both alike"
         )
     keys = pd.concat(_picked(base, sample.rows, _KEYS), ignore_index=True)
-    parts, stats = list(_picked(other, sample.rows, [*_KEYS, *_STATISTICS])), []
+    parts = list(_picked(other, sample.rows, [*_KEYS, *_STATISTICS]))
     found = pd.concat([part[_KEYS] for part in parts], ignore_index=True)
     for name in _KEYS:
         unequal = np.flatnonzero(keys[name].to_numpy() != found[name].to_numpy())
         if len(unequal):
             row = sample.rows[unequal[0]]
             raise UserError(f"{other.path}: {name} differs from {base.path} at row {row}")
-    stats = [stats_of(part) for part in parts]
-    return sample._replace(stats=PositionStats.concat(stats))
+    return sample._replace(stats=_joined([stats_of(part) for part in parts]))
 
 
 def select(stats: PositionStats, rows: ArrayLike | Tensor) -> PositionStats:
     """The statistics of some rows: a bool mask [N] or row numbers."""
     index = torch.as_tensor(rows)
-    taken: dict[str, Any] = {
-        field.name: value[index]
-        for field in dataclasses.fields(stats)
-        if isinstance(value := getattr(stats, field.name), Tensor) and len(value) == len(stats)
-    }
+    taken: dict[str, Any] = {name: getattr(stats, name)[index] for name in _by_row(stats)}
     return dataclasses.replace(stats, **taken)
+
+
+def _joined(parts: Sequence[PositionStats]) -> PositionStats:
+    """The rows of all parts. `PositionStats.concat` wants what saved tables leave out."""
+    names = _by_row(parts[0])
+    whole: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
+    return dataclasses.replace(parts[0], **whole)
+
+
+def _by_row(stats: PositionStats) -> list[str]:
+    """The fields that have an entry for each row."""
+    fields = vars(stats).items()
+    return [
+        name for name, value in fields if isinstance(value, Tensor) and len(value) == len(stats)
+    ]
 
 
 def _picked(

@@ -43,8 +43,8 @@ def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:
     Returns label, curve, unit, truncation, mean_error and largest_error (absolute, over the T_eval
     of the curve), change (mean |trained - base|: what there was to predict), relative (mean_error /
     change: 0 is perfect, 1 no better than predicting that nothing changes), bias (mean of
-    predicted - trained), and holds_to: the largest T_eval up to which, at each one, the ideal fit
-    is no farther from the trained student than the base is; NaN when not even at the lowest.
+    predicted - trained), nearer and of: at how many of the T_eval the ideal fit is no farther from
+    the trained student than the base is.
     """
     rows = []
     for keys, part in curves.groupby(["label", *_TRUNCATION], sort=False):
@@ -53,7 +53,6 @@ def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:
             error = wide[curve, IDEAL] - wide[curve, MEASURED]
             changes = (wide[curve, MEASURED] - wide[curve, BASE]).abs()
             change, near = changes.mean(), error.abs() <= changes + 1e-9
-            holds = wide.index[near.cummin()]
             rows.append(
                 {
                     **dict(zip(["label", *_TRUNCATION], keys, strict=True)),
@@ -64,7 +63,8 @@ def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:
                     "change": change,
                     "relative": error.abs().mean() / change if change else np.nan,
                     "bias": error.mean(),
-                    "holds_to": holds.max() if len(holds) else np.nan,
+                    "nearer": int(near.sum()),
+                    "of": len(near),
                 }
             )
     return pd.DataFrame(rows)

@@ -86,12 +86,11 @@ def describe_errors(errors: pd.DataFrame) -> str:
     lines = ["Prediction against the trained student, over T_eval:"]
     for row in shown.to_dict("records"):
         none = "nothing changed" if np.isnan(row["relative"]) else f"{row['relative']:.2f} of it"
-        until = "nowhere" if np.isnan(row["holds_to"]) else f"up to T_eval {row['holds_to']:g}"
         lines.append(
             f"  {row['label']}s, {row['curve']} at top-k {row['top_k_eval']:g}, top-p "
             f"{row['top_p_eval']:g}: mean error {row['mean_error']:.3g} {row['unit']} (largest "
             f"{row['largest_error']:.3g}); training changed it by {row['change']:.3g}: {none}; "
-            f"nearer than the base {until}"
+            f"no farther than the base at {row['nearer']} of {row['of']} T_eval"
         )
     return "\n".join(lines)
 
