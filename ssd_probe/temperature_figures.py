@@ -43,8 +43,9 @@ def fig_3a(
 ) -> Axes:  # fmt: skip
     """Figures 3a and 9: pass@k against T_eff, dots and a quadratic fit a setting.
 
-    points: setting, T_eff, estimate, k (one value); fits: setting, r2, peak, inside (the peak is
-    named where it is inside); curves: setting, T_eff, estimate; baseline: the base's level, dashed.
+    points: setting, T_eff, estimate, k (one value); fits: setting, r2, peak, low, inside (the
+    peak is named where it is inside and its interval known); curves: setting, T_eff, estimate;
+    baseline: the base's level, dashed.
     """
     require_columns(points, ["setting", "T_eff", "estimate", "k"], "Figure 3a")
     if points["k"].nunique() != 1:
@@ -53,9 +54,9 @@ def fig_3a(
     named = fits.set_index("setting")
     for i, (setting, part) in enumerate(points.groupby("setting", sort=False)):
         color, marker, style = _SETTINGS[i % len(_SETTINGS)]
-        r2, peak, inside = named.loc[setting, ["r2", "peak", "inside"]]
+        r2, peak, low, inside = named.loc[setting, ["r2", "peak", "low", "inside"]]
         fit = "no fit" if np.isnan(r2) else f"$R^2$ = {r2:.2f}"
-        fit += f", peak {peak:.2f}" if inside else ""
+        fit += f", peak {peak:.2f}" if inside and not np.isnan(low) else ""
         ax.scatter(part["T_eff"], part["estimate"], s=14, color=color, marker=marker,
                    edgecolor="white", linewidth=0.3, zorder=3,
                    label=f"{setting} ({fit})")  # fmt: skip
@@ -129,27 +130,23 @@ def fig_3b_panels(grids: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def fig_7(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Figure 7: the stress test, pass@k against T_eval: a curve a model and k, k at its end.
+    """Figure 7: the stress test, pass@k against T_eval, a curve and its band a model and k.
 
-    frame: model, temperature, k, estimate, low, high.
+    frame: model, temperature, k, estimate, low, high. Markers of every k but the least are hollow.
     """
     require_columns(frame, ["model", "temperature", "k", "estimate", "low", "high"], "Figure 7")
-    ax = new_axes(ax)
+    ax = new_axes(ax, height=2.6)
     for look, rows in by_model(frame):
         for i, (k, part) in enumerate(rows.groupby("k")):
             part = part.sort_values("temperature")
-            line(ax, look | {"name": "_" if i else look["name"]}, part["temperature"],
-                 part["estimate"], alpha=1 if i == 0 else 0.65)  # fmt: skip
+            named = look | {"name": f"{look['name']}, pass@{k}"}
+            fill = "white" if i else look["color"]
+            line(ax, named, part["temperature"], part["estimate"], markerfacecolor=fill)
             ax.fill_between(part["temperature"], part["low"], part["high"], color=look["color"],
-                            alpha=0.14, linewidth=0)  # fmt: skip
-            end = part.iloc[-1]
-            ax.annotate(f"pass@{k}", (end["temperature"], end["estimate"]), (4, 0), va="center",
-                        textcoords="offset points", color=look["color"], fontsize=6.5,
-                        annotation_clip=False)  # fmt: skip
+                            alpha=0.12, linewidth=0)  # fmt: skip
     ax.set(xlabel=T_EVAL, ylabel="pass@k")
     percent_axis(ax.yaxis)
-    ax.margins(x=0.02)
-    legend_above(ax)
+    legend_above(ax, columns=2)
     return ax
 
 

@@ -177,8 +177,10 @@ def test_fig_7_has_a_curve_a_model_and_k():
     ax = fig_7(frame)
     heights = [y for line in ax.lines for y in line.get_ydata()]
     assert heights == pytest.approx([0.3, 0.35, 0.4, 0.45, 0.5, 0.6])
-    assert texts(ax) == ["pass@1", "pass@5"] * 2
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["base", "SSD"]
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert names == ["base, pass@1", "base, pass@5", "SSD, pass@1", "SSD, pass@5"]
+    fills = [line.get_markerfacecolor() for line in ax.lines]
+    assert fills == [MODELS["base"]["color"], "white", MODELS["ssd"]["color"], "white"]
 
 
 def test_fig_7_shows_the_start_of_a_sample_that_cannot_break_it():
