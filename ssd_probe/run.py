@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -65,14 +66,13 @@ def _flatten(settings: dict, prefix: str = "") -> dict:
 
 def provenance() -> dict:
     """Versions, machine, commit and time: what a reader needs to run it again."""
-    import torch
-
+    torch = sys.modules.get("torch")  # evaluations do without it, and its 300 MB
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("ssd-probe", *PACKAGES)},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads() if torch else None,
         "commit": _commit(),
     }
 

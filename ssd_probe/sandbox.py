@@ -3,8 +3,9 @@
 A box holds the interpreter, its standard library, numpy and one script of ours, read-only; `/tmp`
 and `/dev/shm` are its own. No network, no `/proc`, an empty environment. Its first process is our
 script (`candidate.py`), which the kernel protects: no signal from inside a process namespace
-reaches its first process. It forks one process a program. A program cannot fork, so nothing of it stays; a
-box in which a program wrote files, or that it left in any but the usual way, is thrown away.
+reaches its first process. It forks one process a program. A program cannot fork, so nothing of it
+stays; a box in which a program wrote files, or that it left in any but the usual way, is thrown
+away.
 """
 
 import fcntl

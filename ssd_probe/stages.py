@@ -202,11 +202,9 @@ def _write_comparison(
 
 
 def _tokenizer_of(probe: Any) -> Any:
-    """Of the probed model, to name tokens; None where the model is not at hand any more."""
-    try:
-        return load_tokenizer(probe.record["model"])
-    except (UserError, KeyError):
-        return None
+    """Of the probed model, to name tokens; None where the model is not on this machine."""
+    model = str(probe.record.get("model"))
+    return load_tokenizer(model) if model == "tiny" or Path(model).is_dir() else None
 
 
 def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Any, Any]:
@@ -252,26 +250,3 @@ def figures_stage(
     if published and out is not None:
         paths += draw_published(out, table)
     return [*map(str, paths), *(f"no {name}: {why}" for name, why in missing)]
-
-
-def evaluate_stage(
-    problems: str, samples: Path, ks: list[int] | None, *, workers: int = 2, seconds: float = 3.0
-) -> dict:
-    """Run the samples: `results` (task_id, verdict, detail) and `pass_at_k` rows.
-
-    Without `ks`, pass@1 and, where every problem has five samples, pass@5. Programs that could not
-    be run (`infra_error`) are in `results` and in no pass@k.
-    """
-    from ssd_probe.analysis.passk import pass_table
-    from ssd_probe.evaluate import evaluate
-    from ssd_probe.problems import load_tasks
-
-    results = evaluate(read_jsonl(samples), load_tasks(problems), workers=workers, seconds=seconds)
-    fewest = results.groupby("problem_id").size().min()
-    ks = ks or [k for k in (1, 5) if k <= fewest]
-    clean = results[results["verdict"] != "infra_error"]
-    rows = results.rename(columns={"problem_id": "task_id"})
-    return {
-        "results": rows[["task_id", "verdict", "detail"]].to_dict("records"),
-        "pass_at_k": pass_table(clean, ks=ks).to_dict("records"),
-    }

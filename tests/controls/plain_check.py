@@ -1,0 +1,3 @@
+# pass check: a plain completion under a benchmark's own check
+def solve(xs):
+    return sum(xs)

@@ -1,0 +1,4 @@
+# memory|timeout: memory until there is none
+blocks = []
+while True:
+    blocks.append(bytearray(b"x" * (1 << 20)))

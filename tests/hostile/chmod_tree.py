@@ -1,0 +1,5 @@
+# error: /tmp closed to those who come next
+import os
+
+os.mkdir("/tmp/d")
+os.chmod("/tmp/d", 0)

@@ -1,0 +1,4 @@
+# error: a file of the user deleted
+import os
+
+os.remove("CANARY")

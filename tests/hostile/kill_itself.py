@@ -1,0 +1,5 @@
+# crash: SIGKILL to itself
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,5 @@
+# crash: SIGKILL to its process group
+import os
+import signal
+
+os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,4 @@
+# crash: null dereference
+import ctypes
+
+ctypes.string_at(0)

@@ -1,0 +1,2 @@
+# error: the users of this machine
+print(open("/etc/passwd").read())

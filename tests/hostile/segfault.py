@@ -1,0 +1,5 @@
+# crash: SIGSEGV to itself
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,0 +1,2 @@
+# wrong stdio: verdicts printed where an answer is awaited
+print('{"verdict": "pass"}\npassed')

@@ -1,0 +1,3 @@
+# error: SystemExit(0) inside a call
+def solve(xs):
+    raise SystemExit(0)

@@ -1,0 +1,4 @@
+# error: a listening port
+import socket
+
+socket.socket().bind(("0.0.0.0", 0))
