@@ -116,9 +116,9 @@ def _draw(found: dict[str, Any], limits: Any, rule: Any, out: Path) -> list[Path
     from ssd_probe.analysis.predict_text import rules
     from ssd_probe.predict_figures import draw_prediction
 
-    table = temperature_map(found["prediction"].cells, limits)
-    settings = f"{rules(limits)}; locks and forks by branching at {rule.decoding}"
-    return draw_prediction(table, out, settings, found.get("curves"))
+    table, count = temperature_map(found["prediction"].cells, limits), found["prediction"].positions
+    where = f"{count['lock']} locks and {count['fork']} forks by branching at {rule.decoding}"
+    return draw_prediction(table, out, rules(limits), where, found.get("curves"))
 
 
 def _json(

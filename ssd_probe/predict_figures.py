@@ -31,12 +31,12 @@ _MAP = ["model", "T_train", "T_eval", "precision", "branching", "feasible"]
 
 
 def draw_prediction(
-    table: pd.DataFrame, out: Path, settings: str, curves: pd.DataFrame | None = None
+    table: pd.DataFrame, out: Path, rules: str, where: str, curves: pd.DataFrame | None = None
 ) -> list[Path]:
     """Draw a map for each pair of truncations, and with `curves` the comparison; the PNG files.
 
-    table: of `predict.temperature_map`; curves: of `predicted_and_measured`; settings: what the
-    captions say of positions, labels and limits.
+    table: of `predict.temperature_map`; curves: of `predicted_and_measured`. For the captions:
+    rules, what the outline means; where, which positions are locks and forks.
     """
     paths = []
     with paper_style():
@@ -47,15 +47,16 @@ def draw_prediction(
             base = table[cut & table["T_train"].isna()]
             caption = (
                 f"Prediction of an ideal fit: students trained at top-k {k:g}, top-p {p:g}, above "
-                f"the base, all decoded at top-k {k_eval:g}, top-p {p_eval:g}. Outlined: {settings}"
+                f"the base, all decoded at top-k {k_eval:g}, top-p {p_eval:g}; {where}. Outlined: "
+                f"{rules}."
             )
             stem = f"predict_train_k{k:g}_p{p:g}_eval_k{k_eval:g}_p{p_eval:g}"
             paths.append(_save(fig_map(pd.concat([base, part])), out / stem, caption))
         cuts = ["top_k_eval", "top_p_eval"]
         for (k_eval, p_eval), part in () if curves is None else curves.groupby(cuts, sort=False):
             caption = (
-                f"Ideal fit and trained student, decoded at top-k {k_eval:g}, top-p {p_eval:g}; "
-                f"means over locks (top) and forks (bottom). {settings}"
+                f"Ideal fit and trained student (SSD), decoded at top-k {k_eval:g}, top-p "
+                f"{p_eval:g}: means over locks (top) and forks (bottom); {where}."
             )
             stem = f"predict_student_eval_k{k_eval:g}_p{p_eval:g}"
             paths.append(_save(fig_check(part), out / stem, caption))

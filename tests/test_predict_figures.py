@@ -131,7 +131,7 @@ def test_comparison_draws_three_models_locks_above_forks():
 
 def test_draw_prediction_makes_a_map_for_each_pair_of_truncations(tmp_path):
     other = MAP.assign(top_p_eval=0.95)
-    paths = draw_prediction(pd.concat([MAP, other]), tmp_path, "the limits", CURVES)
+    paths = draw_prediction(pd.concat([MAP, other]), tmp_path, "the limits", "9 locks", CURVES)
     assert [path.name for path in paths] == [
         "predict_train_k20_p0.8_eval_k20_p0.8.png",
         "predict_train_k20_p0.8_eval_k20_p0.95.png",
@@ -139,7 +139,7 @@ def test_draw_prediction_makes_a_map_for_each_pair_of_truncations(tmp_path):
     ]
     assert len(list(tmp_path.iterdir())) == 9
     caption = (tmp_path / "predict_train_k20_p0.8_eval_k20_p0.95.txt").read_text()
-    assert "top-p 0.95" in caption and "the limits" in caption
+    assert all(said in caption for said in ("top-p 0.95", "Outlined: the limits.", "9 locks"))
 
 
 @pytest.mark.parametrize("column", ["T_train", "T_eval", "precision", "branching", "feasible"])
