@@ -179,7 +179,7 @@ def _split(entropy: Floats, log_head: Floats, tail: Floats) -> dict[str, Floats]
 
 def _at_most(stats: PositionStats, tail: Floats) -> Floats:
     """The most, as log p [N], that a token can have which is not among the model's K ranks."""
-    last = _log_probs(stats)[:, -1]
+    last = (stats.top_logits[:, -1].double() - stats.logsumexp).numpy()
     with np.errstate(divide="ignore"):
         return np.minimum(last, np.log(np.minimum(tail, _beyond(stats))))
 

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import require_exact, stats_of
 from ssd_probe.decoding import Decoding
@@ -28,12 +27,15 @@ def cumulative_mass(frame: Positions, ranks: int = 60) -> pd.DataFrame:
     so the sixth nine is still right; mass = 1 - miss. Raises UserError when the probe keeps fewer
     ranks.
     """
-    miss = _miss_after(valid_stats(frame))  # [N, K]
-    if not 1 <= ranks <= miss.shape[1]:
-        raise UserError(f"the probe keeps {miss.shape[1]} ranks, {ranks} were asked for")
-    mean = miss[:, :ranks].mean(0)
+    stats = valid_stats(frame)
+    kept = stats.top_ids.shape[1]
+    if not 1 <= ranks <= kept:
+        raise UserError(f"the probe keeps {kept} ranks, {ranks} were asked for")
+    beyond = stats.tail_log_mass.double().exp().mean()
+    by_rank = [*stats.top_probs().mean(0)[1:], beyond]  # of ranks 2..K, and beyond
+    mean = np.cumsum(by_rank[::-1])[::-1][:ranks]  # from the far tail inward
     table = pd.DataFrame({"rank": np.arange(1, ranks + 1), "mass": 1 - mean, "miss": mean})
-    return table.assign(positions=len(miss))
+    return table.assign(positions=len(stats))
 
 
 def truncation_curves(
@@ -49,8 +51,7 @@ def truncation_curves(
     """
     stats = valid_stats(frame)
     decodings = [Decoding(temperature, top_k, top_p) for temperature in temperatures]
-    for decoding in decodings:
-        require_exact(stats, decoding)
+    require_exact(stats, *decodings)
     left = stats.truncated(decodings)
     table = {
         "temperature": [decoding.temperature for decoding in decodings],
@@ -76,13 +77,15 @@ def entropy_by_mass_bin(
     if len(reference) != len(stats):
         raise UserError("binned_by must hold the same rows as the probe")
     both = stats.valid & reference.valid
-    stats = valid_stats(stats.rows(both))
+    if not both.all():
+        stats = valid_stats(stats.rows(both))
     require_exact(stats, decoding)
-    miss = _miss_after(reference.rows(both))  # [N, K]
-    if miss.shape[1] < 20:
-        raise UserError(f"the mass bins need 20 ranks, the probe keeps {miss.shape[1]}")
+    ranks = reference.top_ids.shape[1]
+    if ranks < 20:
+        raise UserError(f"the mass bins need 20 ranks, the probe keeps {ranks}")
+    miss = reference.tail_probability(20).numpy()[both.numpy()]
     allowed = 1 - np.asarray(MASS_BINS)  # increasing: the most a bin may miss
-    bins = np.searchsorted(allowed, miss[:, 19])  # [N], len(MASS_BINS) = below all
+    bins = np.searchsorted(allowed, miss)  # [N], len(MASS_BINS) = below all
     entropy = stats.truncated([decoding]).entropy[:, 0].numpy()
     positions = np.bincount(bins, minlength=len(MASS_BINS) + 1)
     total = np.bincount(bins, weights=entropy, minlength=len(MASS_BINS) + 1)
@@ -170,10 +173,3 @@ def valid_stats(frame: Positions) -> PositionStats:
     if not stats.valid.any():
         raise UserError("no position of the probe is valid")
     return stats if stats.valid.all() else stats.rows(stats.valid)
-
-
-def _miss_after(stats: PositionStats) -> NDArray[np.float64]:
-    """Mass beyond each rank, [N, K]: from the far tail inward, so a small miss keeps its digits."""
-    beyond = stats.tail_log_mass.double().exp().numpy()[:, None]  # [N, 1]
-    inner = stats.top_probs().numpy()[:, :0:-1]  # ranks K..2, [N, K-1]
-    return np.cumsum(np.concatenate([beyond, inner], axis=1), axis=1)[:, ::-1]

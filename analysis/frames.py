@@ -35,19 +35,23 @@ def stats_of(frame: pd.DataFrame | PositionStats) -> PositionStats:
     return PositionStats.from_columns(columns)
 
 
-def require_exact(stats: PositionStats, decoding: Decoding) -> None:
-    """UserError where the kept ranks cannot tell what `decoding` leaves, at over 1 % of positions.
+def require_exact(stats: PositionStats, *decodings: Decoding) -> None:
+    """UserError where the kept ranks cannot tell what one leaves, at over 1 % of positions.
 
     A top-k above the probe's K, or none at T != 1, needs the vocabulary; a few ties at the k-th
     logit that may go on beyond rank K are let pass.
     """
+    ranks = stats.top_ids.shape[1]
     valid = int(stats.valid.sum())
-    inexact = valid - int(stats.support_exact(decoding).sum())
-    if inexact > 0.01 * valid:
-        raise UserError(
-            f"{decoding}: its support is not within the probe's {stats.top_ids.shape[1]} ranks at "
-            f"{inexact} of {valid} positions: use a smaller top-k, or probe with more ranks"
-        )
+    # Within the ranks the answer is the same at each temperature.
+    keys = {d.top_k if 0 < d.top_k <= ranks and not d.is_greedy else d: d for d in decodings}
+    for decoding in keys.values():
+        inexact = valid - int(stats.support_exact(decoding).sum())
+        if inexact > 0.01 * valid:
+            raise UserError(
+                f"{decoding}: its support is not within the probe's {ranks} ranks at {inexact} of "
+                f"{valid} positions: use a smaller top-k, or probe with more ranks"
+            )
 
 
 def stacked(frame: pd.DataFrame, name: str) -> NDArray:

@@ -69,7 +69,8 @@ class SupportRule:
         """Branching of each position (NaN where not valid): high at forks, 1 at firm locks."""
         stats = stats_of(frame)
         require_exact(stats, self.decoding)
-        return pd.Series(stats.branching(self.decoding), index=frame.index, name="branching")
+        branching = stats.truncated([self.decoding]).entropy[:, 0].exp()
+        return pd.Series(branching, index=frame.index, name="branching")
 
     def label(self, frame: pd.DataFrame) -> pd.Series:
         """A fork from `fork_at_least` on, a lock up to `lock_at_most`."""

@@ -64,8 +64,7 @@ def conflict_totals(
     sides = []
     for frame in (base, tuned):
         stats = stats_of(frame)
-        for decoding in decodings:
-            require_exact(stats, decoding)
+        require_exact(stats, *decodings)
         left = stats.truncated(decodings)
         slip, opening = 1 - left.top1.numpy(), left.entropy.numpy()
         sides.append(np.where((kinds == LOCK)[:, None], slip, opening))  # [N, T]

@@ -140,12 +140,14 @@ class PositionStats:
 
     def top_mass(self, k: int) -> Tensor:
         """Mass [N] of the first k ranks, 0 <= k <= K, at T=1."""
-        return self._up_to(k).sum(-1).clamp(max=1)
+        self._require_rank(k)
+        return self.top_probs()[:, :k].sum(-1).clamp(max=1)
 
     def tail_probability(self, k: int) -> Tensor:
         """Mass [N] beyond rank k, 0 <= k <= K, at T=1: a sum of what lies there, never 1 - head."""
-        self._up_to(k)
-        return self.top_probs()[:, k:].sum(-1) + self.tail_log_mass.double().exp()
+        self._require_rank(k)
+        beyond = self.top_logits[:, k:].double() - self.logsumexp[:, None]
+        return beyond.exp().sum(-1) + self.tail_log_mass.double().exp()
 
     def renyi_entropy(self, temperature: float) -> Tensor:
         """Renyi entropy [N] of order 1/T, the one of the reshaping term.
@@ -216,8 +218,15 @@ class PositionStats:
         """`support_size`, `support_entropy` and the likeliest token's probability, [N, D] each.
 
         On CPUs faster than one decoding after the other; rows that are not valid have a size of 0.
+        Remembered, as labels, comparison and curves ask for the same.
         Source: paper section 2, figures 6b and 6c.
         """
+        known: dict[tuple, Truncated] = self.__dict__.setdefault("_truncated", {})
+        if (key := tuple(decodings)) not in known:
+            known[key] = self._truncate(key)
+        return known[key]
+
+    def _truncate(self, decodings: Sequence[Decoding]) -> Truncated:
         from ssd_probe.kernels.truncation import Truncated, truncated
 
         if all(self._nucleus_log_partition(d) is None and d != Decoding() for d in decodings):
@@ -248,10 +257,9 @@ class PositionStats:
         mass = self.top_probs().where(kept, 0).sum(-1).clamp(max=1)
         return mass.masked_fill(~self.valid, torch.nan)
 
-    def _up_to(self, k: int) -> Tensor:
+    def _require_rank(self, k: int) -> None:
         if not 0 <= k <= self.top_logits.shape[1]:
             raise UserError(f"k = {k}: must be in 0..{self.top_logits.shape[1]}, the ranks kept")
-        return self.top_probs()[:, :k]
 
     def _knows(self, temperature: float) -> bool:
         return temperature == 1 or temperature in self.temperatures
