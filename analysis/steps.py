@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.data import read_jsonl
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError

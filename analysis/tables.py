@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.sweep_table import EVAL, TRAIN, check_sweep, decoding_of
 
 _SCORE = ["estimate", "low", "high"]

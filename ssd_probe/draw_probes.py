@@ -5,15 +5,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_probe import change_figures, figures
+from ssd_probe import change_figures, figures, step_figures
 from ssd_probe.analysis.curves import ranked_probabilities, tempered_ranks
 from ssd_probe.analysis.digest import Digest
 from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.steps import steps_of_row
 from ssd_probe.decoding import Decoding
-from ssd_probe.figures import paper_style, save
+from ssd_probe.figures import figure_of, paper_style, save
 
 Drawing = tuple[str, Figure | str, str]  # stem, figure (or why there is none) and caption
 BAR_TEMPERATURES = (0.5, 2.0)  # low and high T_eval of Figure 4's bars
@@ -50,11 +50,12 @@ def _drawings(
         yield "fig_4", none.format("text or code"), ""
     lacks = [kind for kind in (FORK, LOCK) if kind not in found.examples]
     if lacks:
-        for stem in ("fig_4_bars", "fig_5"):
+        for stem in ("fig_4_bars", "fig_5", "fig_8"):
             yield stem, none.format(lacks[0]), ""
     else:
         yield _bars(found, where, decoding)
         yield _ranked(found, where, decoding, tokenizer)
+        yield _steps(found, where, decoding)
     yield (
         "fig_6a",
         figure_of(figures.fig_6a(found.mass)),
@@ -105,6 +106,18 @@ def _ranked(found: Digest, where: str, decoding: Decoding, tokenizer: object) ->
     return "fig_5", figures.fig_5_pair(pd.concat(rows, ignore_index=True)), caption
 
 
+def _steps(found: Digest, where: str, decoding: Decoding) -> Drawing:
+    rows = [
+        steps_of_row(found.examples[kind][0], decoding, ranks=24).assign(label=kind)
+        for kind in (FORK, LOCK)
+    ]
+    caption = (
+        f"Figure 8. The decoding pipeline of {decoding}, step by step, at Figure 5's fork and lock "
+        f"of the base; {where}."
+    )
+    return "fig_8", step_figures.fig_8(pd.concat(rows, ignore_index=True), decoding), caption
+
+
 def _loss(comparison: pd.DataFrame, where: str, decoding: Decoding) -> Drawing:
     if "target_kl" not in set(comparison["statistic"]):
         return "loss_terms", "greedy training has no loss terms", ""
@@ -114,9 +127,3 @@ def _loss(comparison: pd.DataFrame, where: str, decoding: Decoding) -> Drawing:
         f"{where}."
     )
     return "loss_terms", figure_of(change_figures.fig_loss(comparison)), caption
-
-
-def figure_of(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure

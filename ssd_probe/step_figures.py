@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.decoding import Decoding
 from ssd_probe.figures import MODELS, MONOSPACE, PAGE_WIDTH, new_axes, tick_text
 

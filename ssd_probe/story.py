@@ -14,8 +14,9 @@ from ssd_probe.analysis.passk import pass_curves
 from ssd_probe.checkpoints import load_tokenizer
 from ssd_probe.data import read_jsonl
 from ssd_probe.decoding import Decoding
-from ssd_probe.draw_probes import draw_digest, figure_of
+from ssd_probe.draw_probes import draw_digest
 from ssd_probe.errors import UserError
+from ssd_probe.figures import figure_of
 from ssd_probe.probe import Probe
 from ssd_probe.run import read_record
 from ssd_probe.tiny import domain
@@ -24,7 +25,7 @@ from ssd_probe.tiny.truth import true_labels
 PROBED = ("base", "ssd")
 _ELSEWHERE = (  # the paper's other figures, and what draws them
     ("fig_1, 3, 7, 9-11, 15", "need a grid of settings: `ssd-probe sweep`, then `figures --sweep`"),
-    ("fig_8, 12-14", "need no run: `ssd-probe figures --published` and `ssd-probe toy`"),
+    ("fig_12-14", "need no run: `ssd-probe toy --out DIR`"),
 )
 PROGRAMS = Path("samples") / "programs.jsonl"  # what both are probed on, in the run folder
 

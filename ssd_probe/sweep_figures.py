@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.sweeps import Margin
 from ssd_probe.errors import UserError
 from ssd_probe.figures import (

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ssd_probe.analysis.labels import require_columns
+from ssd_probe.analysis.frames import require_columns
 from ssd_probe.errors import UserError
 from ssd_probe.figures import (
     COLUMN_WIDTH,

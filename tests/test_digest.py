@@ -159,8 +159,8 @@ class TestDigest:
         )  # fmt: skip
         paths, missing = draw_digest(found, tmp_path, "60 positions", TRAIN)
         assert missing == [] and {p.stem for p in paths} == {
-            "fig_4", "fig_4_bars", "fig_5", "fig_6a", "fig_6b", "fig_6c", "fig_6d", "loss_terms",
-            "fork_rates",
+            "fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
+            "loss_terms", "fork_rates",
         }  # fmt: skip
 
     def test_few_ranks_and_no_forks_are_missing_figures_with_a_reason(self, tmp_path):
@@ -172,7 +172,7 @@ class TestDigest:
         found = digest([(frame, frame)], SupportRule(decoding), decoding, n_resamples=9)
         assert found.leverage is None and found.verdicts[2].holds is None
         _, missing = draw_digest(found, tmp_path, "six", decoding)
-        assert [name for name, _ in missing] == ["fig_4", "fig_4_bars", "fig_5", "fig_6d"]
+        assert [name for name, _ in missing] == ["fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6d"]
         assert set(found.comparison["statistic"]) == set(STATISTICS)
 
     def test_nothing_to_compare(self):

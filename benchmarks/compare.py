@@ -1,0 +1,98 @@
+"""Time and memory of comparing and drawing two probes of many positions.
+
+    python benchmarks/compare.py                          # 2 million positions, K = 64
+    python benchmarks/compare.py --positions 500000       # memory should be the same
+
+Two probe folders of synthetic distributions (their making is not timed) go through `ssd-probe
+compare --out` in a process of its own. The last line is JSON.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ssd_probe.parts import part_file, seal
+from ssd_probe.run import write_json
+from ssd_probe.table import SCHEMA_VERSION, schema, write_table
+
+PART, TEXT, RANKS = 131_072, 2048, 64
+
+
+def write_probe(path: Path, positions: int, sharpen: float) -> None:
+    """A probe folder: half locks, half forks; `sharpen` scales the logits, as tuning might."""
+    path.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    parts = -(-positions // PART)
+    for number in range(parts):
+        count = min(PART, positions - number * PART)
+        write_part(path, number, rows(rng, count, number * PART, sharpen))
+    settings = {"schema": SCHEMA_VERSION, "top_k": RANKS, "pair": None}
+    record = {"settings": settings, "model": "synthetic", "tokenizer": "t", "head_rows": 50_000}
+    write_json(path / "probe.json", {**record, "parts": parts, "rows": positions})
+
+
+def rows(rng: np.random.Generator, count: int, first: int, sharpen: float) -> pa.Table:
+    scale = rng.choice([0.3, 3.0], count)[:, None]  # forks fall slowly, locks fast
+    fall = rng.exponential(scale, (count, RANKS)).cumsum(1)
+    logits = (-sharpen * (fall - fall[:, :1])).astype(np.float32)
+    ids = np.argsort(rng.random((count, RANKS)), axis=1).astype(np.int32)
+    p = np.exp(logits.astype(float))
+    total = p.sum(1) * (1 + 1e-4)
+    number = np.arange(first, first + count)
+    log_p = logits - np.log(total)[:, None]
+    entropy = -(np.exp(log_p) * log_p).sum(1)
+    text = number // TEXT
+    columns = {
+        "sample_id": [f"s{i}" for i in text], "problem_id": [f"p{i // 4}" for i in text],
+        "position": number % TEXT, "token_id": number % 50_000, "token": ["a "] * count,
+        "segment": ["code"] * count, "syntax": ["Name"] * count, "logprob": log_p[:, 0],
+        "rank": np.ones(count), "max_logit": logits[:, 0], "log_partition": np.log(total),
+        "entropy": entropy, "varentropy": entropy, "tail_log_mass": np.full(count, np.log(1e-4)),
+        "padding_mass": np.zeros(count), "valid": np.ones(count, bool),
+        "top_ids": pa.FixedSizeListArray.from_arrays(ids.ravel(), RANKS),
+        "top_logits": pa.FixedSizeListArray.from_arrays(logits.ravel(), RANKS),
+    }  # fmt: skip
+    wanted = schema(RANKS)
+    arrays = [
+        values if isinstance(values, pa.Array) else pa.array(values).cast(field.type)
+        for field, values in ((field, columns[field.name]) for field in wanted)
+    ]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def write_part(path: Path, number: int, table: pa.Table) -> None:
+    seal(part_file(path, number), lambda file: write_table(table, file), rows=len(table))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--positions", type=int, default=2_000_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name, sharpen in (("base", 1.0), ("tuned", 1.2)):
+            write_probe(root / name, args.positions, sharpen)
+        command = [sys.executable, "-m", "ssd_probe.cli", "compare", "--base", str(root / "base"),
+                   "--tuned", str(root / "tuned"), "--out", str(root / "out")]  # fmt: skip
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        drawn = len(list((root / "out").glob("*.png")))
+    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{args.positions} positions: {seconds:.0f} s, {megabytes:.0f} MB, {drawn} figures")
+    print(json.dumps({
+        "benchmark": "compare", "positions": args.positions, "ranks": RANKS, "seconds": seconds,
+        "mb": megabytes, "figures": drawn, "time": time.strftime("%Y-%m-%d"),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
