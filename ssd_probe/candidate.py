@@ -50,9 +50,12 @@ def encode(value: Any, size: int = 1 << 62) -> Any:
     return _encode(value, 0, left)
 
 
+_WIDTH = {str: 1, bytes: 2, bytearray: 2}  # characters an item
+
+
 def _encode(value: Any, depth: int, left: list[int]) -> Any:
     kind = type(value)
-    left[0] -= len(value) + 2 if kind in (str, bytes) else 2
+    left[0] -= 2 + (len(value) * _WIDTH[kind] if kind in _WIDTH else 0)
     if left[0] < 0 or depth > DEPTH:
         raise TooLargeError("too large" if left[0] < 0 else f"nested over {DEPTH} deep")
     if value is None or kind in (bool, float, str):
@@ -71,7 +74,6 @@ def _encode(value: Any, depth: int, left: list[int]) -> Any:
     if kind is dict:
         return {"d": [[_encode(x, depth + 1, left) for x in pair] for pair in value.items()]}
     if kind in (bytes, bytearray):
-        left[0] -= len(value)
         return {"b": bytes(value).hex()}
     if kind is complex:
         return {"c": [value.real, value.imag]}

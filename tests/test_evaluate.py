@@ -1,14 +1,26 @@
 """Verdicts of programs that behave and of programs that do not."""
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
+from ssd_probe import sandbox
+from ssd_probe.data import write_jsonl
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import evaluate
+from ssd_probe.evaluate import FLIPPED, evaluate
+from ssd_probe.evaluation import evaluate_stage
+from ssd_probe.judge import Judge
 from ssd_probe.problems import Task, load_tasks
+from tests.mutants import mutants, official
 
+pytestmark = pytest.mark.skipif(
+    sandbox.missing() is not None, reason=f"no isolation here: {sandbox.missing()}"
+)
 TASK = Task("p", "easy", entry="solve", tests=(([[1, 2]], 3), ([[]], 0)))
 
 
@@ -101,3 +113,87 @@ def test_unknown_problems_are_refused():
         load_tasks("nothing")
     with pytest.raises(UserError, match="no such split"):
         load_tasks("tiny:nothing")
+
+
+def test_mutants_have_human_evals_verdict_and_the_same_with_one_worker_and_with_eight():
+    """`python -m tests.mutants COUNT` takes more of them."""
+    rows, tasks = mutants(320), load_tasks("humaneval")
+    side_by_side = evaluate(rows, tasks, workers=8, progress=False)
+    assert evaluate(rows, tasks, workers=1, progress=False)["verdict"].equals(
+        side_by_side["verdict"]
+    )
+    passed = (side_by_side["verdict"] == "pass").tolist()
+    assert passed == official(rows)
+    assert 0 < sum(passed) < len(rows)
+
+
+def test_without_a_box_programs_run_under_limits_only():
+    samples = [
+        {"problem_id": "p", "completion": code}
+        for code in (
+            "def solve(xs):\n    return sum(xs)",
+            "def solve(xs):\n    while True: pass",
+            "import os\nif os.fork() == 0:\n    while True: pass\ndef solve(xs):\n    return 0",
+            "x = bytearray(1 << 31)",
+        )
+    ]
+    frame = evaluate(samples, {"p": TASK}, seconds=1.0, unsandboxed=True, progress=False)
+    assert frame["verdict"].tolist() == ["pass", "timeout", "wrong", "memory"]
+
+
+def test_programs_over_time_get_a_second_chance_alone(monkeypatch):
+    given = iter([("timeout", "over 3 s"), ("pass", "")])
+    monkeypatch.setattr(Judge, "verdict", lambda *_: next(given))
+    frame = evaluate([{"problem_id": "p", "completion": "x"}], {"p": TASK}, progress=False)
+    assert frame["verdict"].item() == "pass"
+    assert frame["detail"].item().endswith(FLIPPED)
+
+
+def test_a_fault_of_ours_is_no_verdict_and_is_tried_again(monkeypatch, tmp_path):
+    part, sample = tmp_path / "part", [{"problem_id": "p", "completion": "x"}]
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "verdict", lambda *_: 1 / 0)
+        frame = evaluate(sample, {"p": TASK}, part=part, progress=False)
+    assert frame["verdict"].item() == "infra_error"
+    assert "ZeroDivisionError" in frame["detail"].item()
+    frame = evaluate(sample, {"p": TASK}, part=part, progress=False)
+    assert frame["verdict"].item() == "error"
+
+
+def test_a_benchmarks_broken_check_is_a_fault_of_ours():
+    task = Task("p", kind="check", entry="f", check="def check(candidate)")
+    assert verdict("def f():\n    return 1", task) == "infra_error"
+
+
+def test_a_killed_run_goes_on_with_the_rest(tmp_path, monkeypatch):
+    solution = "    import time\n    time.sleep(0.2)\n    return {} * numbers\n"
+    rows = [{"task_id": "HumanEval/0", "completion": solution.format(i)} for i in range(40)]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    out, kept = tmp_path / "out.json", tmp_path / "out.json.verdicts.jsonl"
+    command = [sys.executable, "-m", "ssd_probe.cli", "evaluate", "--problems", "humaneval"]
+    command += ["--samples", str(tmp_path / "samples.jsonl"), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not (kept.exists() and kept.read_text().count("\n") >= 3) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = kept.read_text().count("\n")
+    assert 3 <= done < len(rows)
+
+    ran = []
+    judge = Judge.verdict
+    monkeypatch.setattr(Judge, "verdict", lambda *args: (ran.append(1), judge(*args))[1])
+    result = evaluate_stage("humaneval", tmp_path / "samples.jsonl", [1], out=out)
+    assert len(ran) == len(rows) - done
+    assert json.loads(out.read_text())["results"] == result["results"]
+    assert result["isolation"] == "bubblewrap" and result["flips"] == 0
+    assert [row["verdict"] for row in result["results"]] == ["wrong"] * 40
+    with pytest.raises(UserError, match="seconds: 3.0 -> 4.0"):
+        evaluate_stage("humaneval", tmp_path / "samples.jsonl", [1], out=out, seconds=4.0)
+
+
+def test_the_evaluator_does_not_load_torch():
+    code = "import sys, ssd_probe.evaluation; print({'torch', 'scipy', 'pandas'} & {*sys.modules})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"
