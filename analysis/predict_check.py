@@ -1,14 +1,24 @@
 """Prediction against a student that was really trained, curve by curve, with its error."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from ssd_probe.analysis.feasible import Limits
+from ssd_probe.analysis.feasible import Limits, interval
 from ssd_probe.analysis.ideal import Head, ideal_student
+from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.positions import Sample
-from ssd_probe.analysis.predict import BASE, EVAL, IDEAL, by_label, cells_of, exactly_known
+from ssd_probe.analysis.predict import (
+    BASE,
+    EVAL,
+    IDEAL,
+    by_label,
+    cells_of,
+    exactly_known,
+    setting_of,
+)
 from ssd_probe.decoding import Decoding
 
 MEASURED = "ssd"
@@ -35,6 +45,25 @@ def predicted_and_measured(
     models = {BASE: before, IDEAL: ideal, MEASURED: after}
     tables = [cells_of(model, evals, limits).assign(model=name) for name, model in models.items()]
     return pd.concat(tables, ignore_index=True)
+
+
+def measured_intervals(
+    student: Sample, train: Decoding, evals: Sequence[Decoding], limits: Limits
+) -> pd.DataFrame:
+    """The intervals that the trained student really has, as `predict` gives those of the ideal fit.
+
+    Over the base's locks and forks. Raises UserError as `predict`, for the student's probe.
+    """
+    parts = by_label(student, exactly_known(student.stats, [train], evals).numpy())
+    locks, forks = Head(parts[LOCK].top_logits), Head(parts[FORK].top_logits)
+    span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+    named = setting_of(train) | {"model": MEASURED}
+    rows = [
+        {**named, "top_k_eval": cut.top_k, "top_p_eval": cut.top_p,
+         **interval(locks, forks, cut, span, limits)._asdict()}
+        for cut in dict.fromkeys(replace(e, temperature=1.0) for e in evals)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:

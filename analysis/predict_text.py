@@ -80,10 +80,12 @@ def model_name(row: dict) -> str:
     return f"student of {Decoding(values[0], int(values[1]), values[2])}"
 
 
-def describe_errors(errors: pd.DataFrame) -> str:
-    """The error of the prediction against a trained student, curve by curve."""
+def describe_errors(errors: pd.DataFrame, measured: pd.DataFrame, span: tuple[float, float]) -> str:
+    """The trained student's own intervals, and the prediction's error curve by curve."""
     shown = errors[errors["label"].isin([LOCK, FORK])]
-    lines = ["Prediction against the trained student, over T_eval:"]
+    lines = ["The trained student, measured:"]
+    lines += [f"  {sentence(row, span)}" for row in measured.to_dict("records")]
+    lines += ["Prediction against it, over T_eval:"]
     for row in shown.to_dict("records"):
         none = "nothing changed" if np.isnan(row["relative"]) else f"{row['relative']:.2f} of it"
         lines.append(

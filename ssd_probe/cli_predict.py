@@ -86,7 +86,11 @@ def _predict(
 ) -> dict[str, Any]:
     from ssd_probe.analysis.positions import draw_positions, same_positions
     from ssd_probe.analysis.predict import predict as predicted
-    from ssd_probe.analysis.predict_check import curve_errors, predicted_and_measured
+    from ssd_probe.analysis.predict_check import (
+        curve_errors,
+        measured_intervals,
+        predicted_and_measured,
+    )
     from ssd_probe.table import Probe
 
     base = Probe.load(probe)
@@ -96,6 +100,7 @@ def _predict(
         other = same_positions(base, Probe.load(student), sample)
         found["curves"] = predicted_and_measured(sample, other, trains[0], evals, limits)
         found["errors"] = curve_errors(found["curves"])
+        found["measured"] = measured_intervals(other, trains[0], evals, limits)
     return found
 
 
@@ -107,7 +112,8 @@ def _lines(found: dict[str, Any], evals: list["Decoding"], limits: Any, rule: An
     lines = [f"{part}; locks and forks by branching at {rule.decoding}"]
     lines.append(describe(found["prediction"], evals, limits))
     if "errors" in found:
-        lines += ["", describe_errors(found["errors"])]
+        span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+        lines += ["", describe_errors(found["errors"], found["measured"], span)]
     return lines
 
 
@@ -134,7 +140,7 @@ def _json(
 
     prediction, sample = found["prediction"], found["sample"]
     tables = {name: getattr(prediction, name) for name in ("supports", "cells", "intervals")}
-    tables |= {name: found[name] for name in ("curves", "errors") if name in found}
+    tables |= {name: found[name] for name in ("curves", "errors", "measured") if name in found}
     return json.dumps(
         {
             "bound": "ideal fit",

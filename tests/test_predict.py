@@ -15,7 +15,11 @@ from ssd_probe.analysis.ideal import Head, ideal_student
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
 from ssd_probe.analysis.positions import Sample, draw_positions, same_positions
 from ssd_probe.analysis.predict import GAINS, predict, temperature_map
-from ssd_probe.analysis.predict_check import curve_errors, predicted_and_measured
+from ssd_probe.analysis.predict_check import (
+    curve_errors,
+    measured_intervals,
+    predicted_and_measured,
+)
 from ssd_probe.cli import main
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -283,6 +287,15 @@ class TestCheck:
         assert len(errors) == 4 * 4 and errors["change"].min() > 0.01
         assert errors["largest_error"].max() < 1e-5 and errors["relative"].max() < 1e-4
         assert (errors["nearer"] == 3).all() and (errors["of"] == 3).all()
+
+    def test_an_ideal_student_has_the_interval_that_was_predicted(self):
+        student = sample_of(theory.target(LOGITS, self.train), KINDS)
+        measured = measured_intervals(student, self.train, self.evals, LIMITS).iloc[0]
+        found = predict(sample_of(LOGITS, KINDS), [self.train], self.evals, LIMITS).intervals
+        predicted = found[found["model"] == "ideal fit"].iloc[0]
+        for name in ("T_low", "T_high", "leverage", "top_p_low", "top_p_high"):
+            assert measured[name] == pytest.approx(predicted[name], abs=1e-5, nan_ok=True)
+        assert measured["T_low"] > 0 and measured["T_train"] == 1.6
 
     def test_a_student_that_did_not_move_has_relative_error_beyond_measure(self):
         errors = curve_errors(self.curves(LOGITS))
