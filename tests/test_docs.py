@@ -29,6 +29,8 @@ def test_every_command_is_in_the_readme():
 def test_every_shell_snippet_of_the_readme_runs(tmp_path):
     """In order, in one folder, as a reader would."""
     (tmp_path / "ssd_probe").symlink_to(ROOT / "ssd_probe")
+    grid = next(block for block in snippets("yaml") if block.startswith("checkpoints:"))
+    (tmp_path / "grid.yaml").write_text(grid)
     lines = [line for block in snippets("sh") for line in block.splitlines()]
     commands = [shlex.split(line) for line in lines if line.startswith("ssd-probe ")]
     assert len(commands) >= 9
