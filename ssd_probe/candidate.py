@@ -50,7 +50,7 @@ def encode(value: Any, size: int = 1 << 62) -> Any:
     return _encode(value, 0, left)
 
 
-_WIDTH = {str: 1, bytes: 2, bytearray: 2}  # characters an item
+_WIDTH: dict[type, int] = {str: 1, bytes: 2, bytearray: 2}  # characters an item
 
 
 def _encode(value: Any, depth: int, left: list[int]) -> Any:
