@@ -60,7 +60,7 @@ class Interval(NamedTuple):
     T_low: float  # the least T_eval at which the forks are open
     T_high: float  # the largest T_eval at which the locks are precise
     feasible: bool  # T_low <= T_high
-    leverage: float  # mean branching of the forks at T_high
+    reach: float  # mean branching of the forks at T_high
     top_p_low: float  # eq. 40 at T_high: low < top-p <= high
     top_p_high: float
 
@@ -88,9 +88,9 @@ def interval(
     if np.isnan(hottest):
         return Interval(coolest, hottest, False, np.nan, np.nan, np.nan)
     at = replace(truncation, temperature=hottest)
-    leverage = draws(forks, [at]).entropy.exp().mean().item()
+    reach = draws(forks, [at]).entropy.exp().mean().item()
     top_p = feasible_top_p(locks, forks, at, limits)
-    return Interval(coolest, hottest, bool(coolest <= hottest), leverage, *top_p)
+    return Interval(coolest, hottest, bool(coolest <= hottest), reach, *top_p)
 
 
 def feasible_top_p(

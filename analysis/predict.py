@@ -53,7 +53,7 @@ def predict(
     cells, a row a model, evaluation setting and label: as `cells_of`, and for students gain_support
     + gain_reshaping + gain_cut = the rise of log_top1 over the base's: Prop. B.3 on the base
     restricted to the evaluation's top-k, then what the two nuclei cut, mean nats.
-    intervals, a row a model and evaluation truncation: `feasible.Interval`, by leverage, most
+    intervals, a row a model and evaluation truncation: `feasible.Interval`, by reach, most
     first; of equals the cooler training. T_eval is searched between the ends of `evals`.
     The base is the model "base", its T_train NaN.
     Raises UserError for greedy settings, without a lock or a fork, and for settings that need more
@@ -74,7 +74,7 @@ def predict(
         for cut in truncations:
             found = interval(model[LOCK], model[FORK], cut, span, limits)._asdict()
             intervals.append({**named, "top_k_eval": cut.top_k, "top_p_eval": cut.top_p, **found})
-    order = {"by": ["leverage", "T_train"], "ascending": [False, True], "kind": "stable"}
+    order = {"by": ["reach", "T_train"], "ascending": [False, True], "kind": "stable"}
     positions = {label: len(part) for label, part in stats.items()}
     return Prediction(
         supports=pd.concat(supports, ignore_index=True),

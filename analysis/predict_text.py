@@ -38,7 +38,7 @@ def describe(found: Prediction, evals: Sequence[Decoding], limits: Limits) -> st
         lines += ["", f"Evaluated with {cut}: mean mass of the top token at locks, by T_eval"]
         lines += [_by_temperature(cells, LOCK, "top1"), "", "mean branching at forks, by T_eval"]
         lines += [_by_temperature(cells, FORK, "branching"), ""]
-        lines += [f"Order by leverage, the forks' branching at T_high ({rules(limits)}):"]
+        lines += [f"Order by reach, the forks' branching at T_high ({rules(limits)}):"]
         ranked = found.intervals[here].to_dict("records")
         lines += [f"{i}. {sentence(row, span)}" for i, row in enumerate(ranked, 1)]
     return "\n".join(lines)
@@ -69,7 +69,7 @@ def sentence(row: dict, span: tuple[float, float]) -> str:
         if np.isnan(row["top_p_low"])
         else f"top-p in ({row['top_p_low']:.3f}, {row['top_p_high']:.3f}] serves both there"
     )
-    return f"{who}: {room}; forks branch {row['leverage']:.3f} at its end; {window}."
+    return f"{who}: {room}; forks branch {row['reach']:.3f} at its end; {window}."
 
 
 def model_name(row: dict) -> str:

@@ -105,7 +105,7 @@ class PositionStats:
         for part in parts:
             if len(part) == rows:
                 return part
-            tensors = {n: v for n, v in vars(part).items() if isinstance(v, Tensor)}
+            tensors = part._by_row()
             if whole is None:
                 shapes = {n: (rows, *v.shape[1:]) for n, v in tensors.items()}
                 empty: dict[str, Any] = {n: v.new_empty(shapes[n]) for n, v in tensors.items()}
@@ -119,10 +119,13 @@ class PositionStats:
 
     def rows(self, index: Any) -> PositionStats:
         """Only these rows: a slice, a mask [N] or indices."""
-        tensors: dict[str, Any] = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
-        if not self.temperatures:
-            del tensors["log_partition_at"]  # it may have no rows
-        return dataclasses.replace(self, **{name: v[index] for name, v in tensors.items()})
+        chosen: dict[str, Any] = {name: v[index] for name, v in self._by_row().items()}
+        return dataclasses.replace(self, **chosen)
+
+    def _by_row(self) -> dict[str, Tensor]:
+        """The fields with an entry a row: not `log_partition_at` where it is a placeholder."""
+        fields = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return {n: v for n, v in fields.items() if self.temperatures or n != "log_partition_at"}
 
     @property
     def logsumexp(self) -> Tensor:

@@ -366,3 +366,13 @@ def test_columns_and_concat_round_trip():
     del columns["valid"], columns["entropy"]
     with pytest.raises(UserError, match="missing columns entropy, valid"):
         PositionStats.from_columns(columns)
+
+
+def test_concat_of_statistics_from_a_table():
+    """Their `log_partition_at` is a placeholder without rows."""
+    whole = position_stats(torch.randn(7, 30), top_k=4)
+    parts = [PositionStats.from_columns(whole.rows(slice(a, b)).to_columns())
+             for a, b in ((0, 3), (3, 7))]  # fmt: skip
+    joined = PositionStats.concat(parts)
+    for name, values in whole.to_columns().items():
+        np.testing.assert_array_equal(joined.to_columns()[name], values)

@@ -165,7 +165,7 @@ def test_interval_ends_are_where_the_stated_shares_are_lost():
     assert shares(found.T_high)[0] >= 0.8 > shares(found.T_high + step)[0]
     assert shares(found.T_low)[1] >= 0.6 > shares(found.T_low - step)[1]
     fork = theory.target(logits[FORK], replace(truncation, temperature=found.T_high))
-    assert found.leverage == pytest.approx(np.exp(theory.entropy(fork)).mean(), rel=1e-5)
+    assert found.reach == pytest.approx(np.exp(theory.entropy(fork)).mean(), rel=1e-5)
     assert found.feasible == (found.T_low <= found.T_high) and not found.feasible
     wide = replace(limits, fork_share=0.2)
     assert interval(heads[LOCK], heads[FORK], truncation, span, wide).feasible
@@ -174,7 +174,7 @@ def test_interval_ends_are_where_the_stated_shares_are_lost():
 def test_an_interval_without_a_temperature_is_nan_and_one_beyond_the_range_ends_with_it():
     never, always = [two_way(0.6)], [two_way(1 - 1e-12)]
     none = interval(head_of(never), head_of(always), Decoding(1, 20), (0.5, 2), Limits())
-    assert np.isnan([none.T_low, none.T_high, none.leverage, none.top_p_low]).all()
+    assert np.isnan([none.T_low, none.T_high, none.reach, none.top_p_low]).all()
     assert not none.feasible
     both = interval(head_of(always), head_of(never), Decoding(1, 20), (0.5, 2), Limits())
     assert both[:3] == (0.5, 2, True)
@@ -214,11 +214,11 @@ def test_eq_40_of_many_serves_the_stated_shares_up_to_its_ends():
     assert served(low - 1e-5) == (True, False) and served(high + 1e-5) == (False, True)
 
 
-def test_settings_are_ordered_by_leverage_and_the_map_says_what_is_feasible(found):
-    leverage = found.intervals["leverage"]
-    assert len(found.intervals) == 2 * (1 + len(TRAINS)) and leverage.notna().any()
-    assert leverage.dropna().is_monotonic_decreasing
-    assert leverage.isna().is_monotonic_increasing  # those that no T_eval serves come last
+def test_settings_are_ordered_by_reach_and_the_map_says_what_is_feasible(found):
+    reach = found.intervals["reach"]
+    assert len(found.intervals) == 2 * (1 + len(TRAINS)) and reach.notna().any()
+    assert reach.dropna().is_monotonic_decreasing
+    assert reach.isna().is_monotonic_increasing  # those that no T_eval serves come last
     table = temperature_map(found.cells, LIMITS)
     assert len(table) == len(EVALS) * (1 + len(TRAINS)) and table["feasible"].nunique() == 2
     for row in table.to_dict("records"):
@@ -293,7 +293,7 @@ class TestCheck:
         measured = measured_intervals(student, self.train, self.evals, LIMITS).iloc[0]
         found = predict(sample_of(LOGITS, KINDS), [self.train], self.evals, LIMITS).intervals
         predicted = found[found["model"] == "ideal fit"].iloc[0]
-        for name in ("T_low", "T_high", "leverage", "top_p_low", "top_p_high"):
+        for name in ("T_low", "T_high", "reach", "top_p_low", "top_p_high"):
             assert measured[name] == pytest.approx(predicted[name], abs=1e-5, nan_ok=True)
         assert measured["T_low"] > 0 and measured["T_train"] == 1.6
 
