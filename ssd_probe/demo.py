@@ -26,10 +26,12 @@ from ssd_probe.lanes import lanes
 from ssd_probe.probe import probe
 from ssd_probe.problems import load_tasks
 from ssd_probe.run import begin, claim, write_json
+from ssd_probe.sandbox import missing
 from ssd_probe.stages import sample_stage, train_stage
 from ssd_probe.story import PROBED, PROGRAMS, draw_figures, labelled_probe, tell
 from ssd_probe.texts import read_texts
 from ssd_probe.tiny import domain
+from ssd_probe.tiny.language import speaks
 from ssd_probe.tiny.truth import program_rows
 from ssd_probe.train import TrainConfig
 
@@ -96,7 +98,8 @@ def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) 
         best = best_temperatures(pd.concat(results(out, *which) for which in sweep))
         say("3/5 sample and run the programs of the held-out test problems")
         run(evaluate_model, [(out, config, name, "test", best[name]) for name in MODELS])
-        summary = {"best_temperature": best, **passes(out, best)}
+        kept = "bubblewrap" if isolated() else "none; only programs of the domain's language ran"
+        summary = {"best_temperature": best, "isolation": kept, **passes(out, best)}
         say("4/5 probe base and SSD on the same programs")
         write_programs(out, config)
         run(probe_model, [(out, name) for name in PROBED])
@@ -165,9 +168,17 @@ def evaluate_model(
     samples = out / "samples" / f"{split}-{name}-T{temperature:g}.jsonl"
     decoding = config.eval_decoding(temperature)
     rows = sample_from(out, config, name, f"tiny:{split}", count, n, decoding, samples)
-    frame = evaluate(rows, load_tasks(f"tiny:{split}"), workers=1)
+    boxed = isolated()
+    if not boxed:  # what is not run has no code, and so is an error
+        rows = [row if speaks(row["completion"]) else row | {"completion": ""} for row in rows]
+    frame = evaluate(rows, load_tasks(f"tiny:{split}"), workers=1, unsandboxed=not boxed)
     frame = frame.assign(model=name, temperature=temperature)
     write_jsonl(results_file(out, name, split, temperature), frame.to_dict("records"))
+
+
+def isolated() -> bool:
+    """Whether programs run in boxes; if not, only those of the domain's own language do."""
+    return missing() is None
 
 
 def results_file(out: Path, name: str, split: str, temperature: float) -> Path:

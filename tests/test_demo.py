@@ -5,13 +5,24 @@ from dataclasses import replace
 
 import pytest
 
+from ssd_probe import demo as module
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.data import read_jsonl
-from ssd_probe.demo import run_demo
+from ssd_probe.demo import QUICK, evaluate_model, results, run_demo
 from ssd_probe.errors import UserError
 from ssd_probe.story import draw_figures
 
-FIGURES = ["fig_2_pass1", "fig_4", "fig_5", "fig_6a", "fig_6b", "fig_6c", "fig_6d"]
+FIGURES = [
+    "fig_2_pass1",
+    "fig_4",
+    "fig_4_bars",
+    "fig_5",
+    "fig_8",
+    "fig_6a",
+    "fig_6b",
+    "fig_6c",
+    "fig_6d",
+]
 
 
 def row(rows, **wanted):
@@ -121,3 +132,20 @@ def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
         if path.name != "metrics.jsonl":  # holds run times
             other = tmp_path / "b" / path.relative_to(tmp_path / "a")
             assert path.read_bytes() == other.read_bytes()
+
+
+def test_without_bubblewrap_only_programs_of_the_domains_language_run(tmp_path, monkeypatch):
+    config = replace(QUICK, dev_problems=6, dev_samples=2)
+    plain = module.sample_from
+
+    def with_a_hostile_one(*args):
+        rows = plain(*args)
+        canary = tmp_path / "canary"
+        return [rows[0] | {"completion": f"open({str(canary)!r}, 'w')"}, *rows[1:]]
+
+    monkeypatch.setattr(module, "missing", lambda: "no bubblewrap here")
+    monkeypatch.setattr(module, "sample_from", with_a_hostile_one)
+    evaluate_model(tmp_path, config, "base", "dev", 1.0)
+    verdicts = results(tmp_path, "base", "dev", 1.0)["verdict"]
+    assert verdicts[0] == "error" and not (tmp_path / "canary").exists()
+    assert "pass" in set(verdicts) and "infra_error" not in set(verdicts)
