@@ -53,6 +53,8 @@ def evaluate(
         for row in result["pass_at_k"]:
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
             print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
+        if result["without_code"]:
+            print(f"{100 * result['without_code']:.1f} % of the answers hold no code")
         if result["flips"]:
             print(f"{result['flips']} samples were over time at first and not when run alone")
         if result["isolation"] != "bubblewrap":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd_probe.data import read_jsonl
 from ssd_probe.evaluate import FLIPPED, evaluate, isolation
-from ssd_probe.problems import load_tasks
+from ssd_probe.problems import lacks_code, load_tasks
 from ssd_probe.run import begin, claim, write_json
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ def evaluate_stage(
     megabytes: int = 1024,
     unsandboxed: bool = False,
 ) -> dict:
-    """Run the samples: `results`, `pass_at_k`, `isolation`, and `flips`.
+    """Run the samples: `results`, `pass_at_k`, `without_code`, `isolation`, and `flips`.
 
-    `results`: `task_id, verdict, detail` a sample. `flips`: how many were over time at first and
-    not when run alone. Without `ks`, pass@1 and, where every problem has five samples, pass@5.
+    `results`: `task_id, verdict, detail` a sample. `without_code`: share of the answers in which
+    the benchmark finds no code. `flips`: how many were over time at first and not when run alone.
+    Without `ks`, pass@1 and, where every problem has five samples, pass@5.
     Programs that could not be run (`infra_error`) are in `results` and in no pass@k. With `out` the
     result is written there; verdicts are kept in `out`.verdicts.jsonl as they come, so that only
     the rest is run another time, and `out`.run.json refuses other settings for the same file.
@@ -65,7 +66,9 @@ def _evaluate(
     part: Path | None,
 ) -> dict:
     wanted = {str(row.get("problem_id", row.get("task_id"))) for row in rows}
-    results = evaluate(rows, load_tasks(problems, wanted), part=part, **options)
+    tasks = load_tasks(problems, wanted)
+    results = evaluate(rows, tasks, part=part, **options)
+    no_code = lacks_code(rows, tasks)
     fewest = results.groupby("problem_id").size().min()
     ks = ks or [k for k in (1, 5) if k <= fewest]
     clean = results[results["verdict"] != "infra_error"]
@@ -73,6 +76,7 @@ def _evaluate(
     return {
         "results": named[["task_id", "verdict", "detail"]].to_dict("records"),
         "pass_at_k": _pass_at_k(clean, ks),
+        "without_code": sum(no_code) / len(no_code),
         "isolation": isolated,
         "flips": int(results["detail"].str.endswith(FLIPPED).sum()),
     }

@@ -10,46 +10,24 @@ CLONE_THREAD = 0x10000
 
 # Refused with EPERM, whatever their arguments.
 REFUSED = (
-    *("fork", "vfork", "execve", "execveat"),  # no new processes
-    *(
-        "ptrace",
-        "process_vm_readv",
-        "process_vm_writev",
-        "process_madvise",
-        "kcmp",
-    ),  # others' memory
-    *("pidfd_open", "pidfd_getfd", "pidfd_send_signal", "process_mrelease"),
-    *(
-        "unshare",
-        "setns",
-        "chroot",
-        "pivot_root",
-        "mount",
-        "umount2",
-        "mount_setattr",
-        "move_mount",
-    ),
-    *("open_tree", "fsopen", "fsconfig", "fsmount", "fspick", "open_by_handle_at", "quotactl"),
-    *("socket", "bind", "connect", "listen", "accept", "accept4"),  # abstract names, netlink
-    *("shmget", "shmat", "shmctl", "msgget", "semget", "mq_open"),  # would outlive the program
-    *("memfd_create", "memfd_secret"),  # memory that no limit counts
-    *("keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd"),
-    *("io_uring_setup", "io_uring_enter", "io_uring_register", "fanotify_init"),
-    *("move_pages", "migrate_pages", "syslog", "acct", "swapon", "reboot", "kexec_load"),
+    "fork", "vfork", "execve", "execveat",  # no new processes
+    # others' memory
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp",
+    "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "process_mrelease",
+    "unshare", "setns", "chroot", "pivot_root", "mount", "umount2", "mount_setattr", "move_mount",
+    "open_tree", "fsopen", "fsconfig", "fsmount", "fspick", "open_by_handle_at", "quotactl",
+    "socket", "bind", "connect", "listen", "accept", "accept4",  # abstract names, netlink
+    "shmget", "shmat", "shmctl", "msgget", "semget", "mq_open",  # would outlive the program
+    "memfd_create", "memfd_secret",  # memory that no limit counts
+    "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd",
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "fanotify_init",
+    "move_pages", "migrate_pages", "syslog", "acct", "swapon", "reboot", "kexec_load",
     # metadata: root's own box could change the machine's /dev/null
-    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
-    *("utime", "utimes", "futimesat", "utimensat", "mknod", "mknodat"),
-    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
-    *(
-        "init_module",
-        "finit_module",
-        "delete_module",
-        "modify_ldt",
-        "iopl",
-        "ioperm",
-        "personality",
-    ),
-)
+    "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat",
+    "utime", "utimes", "futimesat", "utimensat", "mknod", "mknodat",
+    "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    "init_module", "finit_module", "delete_module", "modify_ldt", "iopl", "ioperm", "personality",
+)  # fmt: skip
 # Newer than the libseccomp of Debian 12, and the same on every architecture: fchmodat2, setxattrat,
 # removexattrat, open_tree_attr, file_setattr.
 REFUSED_NUMBERS = (452, 463, 466, 467, 469)
