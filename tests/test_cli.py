@@ -185,3 +185,15 @@ def test_doctor_says_which_backend_and_why():
     assert all(set(line) == {"ok", "detail"} for line in found.values())
     text = run("doctor").stdout
     assert all(name in text for name in found)
+
+
+def test_a_program_that_could_not_be_run_is_a_failure(monkeypatch, capsys):
+    rows = [{"task_id": "a", "verdict": "infra_error", "detail": "no box"}]
+    told = {"results": rows, "pass_at_k": [], "without_code": 0.5, "flips": 0, "isolation": "x"}
+    monkeypatch.setattr("ssd_probe.evaluation.evaluate_stage", lambda *a, **k: told)
+    monkeypatch.setattr(sys, "argv", ["ssd-probe", "evaluate", "--problems", "p", "--samples", "s"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    out, error = capsys.readouterr()
+    assert "50.0 % of the answers hold no code" in out and "infra_error" in error
