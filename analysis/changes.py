@@ -9,7 +9,7 @@ the base's K ranks.
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import entr, logsumexp, xlog1py
+from scipy.special import entr, xlog1py
 
 from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
 from ssd_probe.decoding import Decoding
@@ -211,6 +211,6 @@ def _loss_terms(
 
 def _log_total(log_p: Floats) -> Floats:
     """log of the sum of each row; NaN where it has no mass, as in a row that is not valid."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total = logsumexp(log_p, axis=1)
-    return np.where(total == -np.inf, np.nan, total)
+    most = log_p.max(axis=1)
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        return most + np.log(np.exp(log_p - most[:, None]).sum(1))

@@ -3,7 +3,8 @@
 Memory holds one part of each probe and sums by problem, however many positions there are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def digest(
     noisy = set() if noise is None else set(noise["sample_id"])
     read: list[_Part] = []
     text, examples = pd.DataFrame(), {}
-    for base, tuned in parts:
+    for base, tuned in _ahead(parts):
         labels = rule.label(base)
         if not read:
             text = example_text(base, labels, decoding)
@@ -100,6 +101,16 @@ def digest(
         text=text,
         examples=examples,
     )
+
+
+def _ahead(parts: Parts) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The parts, the next of which is read while one is worked on."""
+    source = iter(parts)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, source, None)
+        while (part := coming.result()) is not None:
+            coming = reader.submit(next, source, None)
+            yield part
 
 
 def leverage_verdict(found: Leverage | None) -> Verdict:

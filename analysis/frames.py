@@ -56,10 +56,10 @@ def require_exact(stats: PositionStats, *decodings: Decoding) -> None:
 
 def stacked(frame: pd.DataFrame, name: str) -> NDArray:
     """A column of K-long rows as one array [N, K]. Raises UserError where K differs."""
-    rows = frame[name].tolist()
-    if len({len(row) for row in rows}) > 1:
-        raise UserError(f"the probe's '{name}' holds rows of different length")
-    return np.asarray(rows)  # [N, K]
+    try:
+        return np.asarray(frame[name].tolist())  # [N, K]
+    except ValueError:
+        raise UserError(f"the probe's '{name}' holds rows of different length") from None
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
