@@ -36,7 +36,7 @@ def compare(
     from ssd_probe.decoding import Decoding
 
     decoding = Decoding(temperature, top_k, top_p)
-    from ssd_probe.stages import compare_stage
+    from ssd_probe.comparison import compare_stage
 
     found, lines = compare_stage(base, tuned, pair, decoding, rule, out)
     if as_json:
@@ -74,7 +74,7 @@ def figures(
       ssd-probe figures --sweep runs/sweep/sweep.csv --out figures
       ssd-probe figures --published --out figures
     """
-    from ssd_probe.stages import figures_stage
+    from ssd_probe.comparison import figures_stage
 
     print(*figures_stage(run, sweep, published, out), sep="\n")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd_probe.errors import UserError
-from ssd_probe.forward import Encoded
 from ssd_probe.kernels.pair import COMPARISONS
 from ssd_probe.kernels.stats import PositionStats
 from ssd_probe.parts import Damaged, manifest_of, part_file
 from ssd_probe.run import read_record
 from ssd_probe.syntax import label_tokens
+
+if TYPE_CHECKING:  # reading a table must not wait for transformers
+    from ssd_probe.forward import Encoded
 
 SCHEMA_VERSION = "2"
 # Columns of the table, and the field of `PositionStats` each is.
@@ -65,7 +67,7 @@ def _field(column: str) -> str:
 
 
 def rows_of(
-    s: Encoded, stats: dict[str, np.ndarray], tokenizer: Any, top_k: int, pair: bool = False
+    s: "Encoded", stats: dict[str, np.ndarray], tokenizer: Any, top_k: int, pair: bool = False
 ) -> pa.Table:
     """The rows of one text from the fields of its scorer at its scored positions."""
     is_code = s.text.kind == "source" and str(s.text.path).endswith((".py", ".pyi"))

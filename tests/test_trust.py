@@ -10,11 +10,11 @@ import torch
 from pyarrow import parquet
 
 from ssd_probe import cli
+from ssd_probe.comparison import compare_stage
 from ssd_probe.data import Text
 from ssd_probe.errors import UserError
 from ssd_probe.forward import encode
 from ssd_probe.probe import Probe, probe
-from ssd_probe.stages import compare_stage
 from ssd_probe.trust import VERIFIED, verify
 from tests.models import save, tiny_model, tiny_tokenizer
 
@@ -123,7 +123,11 @@ def test_compare_reads_pairs_and_folders_alike(models, tmp_path):
         probe(models / name, TEXTS, tmp_path / name, **OPTIONS)
     one, _ = compare_stage(None, None, tmp_path / "pair", decoding)
     two, _ = compare_stage(tmp_path / "base", tmp_path / "tuned", None, decoding)
-    np.testing.assert_allclose(one["difference"], two["difference"], rtol=1e-3, atol=1e-5)
+    keys = ["label", "statistic"]
+    both = one.comparison.merge(two.comparison, on=keys, validate="1:1")  # only the pair has kl
+    same = both[both["statistic"].isin(["entropy", "branching", "top1_agreement"])]
+    np.testing.assert_allclose(same["difference_x"], same["difference_y"], rtol=1e-3, atol=1e-5)
+    assert (one.comparison["missing"] == 0).all() and "kl" in set(one.comparison["statistic"])
     with pytest.raises(UserError, match="different tokenizers"):
         compare_stage(tmp_path / "base", tmp_path / "other", None, decoding)
     with pytest.raises(UserError, match="give --base and --tuned, or --pair"):
