@@ -19,7 +19,8 @@ LAYERS = {  # lowest first; a module may import its own layer and those above it
     "analysis": {"analysis"},
     "figures": {"figures", "change_figures", "draw_probes", "sweep_figures", "step_figures",
                 "temperature_figures", "draw_sweeps", "toy_figures", "predict_figures"},
-    "views": {"comparison", "evaluation", "demo", "doctor", "report", "stages", "story", "grid", "sweep"},
+    "views": {"comparison", "evaluation", "demo", "doctor", "report", "stages", "story", "grid",
+              "sweep"},
     "cli": {"cli", "cli_analysis", "cli_evaluate", "cli_predict", "cli_sweep", "options"},
 }  # fmt: skip
 LEVEL = {name: i for i, names in enumerate(LAYERS.values()) for name in names}
