@@ -3,12 +3,15 @@
 Memory holds one part of each probe and sums by problem, however many positions there are.
 """
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ssd_probe.analysis.compare import (
     Verdict,
@@ -73,16 +76,19 @@ def digest(
     entropy and the lock of median entropy.
     Raises UserError as `compare` does, and without parts.
     """
+    source = iter(parts)
+    first = next(source, None)
+    if first is None:
+        raise UserError("no position is valid in both probes")
+    labels = rule.label(first[0])
+    text = example_text(first[0], labels, decoding)
+    examples = example_positions(*first, labels)
     noisy = set() if noise is None else set(noise["sample_id"])
-    read: list[_Part] = []
-    text, examples = pd.DataFrame(), {}
-    for base, tuned in _ahead(parts):
-        labels = rule.label(base)
-        if not read:
-            text = example_text(base, labels, decoding)
-            examples = example_positions(base, tuned, labels)
-        if (part := _part(base, tuned, labels, decoding, noisy)) is not None:
-            read.append(part)
+
+    def work(base: pd.DataFrame, tuned: pd.DataFrame) -> _Part | None:
+        return _part(base, tuned, rule.label(base), decoding, noisy)
+
+    read = [part for part in _worked(chain([first], source), work) if part is not None]
     if not read:
         raise UserError("no position is valid in both probes")
     random: dict[str, int] = {"n_resamples": n_resamples, "seed": seed}
@@ -103,14 +109,22 @@ def digest(
     )
 
 
-def _ahead(parts: Parts) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The parts, the next of which is read while one is worked on."""
+def _worked(parts: Parts, work: Callable[..., Any]) -> Iterator[Any]:
+    """`work` of each part, in order: two at a time, while the next is read."""
     source = iter(parts)
-    with ThreadPoolExecutor(1) as reader:
+    pending: deque[Future] = deque()
+    threads = torch.get_num_threads()
+    # One torch thread in each: threads of two teams wait spinning, and take each other's cores.
+    workers = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
+    with ThreadPoolExecutor(1) as reader, workers:
         coming = reader.submit(next, source, None)
         while (part := coming.result()) is not None:
             coming = reader.submit(next, source, None)
-            yield part
+            pending.append(workers.submit(work, *part))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        yield from (future.result() for future in pending)
+    torch.set_num_threads(threads)
 
 
 def leverage_verdict(found: Leverage | None) -> Verdict:
