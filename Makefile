@@ -28,6 +28,8 @@ notebooks: $(READY)
 bench: $(READY)
 	$(PY) benchmarks/position_stats.py
 	$(PY) benchmarks/lm_head.py
+	$(PY) benchmarks/compare.py
+	$(PY) benchmarks/evaluate.py
 
 aot: $(READY)
 	$(PY) benchmarks/aot.py
