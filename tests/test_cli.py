@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ssd_probe.cli import main
+from ssd_probe.sandbox import missing
 
 COMMANDS = (
     "demo",
@@ -163,13 +164,14 @@ def test_loop_by_hand(tmp_path):
     ok("sample", "--prompts", "tiny:ssd", "--limit", 12, "--out", "ssd.jsonl")
     ok("train", "--samples", "ssd.jsonl", "--max-steps", 3, "--out", "student")
     ok("sample", "--prompts", "tiny:dev", "--limit", 9, "--n", 2, "--out", "dev.jsonl")
-    told = ok("evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl", "--json")
+    evaluate = ["evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl"]
+    if missing():
+        evaluate.append("--i-accept-unsandboxed-execution")
+    told = ok(*evaluate, "--json")
     result = json.loads(told)
     assert len(result["results"]) == 18
     assert {row["k"] for row in result["pass_at_k"]} == {1}
-    asked = run(
-        *("evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl", "--k", 5), cwd=tmp_path
-    )
+    asked = run(*evaluate, "--k", 5, cwd=tmp_path)
     assert asked.returncode == 2 and "pass@5" in asked.stderr  # asked for, so not left out
     ok("probe", "--text", "dev.jsonl", "--out", "base")
     ok("probe", "--model", "student", "--text", "dev.jsonl", "--out", "tuned")
