@@ -1,19 +1,16 @@
 """A stated, seeded subset of a probe's positions, with their labels, read part by part."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import stats_of
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats
-from ssd_probe.table import Probe
+from ssd_probe.table import Probe, require_same_tokens
 
 _KEYS = ["sample_id", "position", "token_id"]
 _STATISTICS = [
@@ -49,7 +46,7 @@ def draw_positions(probe: Probe, rule: Any, positions: int = 0, seed: int = 0) -
     for frame in _picked(probe, rows, [*_KEYS, *_STATISTICS]):
         stats.append(stats_of(frame))
         labels.append(np.asarray(rule.label(frame), dtype=str))
-    return Sample(_joined(stats), np.concatenate(labels), rows, total)
+    return Sample(PositionStats.concat(stats), np.concatenate(labels), rows, total)
 
 
 def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
@@ -57,9 +54,7 @@ def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
 
     Raises UserError when the two hold other texts, or ids that stand for other tokens.
     """
-    for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
-        if base.record.get(key) != other.record.get(key):
-            raise UserError(f"{base.path} and {other.path} have different {what}: not comparable")
+    require_same_tokens(base, other)
     if len(base) != len(other):
         raise UserError(
             f"{other.path}: {len(other)} positions, {base.path} has {len(base)}: probe both alike"
@@ -72,29 +67,7 @@ def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
         if len(unequal):
             row = sample.rows[unequal[0]]
             raise UserError(f"{other.path}: {name} differs from {base.path} at row {row}")
-    return sample._replace(stats=_joined([stats_of(part) for part in parts]))
-
-
-def select(stats: PositionStats, rows: ArrayLike | Tensor) -> PositionStats:
-    """The statistics of some rows: a bool mask [N] or row numbers."""
-    index = torch.as_tensor(rows)
-    taken: dict[str, Any] = {name: getattr(stats, name)[index] for name in _by_row(stats)}
-    return dataclasses.replace(stats, **taken)
-
-
-def _joined(parts: Sequence[PositionStats]) -> PositionStats:
-    """The rows of all parts. `PositionStats.concat` wants what saved tables leave out."""
-    names = _by_row(parts[0])
-    whole: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
-    return dataclasses.replace(parts[0], **whole)
-
-
-def _by_row(stats: PositionStats) -> list[str]:
-    """The fields that have an entry for each row."""
-    fields = vars(stats).items()
-    return [
-        name for name, value in fields if isinstance(value, Tensor) and len(value) == len(stats)
-    ]
+    return sample._replace(stats=PositionStats.concat([stats_of(part) for part in parts]))
 
 
 def _picked(

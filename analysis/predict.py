@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ssd_probe.analysis.feasible import Limits, interval
 from ssd_probe.analysis.ideal import Head, draws, ideal_student, log_totals, lost_mass
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER
-from ssd_probe.analysis.positions import Sample, select
+from ssd_probe.analysis.positions import Sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats
@@ -117,7 +117,7 @@ def exactly_known(
 def by_label(sample: Sample, known: NDArray[np.bool_]) -> dict[str, PositionStats]:
     """The known positions of a sample by label. Raises UserError without a lock or a fork."""
     parts = {
-        label: select(sample.stats, rows)
+        label: sample.stats.rows(rows)
         for label in (LOCK, FORK, NEITHER)
         if (rows := known & (sample.labels == label)).any()
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.table import Probe
+from ssd_probe.table import Probe, require_same_tokens
 
 RULES = ("support", "entropy", "quantile")
 
@@ -83,9 +83,7 @@ def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Pr
     if base is None or tuned is None:
         raise UserError("give --base and --tuned, or --pair")
     before, after = Probe.load(base), Probe.load(tuned)
-    for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
-        if before.record.get(key) != after.record.get(key):
-            raise UserError(f"{base} and {tuned} have different {what}: nothing can be compared")
+    require_same_tokens(before, after)
     return before, after
 
 

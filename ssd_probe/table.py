@@ -232,6 +232,15 @@ class Probe:
         return table
 
 
+def require_same_tokens(base: Probe, other: Probe) -> None:
+    """`UserError` where ids stand for other tokens in one probe than in the other."""
+    for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
+        if base.record.get(key) != other.record.get(key):
+            raise UserError(
+                f"{base.path} and {other.path} have different {what}: nothing can be compared"
+            )
+
+
 def _manifest(file: Path) -> dict:
     try:
         return manifest_of(file)
