@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ssd_probe.parts import part_file, seal
-from ssd_probe.run import write_json
-from ssd_probe.table import SCHEMA_VERSION, schema, write_table
+from ssd_probe.files.parts import part_file, seal
+from ssd_probe.files.writing import write_json
+from ssd_probe.probing.table import SCHEMA_VERSION, schema, write_table
 
 PART, TEXT, RANKS = 131_072, 2048, 64
 

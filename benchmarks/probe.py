@@ -21,9 +21,9 @@ import torch
 from timing import PeakMemory, medians
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from ssd_probe.data import Text
-from ssd_probe.forward import Encoded, Scorer, padded
-from ssd_probe.heads import hidden_states
+from ssd_probe.probing.forward import Encoded, Scorer, padded
+from ssd_probe.probing.heads import hidden_states
+from ssd_probe.problems.texts import Text
 
 TOP_K = 64
 

@@ -28,11 +28,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ssd_probe import Decoding, figures
+from ssd_probe import Decoding
 from ssd_probe.analysis.curves import cumulative_mass, stack_models, truncation_curves
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.scoring import score_against_truth
-from ssd_probe.story import labelled_probe
+from ssd_probe.commands.run_folder import labelled_probe
+from ssd_probe.figures.distributions import fig_4, fig_6a, fig_6b, fig_6c
+from ssd_probe.figures.style import COLUMN_WIDTH, paper_style
 
 run = Path(os.environ.get("SSD_PROBE_RUN", "../runs/demo"))
 summary = json.loads((run / "summary.json").read_text())
@@ -64,8 +66,8 @@ program = hard[hard["sample_id"] == hard["sample_id"].iloc[0]].query("segment !=
 marked = pd.DataFrame(
     {"token": program["token"], "label": rule.label(program), "branching": rule.score(program)}
 )
-with figures.paper_style():
-    figures.fig_4(marked)
+with paper_style():
+    fig_4(marked)
 
 # %% [markdown]
 # Does the rule find the true ones?
@@ -119,12 +121,12 @@ pd.concat({t: survivors(t) for t in (1.0, 1.6, 2.0, 2.4)}, names=["T_eval"]).rou
 
 # %%
 probes = {"base": base, "ssd": ssd}
-with figures.paper_style():
-    figures.fig_6a(stack_models({name: cumulative_mass(frame) for name, frame in probes.items()}))
+with paper_style():
+    fig_6a(stack_models({name: cumulative_mass(frame) for name, frame in probes.items()}))
     curves = stack_models({name: truncation_curves(frame) for name, frame in probes.items()})
-    _, (left, right) = plt.subplots(1, 2, figsize=(2 * figures.COLUMN_WIDTH, 2.3))
-    figures.fig_6b(curves, left)
-    figures.fig_6c(curves, right)
+    _, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN_WIDTH, 2.3))
+    fig_6b(curves, left)
+    fig_6c(curves, right)
 
 # %% [markdown]
 # ## And the programs?

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Decoding": "ssd_probe.decoding",
-    "Probe": "ssd_probe.probe",
+    "Probe": "ssd_probe.probing.table",
     "UserError": "ssd_probe.errors",
     "lm_head_stats": "ssd_probe.kernels.head",
     "pair_stats": "ssd_probe.kernels.pair",

@@ -33,7 +33,7 @@ def _poison_empty():
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
     """A demo of reduced size, large enough for the direction of its effects: folder, summary."""
-    from ssd_probe.demo import DemoConfig, run_demo
+    from ssd_probe.commands.demo import DemoConfig, run_demo
 
     config = DemoConfig(
         prompts=2_400,

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssd_probe.problems import Task
+from ssd_probe.problems.tasks import Task
 
 FOLDERS = [Path(__file__).with_name(name) for name in ("hostile", "controls")]
 
@@ -64,7 +64,7 @@ def peak_megabytes() -> int:
 
 
 def main() -> None:
-    from ssd_probe.evaluate import evaluate
+    from ssd_probe.execution.evaluate import evaluate
 
     words = sys.argv[1:]
     cases = [c for c in read_cases() if not words or any(word in c.name for word in words)]

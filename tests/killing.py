@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ssd_probe import parts
-from ssd_probe.data import Text
-from ssd_probe.probe import probe
+from ssd_probe.files import parts
+from ssd_probe.probing.probe import probe
+from ssd_probe.problems.texts import Text
 from tests.models import tiny_model, tiny_tokenizer
 
 LINES = Path(textwrap.__file__).read_text().splitlines(keepends=True)

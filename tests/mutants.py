@@ -90,8 +90,8 @@ def _official_main(seconds: float, workers: int) -> None:
 
 
 def main() -> None:
-    from ssd_probe.evaluate import evaluate
-    from ssd_probe.problems import load_tasks
+    from ssd_probe.execution.evaluate import evaluate
+    from ssd_probe.problems.tasks import load_tasks
 
     if sys.argv[1] == "official":
         return _official_main(float(sys.argv[2]), int(sys.argv[3]))

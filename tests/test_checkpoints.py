@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssd_probe import checkpoints
-from ssd_probe.checkpoints import (
+from ssd_probe.errors import UserError
+from ssd_probe.models import checkpoints
+from ssd_probe.models.checkpoints import (
     bundled_checkpoint,
     load_model,
     load_tokenizer,
@@ -19,9 +20,8 @@ from ssd_probe.checkpoints import (
     resolve_model,
     vocabulary_digest,
 )
-from ssd_probe.data import Prompt
-from ssd_probe.errors import UserError
-from ssd_probe.weights import weights_sha256
+from ssd_probe.models.weights import weights_sha256
+from ssd_probe.problems.prompts import Prompt
 from tests.models import ARCHITECTURES, CHATML, save, tiny_model, tiny_tokenizer
 
 
@@ -341,7 +341,8 @@ def test_soft_prompts_are_refused(good, tmp_path):
 
 
 def test_tiny_is_the_bundled_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setattr("ssd_probe.checkpoints.__file__", str(tmp_path / "checkpoints.py"))
+    elsewhere = str(tmp_path / "models" / "checkpoints.py")
+    monkeypatch.setattr("ssd_probe.models.checkpoints.__file__", elsewhere)
     with pytest.raises(UserError, match="make tiny"):
         bundled_checkpoint()
     (tmp_path / "tiny" / "checkpoint").mkdir(parents=True)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from ssd_probe.cli import main
-from ssd_probe.sandbox import missing
+from ssd_probe.cli.app import main
+from ssd_probe.execution.sandbox import missing
 
 COMMANDS = (
     "demo",
@@ -90,7 +90,7 @@ def make_interrupted_download(folder):
     """A copy of the bundled checkpoint whose weights end early."""
     import shutil
 
-    from ssd_probe.checkpoints import bundled_checkpoint
+    from ssd_probe.models.checkpoints import bundled_checkpoint
 
     shutil.copytree(bundled_checkpoint(), folder)
     weights = folder / "model.safetensors"
@@ -192,7 +192,7 @@ def test_doctor_says_which_backend_and_why():
 def test_a_program_that_could_not_be_run_is_a_failure(monkeypatch, capsys):
     rows = [{"task_id": "a", "verdict": "infra_error", "detail": "no box"}]
     told = {"results": rows, "pass_at_k": [], "without_code": 0.5, "flips": 0, "isolation": "x"}
-    monkeypatch.setattr("ssd_probe.evaluation.evaluate_stage", lambda *a, **k: told)
+    monkeypatch.setattr("ssd_probe.commands.evaluate.evaluate_stage", lambda *a, **k: told)
     monkeypatch.setattr(sys, "argv", ["ssd-probe", "evaluate", "--problems", "p", "--samples", "s"])
     with pytest.raises(SystemExit) as stop:
         main()

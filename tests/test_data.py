@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from ssd_probe.data import atomic_path, numbered_rows, read_jsonl, read_prompts, write_jsonl
 from ssd_probe.errors import UserError
+from ssd_probe.files.reading import numbered_rows, read_jsonl
+from ssd_probe.files.writing import atomic_path, write_jsonl
+from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.tiny import domain
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from ssd_probe import demo as module
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.data import read_jsonl
-from ssd_probe.demo import QUICK, evaluate_model, results, run_demo
+from ssd_probe.commands import demo as module
+from ssd_probe.commands.demo import QUICK, evaluate_model, results, run_demo
+from ssd_probe.commands.figures import draw_figures
 from ssd_probe.errors import UserError
-from ssd_probe.story import draw_figures
+from ssd_probe.files.reading import read_jsonl
 
 FIGURES = [
     "fig_2_pass1",
@@ -124,7 +124,7 @@ def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ssd_probe.demo.write_programs", stop)
+        patch.setattr("ssd_probe.commands.demo.write_programs", stop)
         run_demo(tmp_path / "b", config)
     second = run_demo(tmp_path / "b", config, lambda text: None)
     assert second | {"seconds": 0} == first | {"seconds": 0}

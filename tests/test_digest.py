@@ -17,8 +17,8 @@ from ssd_probe.analysis.digest import digest, leverage_verdict
 from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
 from ssd_probe.analysis.leverage import conflict_totals, leverage
 from ssd_probe.decoding import Decoding
-from ssd_probe.draw_probes import draw_digest
 from ssd_probe.errors import UserError
+from ssd_probe.figures.draw_probes import draw_digest
 from tests.probes import TRAIN, branching_of, flat, probe_of, random_logits, softmax
 
 GRID = (0.5, 1.0, 1.5, 2.0)

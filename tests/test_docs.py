@@ -11,8 +11,8 @@ import jupytext
 import nbclient
 import pytest
 
-from ssd_probe.cli import app
-from ssd_probe.sandbox import missing
+from ssd_probe.cli.app import app
+from ssd_probe.execution.sandbox import missing
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ssd_probe.checkpoints import load_tokenizer
+from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import FORK, LOCK, OFF, Truth, true_labels
 

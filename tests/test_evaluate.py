@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from ssd_probe import sandbox
-from ssd_probe.data import write_jsonl
+from ssd_probe.commands.evaluate import evaluate_stage
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import FLIPPED, evaluate
-from ssd_probe.evaluation import evaluate_stage
-from ssd_probe.judge import Judge
-from ssd_probe.problems import Task, load_tasks
+from ssd_probe.execution import sandbox
+from ssd_probe.execution.evaluate import FLIPPED, evaluate
+from ssd_probe.execution.judge import Judge
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.problems.tasks import Task, load_tasks
 from tests.mutants import mutants, official
 
 pytestmark = pytest.mark.skipif(
@@ -194,6 +194,7 @@ def test_a_killed_run_goes_on_with_the_rest(tmp_path, monkeypatch):
 
 
 def test_the_evaluator_does_not_load_torch():
-    code = "import sys, ssd_probe.evaluation; print({'torch', 'scipy', 'pandas'} & {*sys.modules})"
+    heavy = "{'torch', 'scipy', 'pandas'}"
+    code = f"import sys, ssd_probe.commands.evaluate; print({heavy} & {{*sys.modules}})"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

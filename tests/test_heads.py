@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ssd_probe.data import Text
-from ssd_probe.forward import Encoded, Scorer
-from ssd_probe.heads import read_head
 from ssd_probe.kernels import reference
+from ssd_probe.probing.forward import Encoded, Scorer
+from ssd_probe.probing.heads import read_head
+from ssd_probe.problems.texts import Text
 from tests.models import FAMILIES, tiny_model
 
 FIELDS = ("log_partition", "entropy", "varentropy", "tail_log_mass", "target_logprob")

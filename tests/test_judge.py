@@ -8,9 +8,9 @@ from enum import IntEnum
 import numpy as np
 import pytest
 
-from ssd_probe.candidate import DEPTH, TooLargeError, decode, encode
-from ssd_probe.judge import same_output
-from ssd_probe.problems import Task
+from ssd_probe.execution.candidate import DEPTH, TooLargeError, decode, encode
+from ssd_probe.execution.judge import same_output
+from ssd_probe.problems.tasks import Task
 from tests.test_evaluate import pytestmark, verdict  # noqa: F401 (skips where no box is)
 
 VALUES = [

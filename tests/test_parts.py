@@ -20,12 +20,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_probe import parts, writer
-from ssd_probe.data import Text
 from ssd_probe.errors import Resumable, UserError
-from ssd_probe.forward import Scorer
-from ssd_probe.probe import Probe, probe
-from ssd_probe.run import claim
+from ssd_probe.files import parts
+from ssd_probe.files.locks import claim
+from ssd_probe.probing import writer
+from ssd_probe.probing.forward import Scorer
+from ssd_probe.probing.probe import Probe, probe
+from ssd_probe.problems.texts import Text
 from tests.models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]

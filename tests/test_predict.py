@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis import explain, theory, toy
-from ssd_probe.analysis.feasible import RESOLUTION, Limits, feasible_top_p, interval
 from ssd_probe.analysis.frames import stats_of
-from ssd_probe.analysis.ideal import Head, ideal_student
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
-from ssd_probe.analysis.positions import Sample, draw_positions, same_positions
-from ssd_probe.analysis.predict import GAINS, predict, temperature_map
-from ssd_probe.analysis.predict_check import (
+from ssd_probe.analysis.prediction.check import (
     curve_errors,
     measured_intervals,
     predicted_and_measured,
 )
-from ssd_probe.cli import main
+from ssd_probe.analysis.prediction.feasible import RESOLUTION, Limits, feasible_top_p, interval
+from ssd_probe.analysis.prediction.ideal import Head, ideal_student
+from ssd_probe.analysis.prediction.positions import Sample, draw_positions, same_positions
+from ssd_probe.analysis.prediction.predict import GAINS, predict, temperature_map
+from ssd_probe.cli.app import main
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from tests.probes import flat, probe_of, random_logits, two_way
@@ -318,10 +318,10 @@ class TestCheck:
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory):
     """The bundled model over programs enough for two parts, and over fewer."""
-    from ssd_probe.checkpoints import load_tokenizer
-    from ssd_probe.data import write_jsonl
-    from ssd_probe.probe import probe
-    from ssd_probe.texts import read_texts
+    from ssd_probe.files.writing import write_jsonl
+    from ssd_probe.models.checkpoints import load_tokenizer
+    from ssd_probe.probing.probe import probe
+    from ssd_probe.problems.texts import read_texts
     from ssd_probe.tiny import domain
     from ssd_probe.tiny.truth import program_rows
 
@@ -335,7 +335,7 @@ def probes(tmp_path_factory):
 
 
 def load(path):
-    from ssd_probe.table import Probe
+    from ssd_probe.probing.table import Probe
 
     return Probe.load(path)
 

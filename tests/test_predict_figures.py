@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from ssd_probe.errors import UserError
-from ssd_probe.figures import MODELS, paper_style
-from ssd_probe.predict_figures import draw_prediction, fig_check, fig_map, fig_map_panel
+from ssd_probe.figures.prediction import draw_prediction, fig_check, fig_map, fig_map_panel
+from ssd_probe.figures.style import MODELS, paper_style
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

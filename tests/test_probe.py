@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import ssd_probe.probe as module
-from ssd_probe import parts, table
-from ssd_probe.data import Text
+import ssd_probe.probing.probe as module
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files import parts
 from ssd_probe.kernels import reference
-from ssd_probe.probe import Probe, probe
-from ssd_probe.texts import read_texts
+from ssd_probe.probing import table
+from ssd_probe.probing.probe import Probe, probe
+from ssd_probe.problems.texts import Text, read_texts
 from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
 
 COLUMNS = [
@@ -96,7 +96,7 @@ def test_rows_are_the_float64_distributions(architecture, texts):
 def test_an_unknown_output_layer_gives_the_same_table(texts, monkeypatch):
     model = tiny_model("qwen3")
     fast = run(model, texts)
-    monkeypatch.setattr("ssd_probe.forward.read_head", lambda model: None)
+    monkeypatch.setattr("ssd_probe.probing.forward.read_head", lambda model: None)
     assert_same(fast, run(model, texts, rows_per_chunk=7))
 
 
@@ -114,7 +114,7 @@ def test_neighbours_and_padding_change_nothing(architecture, texts):
 def test_long_texts_are_batched_less(texts, monkeypatch):
     model = tiny_model("qwen3")
     together = run(model, texts, batch_size=4)
-    monkeypatch.setattr("ssd_probe.forward.MAX_BATCH_TOKENS", 50)
+    monkeypatch.setattr("ssd_probe.probing.forward.MAX_BATCH_TOKENS", 50)
     assert_same(together, run(model, texts, batch_size=4))
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK, EntropyRule, QuantileRule, SupportRule
 from ssd_probe.analysis.scoring import agreement, score_against_truth
-from ssd_probe.demo import QUICK, probe_model, write_programs
-from ssd_probe.story import labelled_probe
+from ssd_probe.commands.demo import QUICK, probe_model, write_programs
+from ssd_probe.commands.run_folder import labelled_probe
 
 README = {  # F1 of forks and of locks on 240 programs; here fewer, hence the tolerances
     "support": (SupportRule(), 1.0, 1.0, 0.01),

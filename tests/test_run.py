@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from ssd_probe.errors import UserError
-from ssd_probe.run import begin, claim, ranks, read_record, record_lock
+from ssd_probe.files.locks import claim, ranks, record_lock
+from ssd_probe.files.record import begin, read_record
 
 SETTINGS = {"seed": 1, "decoding": {"temperature": 1.6, "top_k": 20}, "temperatures": (1.0, 2.0)}
 

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from ssd_probe.checkpoints import load_model, load_tokenizer
-from ssd_probe.data import Prompt, read_prompts
+from ssd_probe.core.sample import sample, sample_to_file, usable
+from ssd_probe.core.train import IGNORED, TrainConfig, _examples, train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.sample import sample, sample_to_file, usable
-from ssd_probe.train import IGNORED, TrainConfig, _examples, train
+from ssd_probe.models.checkpoints import load_model, load_tokenizer
+from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 DECODING = Decoding(1.6, 20, 0.8)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ssd_probe import sandbox, seccomp
 from ssd_probe.errors import UserError
-from ssd_probe.evaluate import evaluate
-from ssd_probe.problems import Task
+from ssd_probe.execution import sandbox, seccomp
+from ssd_probe.execution.evaluate import evaluate
+from ssd_probe.problems.tasks import Task
 from tests import corpus
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_program(case, machine):
 def test_the_corpus_is_large_enough_and_its_first_lines_are_read():
     hostile = [case for case in CASES if case.name.startswith("hostile/")]
     assert len(hostile) >= 50
-    from ssd_probe.evaluate import VERDICTS
+    from ssd_probe.execution.evaluate import VERDICTS
 
     assert all(verdict in VERDICTS for case in CASES for verdict in case.verdicts)
     assert {case.kind for case in CASES} == {"", "stdio", "check"}
@@ -133,7 +133,7 @@ def test_the_whole_corpus_as_an_ordinary_user(tmp_path):
         pytest.skip(f"no {python} that another user could run")
     as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": ROOT}
     environment = {"PYTHONPATH": f"{ROOT}:{site}", "PATH": os.environ["PATH"], "HOME": "/"}
-    check = [python, "-c", "import pandas, ssd_probe.sandbox as s; print(s.missing())"]
+    check = [python, "-c", "import pandas, ssd_probe.execution.sandbox as s; print(s.missing())"]
     told = subprocess.run(check, capture_output=True, text=True, env=environment, **as_nobody)
     if told.stdout.strip() != "None":
         pytest.skip(f"not for other users: {told.stdout.strip() or told.stderr[-200:]}")

@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from ssd_probe import sandbox, stages
-from ssd_probe import sweep as sweeps
-from ssd_probe.data import read_jsonl
+from ssd_probe.commands import sample as stages
+from ssd_probe.commands import sweep as sweeps
+from ssd_probe.commands.grid import read_grid
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.grid import read_grid
-from ssd_probe.problems import load_tasks, program
+from ssd_probe.execution import sandbox
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.problems.tasks import load_tasks, program
 
 UNBOXED = sandbox.missing() is not None  # bubblewrap is not everywhere
 GRID = """

@@ -6,17 +6,17 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from ssd_probe import draw_sweeps
 from ssd_probe.analysis.steps import decoding_steps
-from ssd_probe.analysis.sweep_table import check_sweep
-from ssd_probe.analysis.sweeps import Margin, fit_settings
+from ssd_probe.analysis.sweeps.summaries import Margin, fit_settings
+from ssd_probe.analysis.sweeps.table import check_sweep
 from ssd_probe.decoding import Decoding
-from ssd_probe.draw_sweeps import draw_published, draw_sweep
 from ssd_probe.errors import UserError
-from ssd_probe.figures import COLUMN_WIDTH, MODELS, PAGE_WIDTH, paper_style
-from ssd_probe.step_figures import fig_8
-from ssd_probe.sweep_figures import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels
-from ssd_probe.temperature_figures import fig_3a, fig_3b, fig_3b_panels, fig_7, fig_7_panels
+from ssd_probe.figures import draw_sweeps
+from ssd_probe.figures.draw_sweeps import draw_published, draw_sweep
+from ssd_probe.figures.steps import fig_8
+from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, PAGE_WIDTH, paper_style
+from ssd_probe.figures.sweeps import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels
+from ssd_probe.figures.temperatures import fig_3a, fig_3b, fig_3b_panels, fig_7, fig_7_panels
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

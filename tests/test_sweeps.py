@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssd_probe.analysis.published import published
-from ssd_probe.analysis.sweep_table import COLUMNS, check_sweep, read_sweep, truncation
-from ssd_probe.analysis.sweeps import (
+from ssd_probe.analysis.sweeps.published import published
+from ssd_probe.analysis.sweeps.summaries import (
     against_base,
     base_of,
     best,
@@ -20,6 +19,7 @@ from ssd_probe.analysis.sweeps import (
     students_of,
     with_effective_temperature,
 )
+from ssd_probe.analysis.sweeps.table import COLUMNS, check_sweep, read_sweep, truncation
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ssd_probe.syntax import UNPARSED, label_tokens, parse_nodes, token_bytes
-from ssd_probe.texts import read_texts
+from ssd_probe.probing.syntax import UNPARSED, label_tokens, parse_nodes, token_bytes
+from ssd_probe.problems.texts import read_texts
 from tests.models import tiny_tokenizer
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
-from ssd_probe.analysis.published import published
-from ssd_probe.analysis.tables import (
+from ssd_probe.analysis.sweeps.published import published
+from ssd_probe.analysis.sweeps.tables import (
     comparison_table,
     difference_table,
     pass_at_k_table,

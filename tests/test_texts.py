@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ssd_probe.data import write_jsonl
 from ssd_probe.errors import UserError
-from ssd_probe.texts import read_texts
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.problems.texts import read_texts
 
 USER = {"role": "user", "content": "q"}
 ASSISTANT = {"role": "assistant", "content": "z"}

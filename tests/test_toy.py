@@ -25,11 +25,11 @@ from ssd_probe.analysis.toy import (
     success_curve,
     with_tail,
 )
-from ssd_probe.cli import main
+from ssd_probe.cli.app import main
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures import MODELS, paper_style
-from ssd_probe.toy_figures import (
+from ssd_probe.figures.style import MODELS, paper_style
+from ssd_probe.figures.toy import (
     fig_12_archetype,
     fig_12_machine,
     fig_13_tokens,
@@ -334,7 +334,7 @@ def test_another_machine_is_drawn_too(monkeypatch, capfd, tmp_path):
         drawn.append(stem.name)
         return [stem]
 
-    monkeypatch.setattr("ssd_probe.toy_figures.save", draw)
+    monkeypatch.setattr("ssd_probe.figures.toy.save", draw)
     code, said = run_toy(monkeypatch, capfd, "--machine", tmp_path / "m.json", "--out", tmp_path)
     assert code == 0, said.err
     assert drawn == ["fig_12", "fig_13", "fig_14"]

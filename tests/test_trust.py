@@ -9,13 +9,13 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from ssd_probe import cli
-from ssd_probe.comparison import compare_stage
-from ssd_probe.data import Text
+from ssd_probe.cli import app as cli
+from ssd_probe.commands.compare import compare_stage
 from ssd_probe.errors import UserError
-from ssd_probe.forward import encode
-from ssd_probe.probe import Probe, probe
-from ssd_probe.trust import VERIFIED, verify
+from ssd_probe.probing.forward import encode
+from ssd_probe.probing.probe import Probe, probe
+from ssd_probe.probing.trust import VERIFIED, verify
+from ssd_probe.problems.texts import Text
 from tests.models import save, tiny_model, tiny_tokenizer
 
 OPTIONS = {"top_k": 8, "progress": False, "device": "cpu"}

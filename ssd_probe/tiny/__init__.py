@@ -1,0 +1,1 @@
+"""The bundled domain and the checkpoint that was trained on it."""

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from ssd_probe.errors import UserError
+
 CAREFUL = 0.15  # share of the corpus that handles an edge case
 DIFFICULTIES = ("easy", "medium", "hard")
 SPLITS = {  # by the request's hash, in percent
@@ -252,3 +254,11 @@ def problems(split: str, count: int | None = None) -> list[Problem]:
     size = SIZES[split] if count is None else count
     source = stream(split)
     return [next(source) for _ in range(size)]
+
+
+def tiny_problems(split: str, limit: int | None = None) -> list[Problem]:
+    """The first `limit` problems of a split of the bundled domain; `UserError` for another name."""
+    if split not in SPLITS:
+        raise UserError(f"tiny:{split}: no such split; choose one of {', '.join(SPLITS)}")
+    size = SIZES[split]
+    return problems(split, min(size, limit or size))

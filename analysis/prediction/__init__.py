@@ -1,0 +1,1 @@
+"""What training at other settings could do, from the base alone: the ideal-fit bound."""

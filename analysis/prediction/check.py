@@ -1,0 +1,99 @@
+"""Prediction against a student that was really trained, curve by curve, with its error."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.prediction.feasible import Limits, interval
+from ssd_probe.analysis.prediction.ideal import Head, ideal_student
+from ssd_probe.analysis.prediction.positions import Sample
+from ssd_probe.analysis.prediction.predict import (
+    BASE,
+    EVAL,
+    IDEAL,
+    by_label,
+    cells_of,
+    exactly_known,
+    setting_of,
+)
+from ssd_probe.decoding import Decoding
+
+MEASURED = "ssd"
+CURVES = {"entropy": "nats", "branching": "tokens", "survivors": "tokens", "top1": "mass"}
+_TRUNCATION = [name for name in EVAL if name != "T_eval"]
+
+
+def predicted_and_measured(
+    base: Sample, student: Sample, train: Decoding, evals: Sequence[Decoding], limits: Limits
+) -> pd.DataFrame:
+    """`cells_of` for the base, the ideal fit at `train`, and the trained student: column model.
+
+    student: the same positions (`same_positions`), with the base's labels. Positions at which
+    either model's draw is not within its K ranks are left out of all three.
+    Raises UserError as `predict`, for either probe.
+    """
+    known = (exactly_known(s.stats, [train], evals) for s in (base, student))
+    both = np.logical_and(*(mask.numpy() for mask in known))
+    before, after = (
+        {label: Head(part.top_logits) for label, part in by_label(s, both).items()}
+        for s in (base, student)
+    )
+    ideal = {label: ideal_student(head, train) for label, head in before.items()}
+    models = {BASE: before, IDEAL: ideal, MEASURED: after}
+    tables = [cells_of(model, evals, limits).assign(model=name) for name, model in models.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def measured_intervals(
+    student: Sample, train: Decoding, evals: Sequence[Decoding], limits: Limits
+) -> pd.DataFrame:
+    """The intervals that the trained student really has, as `predict` gives those of the ideal fit.
+
+    Over the base's locks and forks. Raises UserError as `predict`, for the student's probe.
+    """
+    parts = by_label(student, exactly_known(student.stats, [train], evals).numpy())
+    locks, forks = Head(parts[LOCK].top_logits), Head(parts[FORK].top_logits)
+    span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+    named = setting_of(train) | {"model": MEASURED}
+    rows = [
+        {**named, "top_k_eval": cut.top_k, "top_p_eval": cut.top_p,
+         **interval(locks, forks, cut, span, limits)._asdict()}
+        for cut in dict.fromkeys(replace(e, temperature=1.0) for e in evals)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def curve_errors(curves: pd.DataFrame) -> pd.DataFrame:
+    """How far the ideal fit is from the trained student over T_eval, for each label and curve.
+
+    Returns label, curve, unit, truncation, mean_error and largest_error (absolute, over the T_eval
+    of the curve), change (mean |trained - base|: what there was to predict), relative (mean_error /
+    change: 0 is perfect, 1 no better than predicting that nothing changes), bias (mean of
+    predicted - trained), nearer and of: at how many of the T_eval the ideal fit is no farther from
+    the trained student than the base is.
+    """
+    rows = []
+    for keys, part in curves.groupby(["label", *_TRUNCATION], sort=False):
+        wide = part.pivot(index="T_eval", columns="model", values=list(CURVES))
+        for curve, unit in CURVES.items():
+            error = wide[curve, IDEAL] - wide[curve, MEASURED]
+            changes = (wide[curve, MEASURED] - wide[curve, BASE]).abs()
+            change, near = changes.mean(), error.abs() <= changes + 1e-9
+            rows.append(
+                {
+                    **dict(zip(["label", *_TRUNCATION], keys, strict=True)),
+                    "curve": curve,
+                    "unit": unit,
+                    "mean_error": error.abs().mean(),
+                    "largest_error": error.abs().max(),
+                    "change": change,
+                    "relative": error.abs().mean() / change if change else np.nan,
+                    "bias": error.mean(),
+                    "nearer": int(near.sum()),
+                    "of": len(near),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Sweeps of checkpoints and decodings: their table, its summaries, and what the paper printed."""

@@ -1,0 +1,1 @@
+"""The `ssd-probe` command line: parsing and printing, nothing else."""

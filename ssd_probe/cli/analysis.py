@@ -1,0 +1,109 @@
+"""Commands that read what others made: compare, figures, toy."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssd_probe.cli.options import AsJson, Temperature, TopK, TopP
+
+
+def compare(
+    base: Annotated[Path | None, typer.Option(help="Probe folder of the base model.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="Of the tuned model, same texts.")] = None,
+    pair: Annotated[Path | None, typer.Option(help="Or one folder of `probe --pair`.")] = None,
+    temperature: Temperature = 1.6,
+    top_k: TopK = 20,
+    top_p: TopP = 0.8,
+    rule: Annotated[
+        str, typer.Option(help="Forks and locks by `support`, `entropy` or `quantile`.")
+    ] = "support",
+    out: Annotated[
+        Path | None, typer.Option(help="Write figures, and tables as Markdown, LaTeX, CSV here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What changed at locks and at forks, with bootstrap intervals over problems.
+
+    Temperature, top-k and top-p are those of the tuned model's training samples.
+
+    \b
+    Examples:
+      ssd-probe compare --base probes/base --tuned probes/student
+      ssd-probe compare --pair probes/pair --out comparison
+    """
+    from ssd_probe.decoding import Decoding
+
+    decoding = Decoding(temperature, top_k, top_p)
+    from ssd_probe.commands.compare import compare_stage
+
+    found, lines = compare_stage(base, tuned, pair, decoding, rule, out)
+    if as_json:
+        told = {
+            "table": found.comparison.to_dict("records"),
+            "verdicts": [verdict._asdict() for verdict in found.verdicts],
+            "leverage": found.leverage and found.leverage._asdict(),
+            "fork_rates": found.rates.to_dict("records"),
+        }
+        print(json.dumps(told))
+        return
+    from ssd_probe.analysis.sweeps.tables import comparison_table
+
+    print(comparison_table(found.comparison).to_string(index=False))
+    print(*lines, sep="\n")
+
+
+def figures(
+    run: Annotated[Path | None, typer.Argument(help="Run folder of `ssd-probe demo`.")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Table of `ssd-probe sweep`, or of your own evaluator.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The paper's own numbers; with --sweep yours too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to draw into; by default RUN/figures.")
+    ] = None,
+) -> None:
+    """Draw every figure that a run or a sweep has data for, and say what is missing for the rest.
+
+    \b
+    Examples:
+      ssd-probe figures runs/demo
+      ssd-probe figures --sweep runs/sweep/sweep.csv --out figures
+      ssd-probe figures --published --out figures
+    """
+    from ssd_probe.commands.figures import figures_stage
+
+    print(*figures_stage(run, sweep, published, out), sep="\n")
+
+
+def toy(
+    machine: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file of another machine; see the README.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw Figures 12-14 into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve the paper's toy machine, or yours, exactly: base and student, each at its best T.
+
+    \b
+    Examples:
+      ssd-probe toy
+      ssd-probe toy --out figures
+      ssd-probe toy --machine machine.yaml --json
+    """
+    from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
+
+    chosen = PAPER if machine is None else load_machine(machine)
+    solved = solve(chosen)
+    drawn = []
+    if out is not None:
+        from ssd_probe.figures.toy import draw_toy
+
+        drawn = draw_toy(chosen, solved, out)
+    if as_json:
+        print(json.dumps(solved))
+    else:
+        print(describe(chosen, solved), *drawn, sep="\n")

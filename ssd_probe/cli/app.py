@@ -1,0 +1,280 @@
+"""The `ssd-probe` command. Each command parses, calls one function of the package, and prints."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssd_probe.cli.analysis import compare, figures, toy
+from ssd_probe.cli.evaluate import evaluate
+from ssd_probe.cli.options import AsJson, Config, Device, Model, Temperature, TopK, TopP
+from ssd_probe.cli.predict import predict
+from ssd_probe.cli.sweep import sweep
+from ssd_probe.errors import Resumable, UserError
+
+INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
+RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="What did fine-tuning do to my model's next-token distributions?\n\n"
+    "Start here:  ssd-probe demo",
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute; wide intervals.")] = False,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the bundled checkpoint through simple self-distillation, and show what changed.
+
+    \b
+    Examples:
+      ssd-probe demo
+      ssd-probe demo --quick --out runs/quick
+    """
+    from dataclasses import replace
+
+    from ssd_probe.commands.demo import QUICK, DemoConfig, run_demo
+
+    config = replace(QUICK if quick else DemoConfig(), seed=seed)
+    summary = run_demo(out, config, say=(lambda text: None) if as_json else print)
+    if as_json:
+        print(json.dumps(summary))
+
+
+@app.command()
+def sample(
+    prompts: Annotated[str, typer.Option(help="JSONL file, `humaneval`, or `tiny:ssd|dev|test`.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    model: Model = "tiny",
+    n: Annotated[int, typer.Option(min=1, help="Samples a prompt.")] = 1,
+    temperature: Temperature = 1.6,
+    top_k: TopK = 20,
+    top_p: TopP = 0.8,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
+    seed: int = 0,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Sample solutions and keep their token ids (step 1 of SSD).
+
+    \b
+    Examples:
+      ssd-probe sample --prompts tiny:ssd --limit 100 --out samples.jsonl
+      ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
+      ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
+    """
+    from ssd_probe.decoding import Decoding
+
+    decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
+    from ssd_probe.commands.sample import sample_stage
+
+    rows = sample_stage(
+        model,
+        prompts,
+        decoding,
+        out,
+        limit=limit,
+        device=device,
+        n=n,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    finished = sum(row["finished"] for row in rows)
+    print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
+
+
+@app.command()
+def train(
+    samples: Annotated[Path, typer.Option(help="JSON Lines file of `ssd-probe sample`.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    model: Model = "tiny",
+    learning_rate: float = 5e-6,
+    epochs: float = 1.0,
+    max_steps: Annotated[int, typer.Option(help="End after so many steps; -1: by epochs.")] = -1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    gradient_accumulation: Annotated[int, typer.Option(min=1)] = 1,
+    warmup_steps: Annotated[int, typer.Option(min=0)] = 50,
+    weight_decay: float = 0.1,
+    min_lr_ratio: float = 0.2,
+    max_length: int = 65_536,
+    save_steps: Annotated[int, typer.Option(help="Keep resumable checkpoints; 0: none.")] = 0,
+    bf16: bool = False,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    config: Config = None,
+) -> None:
+    """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
+
+    \b
+    Examples:
+      ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
+      torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --out s
+    """
+    from ssd_probe.commands.train import train_stage
+    from ssd_probe.core.train import TrainConfig
+
+    settings = TrainConfig(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        min_lr_ratio=min_lr_ratio,
+        max_length=max_length,
+        save_steps=save_steps,
+        bf16=bf16,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    train_stage(model, samples, settings, out)
+    print(f"checkpoint in {out}")
+
+
+@app.command()
+def probe(
+    text: Annotated[
+        list[str],
+        typer.Option(
+            help="Samples (.jsonl, .parquet), problem file, text or source file, folder of .py, or "
+            "`humaneval`; repeatable."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Probe folder to write.")],
+    model: Model = "tiny",
+    pair: Annotated[
+        str | None, typer.Option(help="A second model: both on the same contexts, and KL, JS, TV.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Ranks kept a position.")] = 64,
+    max_length: Annotated[int | None, typer.Option(help="Longest text, in tokens.")] = None,
+    too_long: Annotated[str, typer.Option(help="`truncate` or `skip` longer texts.")] = "truncate",
+    include_prompt: bool = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
+    verify: Annotated[
+        int, typer.Option(help="Recompute so many positions in float64 and report the error.")
+    ] = 0,
+    noise_floor: Annotated[
+        int, typer.Option(help="Score so many texts again in other batches, for `compare`.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")] = "auto",
+    attn: Annotated[str | None, typer.Option(help="eager, sdpa, flash_attention_2 ...")] = None,
+    fp32_head: Annotated[
+        bool, typer.Option("--fp32-head", help="Output layer in float32 (on CPUs always).")
+    ] = False,
+    device: Device = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    load_in: Annotated[
+        str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Teacher-force texts through a model; one row of statistics a token position.
+
+    Under torchrun or accelerate launch every rank makes its share of the parts. Interrupted, the
+    same command goes on.
+
+    \b
+    Examples:
+      ssd-probe probe --text samples.jsonl --out probes/base
+      ssd-probe probe --model ./student --text samples.jsonl --out probes/student --verify 100
+      ssd-probe probe --model ./base --pair ./student --text samples.jsonl --out probes/pair
+      ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
+      torchrun --nproc-per-node 8 -m ssd_probe.cli probe --text s.jsonl --out probes/base
+    """
+    from ssd_probe.commands.probe import probe_stage
+
+    lines = probe_stage(
+        model,
+        list(text),
+        out,
+        limit=limit,
+        pair=pair,
+        top_k=top_k,
+        max_length=max_length,
+        too_long=too_long,
+        include_prompt=include_prompt,
+        batch_size=batch_size,
+        verify=verify,
+        noise_floor=noise_floor,
+        dtype=dtype,
+        attn=attn,
+        fp32_head=fp32_head,
+        device=device,
+        revision=revision,
+        load_in=load_in,
+    )
+    print(*lines, sep="\n")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: backends and why, packages, isolation.
+
+    \b
+    Examples:
+      ssd-probe doctor
+      ssd-probe doctor --json
+    """
+    from ssd_probe.commands.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, line in found.items():
+        print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
+
+
+for command in (compare, evaluate, figures, predict, sweep, toy):
+    app.command()(command)
+
+
+def _raise_interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line and an exit code (1, 2 or 75)."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files: no window, no screen
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        raise SystemExit(code or 0)
+    except UserError as error:
+        _fail(str(error), 2)
+    except Resumable as stopped:
+        _fail(str(stopped), RESUMABLE)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", RESUMABLE)
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)  # click's usage errors carry 2
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), code)
+        _fail(f"{type(error).__name__}: {error}", code)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)

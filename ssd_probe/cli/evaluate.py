@@ -1,0 +1,63 @@
+"""Commands that run model-written programs: evaluate."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssd_probe.cli.options import AsJson, Config
+
+
+def evaluate(
+    problems: Annotated[
+        str, typer.Option(help="`humaneval`, `tiny:dev|test`, or a LiveCodeBench .jsonl file.")
+    ],
+    samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
+    out: Annotated[Path | None, typer.Option(help="Write the JSON result here; resumes.")] = None,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a program.")] = 3.0,
+    memory: Annotated[int, typer.Option(min=128, help="Megabytes a program.")] = 1024,
+    k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
+    i_accept_unsandboxed_execution: Annotated[
+        bool, typer.Option(help="Where nothing isolates: run under limits only; recorded.")
+    ] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Run sampled programs against hidden tests; pass@k with bootstrap intervals.
+
+    Programs run in a box (bubblewrap): no network, none of your files, limits on time, memory and
+    output. Expected values stay outside. With --out, a run that was interrupted goes on.
+
+    \b
+    Examples:
+      ssd-probe evaluate --problems tiny:test --samples samples.jsonl
+      ssd-probe evaluate --problems humaneval --samples he.jsonl --json
+    """
+    from ssd_probe.commands.evaluate import evaluate_stage
+
+    result = evaluate_stage(
+        problems,
+        samples,
+        k,
+        out=out,
+        workers=workers,
+        seconds=timeout,
+        megabytes=memory,
+        unsandboxed=i_accept_unsandboxed_execution,
+    )
+    if as_json:
+        print(json.dumps(result))
+    else:
+        for row in result["pass_at_k"]:
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
+        if result["without_code"]:
+            print(f"{100 * result['without_code']:.1f} % of the answers hold no code")
+        if result["flips"]:
+            print(f"{result['flips']} samples were over time at first and not when run alone")
+        if result["isolation"] != "bubblewrap":
+            print(f"isolation: {result['isolation']}")
+    if any(row["verdict"] == "infra_error" for row in result["results"]):
+        raise RuntimeError("some programs could not be run (infra_error) and are not counted")

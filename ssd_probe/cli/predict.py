@@ -1,0 +1,179 @@
+"""The command `predict`: what self-distillation can do, from the base's probe alone."""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssd_probe.cli.options import AsJson, Config
+from ssd_probe.errors import UserError
+
+if TYPE_CHECKING:
+    from ssd_probe.decoding import Decoding
+
+Numbers = Annotated[list[str], typer.Option(help="Numbers, by commas or the flag again.")]
+
+
+def predict(
+    probe: Annotated[Path, typer.Option(help="Probe folder of the base model.")],
+    t_train: Numbers = ["1.0,1.2,1.4,1.6,1.8,2.0"],  # noqa: B006 typer copies it
+    top_k: Numbers = ["20"],  # noqa: B006
+    top_p: Numbers = ["0.8"],  # noqa: B006
+    t_eval: Numbers = ["0.4,0.6,0.8,1.0,1.2,1.4,1.6,1.8,2.0"],  # noqa: B006
+    eval_top_k: Numbers = ["20"],  # noqa: B006
+    eval_top_p: Numbers = ["0.8"],  # noqa: B006
+    student: Annotated[
+        Path | None,
+        typer.Option(help="Probe of a trained student, same texts: state the prediction's error."),
+    ] = None,
+    positions: Annotated[int, typer.Option(min=0, help="Drawn at random; 0: all.")] = 200_000,
+    lock_mass: Annotated[float, typer.Option(help="What a precise lock's top token has.")] = 0.99,
+    lock_share: Annotated[float, typer.Option(help="Share of locks to be precise.")] = 0.99,
+    fork_branching: Annotated[float, typer.Option(help="Branching of an open fork.")] = 1.5,
+    fork_share: Annotated[float, typer.Option(help="Share of forks to be open.")] = 0.5,
+    fork_tokens: Annotated[int, typer.Option(help="r_F of eq. 40.")] = 2,
+    lock_tokens: Annotated[int, typer.Option(help="r_L of eq. 40.")] = 1,
+    rule_temperature: Annotated[float, typer.Option(help="Of the rule that labels.")] = 1.6,
+    rule_top_k: int = 20,
+    rule_top_p: float = 0.8,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="Draw the map into this folder.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """What training at each setting could do, from the base's probe: the ideal-fit bound.
+
+    Every T_train with every --top-k and --top-p is a student; each is decoded at every T_eval with
+    every --eval-top-k and --eval-top-p, beside the base.
+
+    \b
+    Examples:
+      ssd-probe predict --probe probes/base
+      ssd-probe predict --probe probes/base --t-train 1.2,1.6 --top-p 0.8,0.95 --out figures
+      ssd-probe predict --probe probes/base --student probes/student --t-train 1.6 --out figures
+    """
+    from ssd_probe.analysis.labels import SupportRule
+    from ssd_probe.analysis.prediction.feasible import Limits
+    from ssd_probe.decoding import Decoding
+
+    trains = _settings(("--t-train", t_train), ("--top-k", top_k), ("--top-p", top_p))
+    evals = _settings(
+        ("--t-eval", t_eval), ("--eval-top-k", eval_top_k), ("--eval-top-p", eval_top_p)
+    )
+    if student is not None and len(trains) > 1:
+        raise UserError("--student needs the one setting that it was trained at: one --t-train")
+    limits = Limits(lock_mass, lock_share, fork_branching, fork_share, fork_tokens, lock_tokens)
+    rule = SupportRule(Decoding(rule_temperature, rule_top_k, rule_top_p))
+    found = _predict(probe, student, rule, trains, evals, limits, positions, seed)
+    drawn = [] if out is None else _draw(found, limits, rule, out)
+    if as_json:
+        print(_json(found, trains, evals, limits, rule, seed))
+    else:
+        print(*_lines(found, evals, limits, rule), *drawn, sep="\n")
+
+
+def _predict(
+    probe: Path,
+    student: Path | None,
+    rule: Any,
+    trains: list["Decoding"],
+    evals: list["Decoding"],
+    limits: Any,
+    positions: int,
+    seed: int,
+) -> dict[str, Any]:
+    from ssd_probe.analysis.prediction.check import (
+        curve_errors,
+        measured_intervals,
+        predicted_and_measured,
+    )
+    from ssd_probe.analysis.prediction.positions import draw_positions, same_positions
+    from ssd_probe.analysis.prediction.predict import predict as predicted
+    from ssd_probe.probing.table import Probe
+
+    base = Probe.load(probe)
+    sample = draw_positions(base, rule, positions, seed)
+    found = {"sample": sample, "prediction": predicted(sample, trains, evals, limits)}
+    if student is not None:
+        other = same_positions(base, Probe.load(student), sample)
+        found["curves"] = predicted_and_measured(sample, other, trains[0], evals, limits)
+        found["errors"] = curve_errors(found["curves"])
+        found["measured"] = measured_intervals(other, trains[0], evals, limits)
+    return found
+
+
+def _lines(found: dict[str, Any], evals: list["Decoding"], limits: Any, rule: Any) -> list[str]:
+    from ssd_probe.views.prediction import describe, describe_errors
+
+    drawn, of = len(found["sample"].rows), found["sample"].of
+    part = f"{drawn} of {of} positions, drawn at random" if drawn < of else f"all {of} positions"
+    lines = [f"{part}; locks and forks by branching at {rule.decoding}"]
+    lines.append(describe(found["prediction"], evals, limits))
+    if "errors" in found:
+        span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+        lines += ["", describe_errors(found["errors"], found["measured"], span)]
+    return lines
+
+
+def _draw(found: dict[str, Any], limits: Any, rule: Any, out: Path) -> list[Path]:
+    from ssd_probe.analysis.prediction.predict import temperature_map
+    from ssd_probe.figures.prediction import draw_prediction
+    from ssd_probe.views.prediction import rules
+
+    table, count = temperature_map(found["prediction"].cells, limits), found["prediction"].positions
+    where = f"{count['lock']} locks and {count['fork']} forks by branching at {rule.decoding}"
+    return draw_prediction(table, out, rules(limits), where, found.get("curves"))
+
+
+def _json(
+    found: dict[str, Any],
+    trains: list["Decoding"],
+    evals: list["Decoding"],
+    limits: Any,
+    rule: Any,
+    seed: int,
+) -> str:
+    """Stable keys; what is not known, or where there is no interval, is null."""
+    from dataclasses import asdict
+
+    prediction, sample = found["prediction"], found["sample"]
+    tables = {name: getattr(prediction, name) for name in ("supports", "cells", "intervals")}
+    tables |= {name: found[name] for name in ("curves", "errors", "measured") if name in found}
+    return json.dumps(
+        {
+            "bound": "ideal fit",
+            "drawn": len(sample.rows),
+            "of": sample.of,
+            "seed": seed,
+            "positions": prediction.positions,
+            "left_out": prediction.left_out,
+            "rule": rule.decoding.to_dict(),
+            "limits": asdict(limits),
+            "train": [train.to_dict() for train in trains],
+            "eval": [evaluation.to_dict() for evaluation in evals],
+            **{
+                name: table.astype(object).where(table.notna(), None).to_dict("records")
+                for name, table in tables.items()
+            },
+        }
+    )
+
+
+def _settings(*flags: tuple[str, list[str]]) -> list["Decoding"]:
+    """Every combination of the numbers of T, top-k and top-p, each once."""
+    from ssd_probe.decoding import Decoding
+
+    temperatures, top_ks, top_ps = (_numbers(*flag) for flag in flags)
+    if not all(k.is_integer() for k in top_ks):
+        raise UserError(f"{flags[1][0]}: must be whole numbers")
+    grid = product(map(int, top_ks), top_ps, temperatures)
+    return list(dict.fromkeys(Decoding(t, k, p) for k, p, t in grid))
+
+
+def _numbers(flag: str, texts: list[str]) -> list[float]:
+    try:
+        return [float(part) for text in texts for part in str(text).split(",")]
+    except ValueError:
+        raise UserError(f"{flag} {','.join(map(str, texts))}: must be numbers") from None

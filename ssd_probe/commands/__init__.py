@@ -1,0 +1,1 @@
+"""What each command does, names in and files out: one file a command."""

@@ -1,0 +1,102 @@
+"""`ssd-probe evaluate`: samples in a file -> verdicts and pass@k, resumable.
+
+Apart from the other steps, since it loads no model: the process that reads what hostile programs
+write stays small.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
+from ssd_probe.files.locks import claim
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.record import begin
+from ssd_probe.files.writing import write_json
+from ssd_probe.problems.tasks import lacks_code, load_tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate_stage(
+    problems: str,
+    samples: Path,
+    ks: list[int] | None,
+    *,
+    out: Path | None = None,
+    workers: int = 2,
+    seconds: float = 3.0,
+    megabytes: int = 1024,
+    unsandboxed: bool = False,
+) -> dict:
+    """Run the samples: `results`, `pass_at_k`, `without_code`, `isolation`, and `flips`.
+
+    `results`: `task_id, verdict, detail` a sample. `without_code`: share of the answers in which
+    the benchmark finds no code. `flips`: how many were over time at first and not when run alone.
+    Without `ks`, pass@1 and, where every problem has five samples, pass@5.
+    Programs that could not be run (`infra_error`) are in `results` and in no pass@k. With `out` the
+    result is written there; verdicts are kept in `out`.verdicts.jsonl as they come, so that only
+    the rest is run another time, and `out`.run.json refuses other settings for the same file.
+    """
+    rows = read_jsonl(samples)
+    isolated = isolation(unsandboxed)
+    limits = {"seconds": seconds, "megabytes": megabytes}
+    options = {"workers": workers, "unsandboxed": unsandboxed, **limits}
+    with claim(out, is_file=True) if out else nullcontext():
+        if out is None:
+            return _evaluate(problems, rows, ks, isolated, options, None)
+        settings = {"problems": problems, "samples": _digest(rows), "isolation": isolated, **limits}
+        begin(out.with_name(out.name + ".run.json"), settings, {"source": str(samples)})
+        part = out.with_name(out.name + ".verdicts.jsonl")
+        result = _evaluate(problems, rows, ks, isolated, options, part)
+        write_json(out, result)
+        return result
+
+
+def _evaluate(
+    problems: str,
+    rows: Sequence[dict],
+    ks: list[int] | None,
+    isolated: str,
+    options: dict[str, Any],
+    part: Path | None,
+) -> dict:
+    wanted = {str(row.get("problem_id", row.get("task_id"))) for row in rows}
+    tasks = load_tasks(problems, wanted)
+    results = evaluate(rows, tasks, part=part, **options)
+    no_code = lacks_code(rows, tasks)
+    fewest = results.groupby("problem_id").size().min()
+    ks = ks or [k for k in (1, 5) if k <= fewest]
+    clean = results[results["verdict"] != "infra_error"]
+    named = results.rename(columns={"problem_id": "task_id"})
+    return {
+        "results": named[["task_id", "verdict", "detail"]].to_dict("records"),
+        "pass_at_k": _pass_at_k(clean, ks),
+        "without_code": sum(no_code) / len(no_code),
+        "isolation": isolated,
+        "flips": int(results["detail"].str.endswith(FLIPPED).sum()),
+    }
+
+
+def _pass_at_k(results: "pd.DataFrame", ks: list[int]) -> list[dict]:
+    """`pass_table` as rows, from a process of its own: scipy's 60 MB are not for this one."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_pass_rows, results, ks).result()
+
+
+def _pass_rows(results: "pd.DataFrame", ks: list[int]) -> list[dict]:
+    from ssd_probe.analysis.passk import pass_table
+
+    return pass_table(results, ks=ks).to_dict("records")
+
+
+def _digest(rows: Sequence[dict]) -> str:
+    """SHA-256 of the answers, in their order."""
+    answers = [(row.get("problem_id", row.get("task_id")), row.get("completion")) for row in rows]
+    return hashlib.sha256(json.dumps(answers).encode()).hexdigest()

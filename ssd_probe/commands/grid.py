@@ -1,0 +1,156 @@
+"""A sweep's declaration, from YAML: checkpoints x decoding settings on the problems of one source.
+
+    checkpoints:
+      base: {model: tiny}
+      ssd: {model: work/student, T_train: 1.6, top_k: 20, top_p: 0.8}
+    decoding: {temperature: [0.7, 1.0, 1.3], top_k: 20, top_p: 0.8}
+    problems: tiny:test
+
+`decoding` is one mapping or a list of them; each stands for the product of its values.
+"""
+
+import re
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.files.reading import read_utf8
+
+_LEAST = {"n": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0, "limit": 1, "workers": 1}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint to evaluate, and how the samples it was trained on were drawn (base: None)."""
+
+    name: str
+    model: str
+    decoding: Decoding | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep runs: every checkpoint at every decoding; `k` of pass@k, `timeout` in s."""
+
+    checkpoints: tuple[Trained, ...]
+    decodings: tuple[Decoding, ...]
+    problems: str
+    n: int = 10
+    k: tuple[int, ...] = (1,)
+    max_new_tokens: int = 512
+    batch_size: int = 64
+    seed: int = 0
+    limit: int | None = None
+    timeout: float = 3.0
+    workers: int = 2
+
+    def cells(self) -> list[tuple[Trained, Decoding]]:
+        return list(product(self.checkpoints, self.decodings))
+
+    def sampling(self) -> dict[str, Any]:
+        """The settings of every cell's samples."""
+        kept = ("n", "max_new_tokens", "batch_size", "seed")
+        return {key: value for key, value in asdict(self).items() if key in kept}
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a YAML file. `UserError` "FILE: ..." for anything missing, unknown or illegal.
+
+    Without `k`: pass@1, and pass@5 where n is 5 or more.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(read_utf8(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    try:
+        return _grid(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _grid(values: Any) -> Grid:
+    known = {field.name for field in fields(Grid)} - {"decodings"} | {"decoding"}
+    values = _mapping(values, "the file", known, needed=("checkpoints", "decoding", "problems"))
+    if not isinstance(values["problems"], str):
+        raise UserError("problems: must be humaneval, tiny:SPLIT or a LiveCodeBench .jsonl file")
+    for key, least in _LEAST.items():
+        if key in values and not (key == "limit" and values[key] is None):
+            _whole(key, values[key], least)
+    timeout = values.get("timeout", 3.0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UserError(f"timeout: {timeout!r} must be a number of seconds above 0")
+    n = values.get("n", Grid.n)
+    ks = _listed(values.get("k", [k for k in (1, 5) if k <= n]))
+    for k in ks:
+        if _whole("k", k, 1) > n:
+            raise UserError(f"k: pass@{k} needs n of {k} or more, not {n}")
+    settings = {key: values[key] for key in values.keys() - {"checkpoints", "decoding", "k"}}
+    return Grid(
+        _checkpoints(values["checkpoints"]), _decodings(values["decoding"]), k=ks, **settings
+    )
+
+
+def _checkpoints(values: Any) -> tuple[Trained, ...]:
+    found = []
+    for name, each in _mapping(values, "checkpoints").items():
+        where = f"checkpoints.{name}"
+        if not re.fullmatch(r"\w[\w.+-]*", str(name)):
+            raise UserError(f"{where}: a name is letters, digits, and . + - _")
+        each = _mapping(each, where, {"model", "T_train", "top_k", "top_p"}, needed=("model",))
+        if "T_train" not in each and each.keys() - {"model"}:
+            raise UserError(
+                f"{where}: top_k and top_p need T_train; leave all out for a base model"
+            )
+        decoding = None
+        if "T_train" in each:
+            decoding = _decoding(where, each["T_train"], each.get("top_k", 0), each.get("top_p", 1))
+        found.append(Trained(str(name), str(each["model"]), decoding))
+    return tuple(found)
+
+
+def _decodings(values: Any) -> tuple[Decoding, ...]:
+    found: dict[Decoding, None] = {}
+    for each in values if isinstance(values, list) and values else [values]:
+        each = _mapping(each, "decoding", {"temperature", "top_k", "top_p"})
+        axes = (each.get("temperature", 1), each.get("top_k", 0), each.get("top_p", 1))
+        for setting in product(*map(_listed, axes)):
+            found[_decoding("decoding", *setting)] = None
+    if not found:
+        raise UserError("decoding: no settings; give at least one value for each key")
+    return tuple(found)
+
+
+def _decoding(where: str, temperature: Any, top_k: Any, top_p: Any) -> Decoding:
+    try:
+        return Decoding(temperature, top_k, top_p)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _mapping(
+    value: Any, what: str, known: set[str] | None = None, needed: tuple[str, ...] = ()
+) -> dict:
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{what}: must be a mapping of names to values")
+    if unknown := sorted(str(key) for key in value.keys() - (known or value.keys())):
+        raise UserError(
+            f"{what}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known or ()))}"
+        )
+    if missing := [key for key in needed if key not in value]:
+        raise UserError(f"{what}: `{missing[0]}` is missing")
+    return value
+
+
+def _listed(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _whole(key: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise UserError(f"{key}: {value!r} must be a whole number of at least {least}")
+    return value

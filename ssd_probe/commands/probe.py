@@ -1,0 +1,54 @@
+"""`ssd-probe probe`: texts by name in, a probe folder out."""
+
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.errors import UserError
+
+
+def probe_stage(
+    model: str,
+    sources: list[str],
+    out: Path,
+    *,
+    limit: int | None = None,
+    load_in: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Probe the texts of `sources` into `out`; what to tell the person, line by line."""
+    from ssd_probe.probing.probe import probe
+    from ssd_probe.problems.texts import read_texts
+
+    texts = read_texts(sources, limit)
+    done = probe(model, texts, out, model_kwargs=_quantised(load_in), **options)
+    if not done.finished:
+        return [f"{out}: {len(done)} positions so far; other ranks are still at work"]
+    lines, record = [f"{len(done)} positions in {out}"], done.record
+    if padding := record.get("padding_mass"):
+        lines.append(
+            f"mass on the output layer's {record['head_rows'] - record['tokens']} rows that are no "
+            f"tokens: {padding['mean']:.2g} on average, {padding['max']:.2g} at most"
+        )
+    if verified := record.get("verified"):
+        errors = ", ".join(f"{name} {e:.1e}" for name, e in verified["largest_error"].items())
+        lines.append(
+            f"largest error of {verified['positions']} positions against float64 statistics of the "
+            f"model's own {verified['logits']} logits: {errors}"
+        )
+    if noise := record.get("noise"):
+        lines.append(
+            f"scored again in other batches, {noise['texts']} texts differ by up to "
+            f"{noise['entropy']:.1e} nats of entropy; `compare` uses it as a floor"
+        )
+    return lines
+
+
+def _quantised(load_in: str | None) -> dict[str, Any]:
+    """Keyword arguments of from_pretrained for weights of 4 or 8 bits."""
+    if load_in is None:
+        return {}
+    if load_in not in ("4bit", "8bit"):
+        raise UserError(f"--load-in {load_in}: choose 4bit or 8bit")
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{load_in}": True})}

@@ -1,0 +1,44 @@
+"""`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
+
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.decoding import Decoding
+from ssd_probe.files.locks import claim
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.record import begin, digest
+from ssd_probe.models.checkpoints import Checkpoint
+from ssd_probe.problems.prompts import read_prompts
+
+
+def sample_stage(
+    model: str | Checkpoint,
+    prompts: str,
+    decoding: Decoding,
+    out: Path,
+    *,
+    limit: int | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> list[dict]:
+    """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
+
+    A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
+    """
+    from ssd_probe.core.sample import sample_to_file
+
+    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
+    chosen = read_prompts(prompts, limit)
+    settings = {
+        "weights": checkpoint.identity,
+        "prompts": digest([(p.problem_id, p.messages, p.text) for p in chosen]),
+        "decoding": decoding.to_dict(),
+        **options,
+    }
+    with claim(out, is_file=True):
+        about = {"model": checkpoint.name, "source": str(prompts), "prompts": len(chosen)}
+        begin(out.with_name(out.name + ".run.json"), settings, about)
+        if out.exists():
+            return read_jsonl(out)
+        tokenizer, loaded = checkpoint.loaded
+        return sample_to_file(out, loaded, tokenizer, chosen, decoding, **options)

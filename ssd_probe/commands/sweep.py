@@ -1,0 +1,186 @@
+"""`ssd-probe sweep`: pass@k of every checkpoint at every decoding of a grid.
+
+A cell is one checkpoint at one decoding. Its samples, then its evaluation, are files that appear
+when they are complete; an interrupted sweep skips the cells that have theirs. Work that cells share
+is done once: a model is loaded for all its cells, and a program that a problem has had before, in
+whichever cell, has its verdict (`verdicts.jsonl`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from ssd_probe.analysis.passk import INFRA_ERROR, pass_table
+from ssd_probe.commands.grid import Grid, Trained
+from ssd_probe.commands.sample import sample_stage
+from ssd_probe.core.lanes import Run, lanes
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.execution.evaluate import evaluate, isolation
+from ssd_probe.files.locks import claim
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.record import begin
+from ssd_probe.files.writing import atomic_path, write_jsonl
+from ssd_probe.models.checkpoints import Checkpoint
+from ssd_probe.problems.prompts import read_prompts
+from ssd_probe.problems.tasks import Task, lacks_code, load_tasks
+
+TABLE = "sweep.csv"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint at one decoding, and where its files are."""
+
+    trained: Trained
+    decoding: Decoding
+    out: Path
+
+    @property
+    def name(self) -> str:
+        d = self.decoding
+        return f"T{d.temperature}-k{d.top_k}-p{d.top_p}.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.out / "samples" / self.trained.name / self.name
+
+    @property
+    def evaluation(self) -> Path:
+        return self.out / "evaluations" / self.trained.name / self.name
+
+
+def run_sweep(
+    grid: Grid,
+    out: Path,
+    *,
+    processes: int = 1,
+    device: str | None = None,
+    unsandboxed: bool = False,
+) -> pd.DataFrame:
+    """Run, or go on with, a grid in folder `out`; the table, also in `out`/sweep.csv.
+
+    One row a (checkpoint, decoding, group, k): `model, T_train, top_k_train, top_p_train` (NaN for
+    a base model), `T_eval, top_k_eval, top_p_eval, group, k, estimate, low, high, problems,
+    without_code` (share of samples). The grid may grow between runs; `UserError` for other settings
+    of what is there. `processes` sample side by side, each with a model of its own, on one thread.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+        raise UserError(f"{out}: not empty and not a sweep; choose another --out")
+    isolated = isolation(unsandboxed)
+    identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
+    wanted = {prompt.problem_id for prompt in read_prompts(grid.problems, grid.limit)}
+    tasks = load_tasks(grid.problems, wanted)
+    cells = [Cell(trained, decoding, out) for trained, decoding in grid.cells()]
+    with claim(out), _side_by_side(processes) as run:
+        _begin(grid, identities, isolated, out)
+        line = processes if processes > 1 else 0  # of the progress bar, below the processes' own
+        left = [cell for cell in cells if not cell.evaluation.exists()]
+        with tqdm(
+            total=2 * len(left), desc="sweep", unit="step", position=line, disable=None
+        ) as bar:
+            for trained in grid.checkpoints:
+                mine = [cell for cell in left if cell.trained == trained]
+                run(_sample, [(cell, grid, device) for cell in mine], bar.update)
+                for cell in mine:
+                    _evaluate(cell, grid, tasks, unsandboxed)
+                    bar.update()
+        table = pd.concat([_rows(cell, grid.k) for cell in cells], ignore_index=True)
+        with atomic_path(out / TABLE) as temporary:
+            table.to_csv(temporary, index=False)
+    return table
+
+
+def _begin(grid: Grid, identities: list[str], isolated: str, out: Path) -> None:
+    """Record the settings all cells share, and each checkpoint's; refuse changed ones."""
+    file = Path(grid.problems)
+    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else grid.problems
+    shared = grid.sampling() | {
+        "limit": grid.limit,
+        "timeout": grid.timeout,
+        "problems": content,
+        "isolation": isolated,
+    }
+    begin(out / "run.json", shared, {"source": grid.problems})
+    for trained, weights in zip(grid.checkpoints, identities, strict=True):
+        decoding = trained.decoding.to_dict() if trained.decoding else None
+        settings = {"weights": weights, "trained_on": decoding}
+        begin(out / "samples" / trained.name / "run.json", settings, {"model": trained.model})
+
+
+_open: list[Checkpoint] = []  # at most one: the model this process holds
+
+
+def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
+    """Sample a cell; the model stays for the next cell of the same checkpoint."""
+    if not _open or _open[0].name != cell.trained.model:
+        _open.clear()  # before the next is loaded: memory may hold one only
+        _open.append(Checkpoint(cell.trained.model, device))
+    sample_stage(
+        _open[0], grid.problems, cell.decoding, cell.samples, limit=grid.limit, **grid.sampling()
+    )
+
+
+@contextmanager
+def _side_by_side(processes: int) -> Iterator[Run]:
+    """`lanes` for several processes; for one, this one, with all its threads."""
+    if processes > 1:
+        with lanes(processes) as run:
+            yield run
+        return
+    try:
+        yield _one_by_one
+    finally:
+        _open.clear()
+
+
+def _one_by_one(task: Callable, arguments: Iterable[tuple], done: Callable) -> None:
+    for each in arguments:
+        task(*each)
+        done()
+
+
+def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool) -> None:
+    """Run a cell's programs that no cell before it had, and write a row a sample.
+
+    Raises RuntimeError, and writes nothing, when some could not be run.
+    """
+    samples = read_jsonl(cell.samples)
+    frame = evaluate(
+        samples,
+        tasks,
+        workers=grid.workers,
+        seconds=grid.timeout,
+        unsandboxed=unsandboxed,
+        part=cell.out / "verdicts.jsonl",
+    )
+    failed = frame[frame["verdict"] == INFRA_ERROR]
+    if len(failed):
+        first = failed.iloc[0]
+        raise RuntimeError(
+            f"{len(failed)} programs could not be run ({first['detail']}), first of problem "
+            f"{first['problem_id']}; run the same command again to go on"
+        )
+    frame["no_code"] = lacks_code(samples, tasks)
+    write_jsonl(cell.evaluation, frame.to_dict("records"))
+
+
+def _rows(cell: Cell, ks: tuple[int, ...]) -> pd.DataFrame:
+    """The table's rows of one cell."""
+    trained, decoding = cell.trained.decoding, cell.decoding
+    table = pass_table(pd.DataFrame(read_jsonl(cell.evaluation)), ks)
+    settings = {
+        "model": cell.trained.name,
+        "T_train": trained.temperature if trained else float("nan"),
+        "top_k_train": trained.top_k if trained else float("nan"),
+        "top_p_train": trained.top_p if trained else float("nan"),
+        "T_eval": decoding.temperature,
+        "top_k_eval": decoding.top_k,
+        "top_p_eval": decoding.top_p,
+    }
+    return table.assign(**settings)[[*settings, *table.columns]]

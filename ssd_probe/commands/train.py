@@ -1,0 +1,37 @@
+"""`ssd-probe train`: raw samples in, a checkpoint folder out, its settings recorded in it."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.files.locks import claim
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.record import begin, digest
+from ssd_probe.files.writing import write_json
+from ssd_probe.models.checkpoints import load_model, load_tokenizer, model_identity
+
+
+def train_stage(model: str, samples: Path, config: Any, out: Path) -> None:
+    """Fine-tune into the checkpoint folder `out`, whose `done.json` says that it is complete.
+
+    Under `accelerate launch` or `torchrun` every rank calls this; the first one keeps the records.
+    """
+    from ssd_probe.core.sample import usable
+    from ssd_probe.core.train import train
+
+    rows = read_jsonl(samples)
+    kept = usable(rows)
+    settings = {"weights": model_identity(model), "samples": digest(rows), **asdict(config)}
+    first = os.environ.get("RANK", "0") == "0"
+    with claim(out) if first else nullcontext():
+        if first:
+            about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
+            begin(out / "run.json", settings, about)
+        if (out / "done.json").exists():
+            return
+        loaded = load_model(model, device="cpu", dtype="float32")  # the Trainer places it
+        metrics = train(loaded, load_tokenizer(model), kept, config, out)
+        if first:
+            write_json(out / "done.json", {"last": metrics[-1] if metrics else None})

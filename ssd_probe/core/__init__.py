@@ -1,0 +1,1 @@
+"""The sample-and-SFT core: sample, fine-tune, and lanes to do either side by side."""

@@ -1,0 +1,168 @@
+"""Step 1 of SSD: sample solutions from a frozen model (paper section 1).
+
+Generation is transformers' `generate`. What is saved are the **token ids**, since every later
+number comes from teacher forcing on exactly those.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ssd_probe.decoding import Decoding
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import render_prompt
+from ssd_probe.problems.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One answer to draw: its place in the result, its prompt, which of `n` it is."""
+
+    place: int
+    prompt: Prompt
+    index: int
+    ids: list[int]
+
+
+def sample(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    *,
+    n: int = 1,
+    max_new_tokens: int = 512,
+    batch_size: int = 256,
+    seed: int = 0,
+    part: Path | None = None,
+    label: str = "sampling",
+) -> list[dict]:
+    """`n` answers a prompt, in the order of the prompts.
+
+    Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
+    finished`, and what else the prompt carried. `completion_ids` end with the stop token when
+    `finished`; `completion` is their text without special tokens. Same seed, same machine: the
+    same samples. With `part`, finished batches are kept in that file and not drawn again; as each
+    batch has a seed of its own, a resumed run returns what an undisturbed one would.
+    """
+    rendered = [(prompt, render_prompt(tokenizer, prompt)) for prompt in prompts]
+    pairs = [(prompt, index, ids) for prompt, ids in rendered for index in range(n)]
+    requests = [_Request(place, *pair) for place, pair in enumerate(pairs)]
+    rows = _read_part(part)
+    for number, batch in enumerate(tqdm(_batches(requests, batch_size), label, disable=None)):
+        if all(request.place in rows for request in batch):
+            continue
+        drawn = _draw(model, tokenizer, batch, decoding, max_new_tokens, seed + number)
+        new = {request.place: _row(tokenizer, model, request, ids) for request, ids in drawn}
+        _append_part(part, new)
+        rows |= new
+    return [rows[place] for place in range(len(requests))]
+
+
+def sample_to_file(
+    path: Path, model: Any, tokenizer: Any, prompts: Sequence[Prompt], decoding: Decoding, **options
+) -> list[dict]:
+    """`sample` into a JSON Lines file that appears only when it is complete; resumes, and reuses.
+
+    The caller has checked that the settings are those of the file (`ssd_probe.run.begin`).
+    """
+    if path.exists():
+        return read_jsonl(path)
+    part = path.with_name(path.name + ".part")
+    rows = sample(model, tokenizer, prompts, decoding, part=part, label=path.stem, **options)
+    write_jsonl(path, rows)
+    part.unlink()
+    return rows
+
+
+def _batches(requests: list[_Request], size: int) -> list[list[_Request]]:
+    """Alike in length, so that little is padding; longest first, so that memory fails early."""
+    ordered = sorted(requests, key=lambda r: (-len(r.ids), r.place))
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+@torch.no_grad()
+def _draw(
+    model: Any,
+    tokenizer: Any,
+    batch: list[_Request],
+    decoding: Decoding,
+    max_new_tokens: int,
+    seed: int,
+) -> Iterator[tuple[_Request, list[int]]]:
+    """Generate one left-padded batch; yields each request with its completion ids."""
+    stops = _stop_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops, default=0)
+    width = max(len(request.ids) for request in batch)
+    ids = torch.full((len(batch), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, request in enumerate(batch):
+        ids[row, width - len(request.ids) :] = torch.tensor(request.ids)
+        mask[row, width - len(request.ids) :] = 1
+    torch.manual_seed(seed)
+    generated = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=sorted(stops) or None,
+        **decoding.generate_kwargs(),
+    )
+    for request, row in zip(batch, generated[:, width:].tolist(), strict=True):
+        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+        yield request, row[:end]
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The stop tokens of model and tokenizer; chat models often have more than one."""
+    stops = model.generation_config.eos_token_id
+    ids = set(stops) if isinstance(stops, list) else {stops}
+    return {token for token in ids | {tokenizer.eos_token_id} if token is not None}
+
+
+def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int]) -> dict:
+    prompt = request.prompt
+    asked = {"messages": prompt.messages} if prompt.messages else {"prompt": prompt.text}
+    return {
+        "sample_id": f"{prompt.problem_id}/{request.index}",
+        "problem_id": prompt.problem_id,
+        **asked,
+        "completion": tokenizer.decode(completion_ids, skip_special_tokens=True),
+        "prompt_ids": request.ids,
+        "completion_ids": completion_ids,
+        "finished": completion_ids[-1] in _stop_ids(model, tokenizer),
+        **prompt.meta,
+    }
+
+
+def _append_part(part: Path | None, rows: dict[int, dict]) -> None:
+    if part is None:
+        return
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"place": p, "row": row}) + "\n" for p, row in rows.items())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_part(part: Path | None) -> dict[int, dict]:
+    """Rows of an interrupted run; a last line that the interruption cut short is dropped."""
+    if part is None or not part.exists():
+        return {}
+    whole, newline, torn = part.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        part.write_text(whole + newline, encoding="utf-8")
+    entries = [json.loads(line) for line in whole.split("\n") if line]
+    return {entry["place"]: entry["row"] for entry in entries}
+
+
+def usable(rows: Sequence[dict]) -> list[dict]:
+    """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered."""
+    return [row for row in rows if "\n" in row["completion"].strip()]

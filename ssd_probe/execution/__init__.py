@@ -1,0 +1,1 @@
+"""Model-written programs, run in a box and judged."""

@@ -1,0 +1,316 @@
+"""The box that model-written programs run in: bubblewrap, limits and a seccomp filter.
+
+A box holds the interpreter, its standard library, numpy and one script of ours, read-only; `/tmp`
+and `/dev/shm` are its own. No network, no `/proc`, an empty environment. Its first process is our
+script (`candidate.py`), which the kernel protects: no signal from inside a process namespace
+reaches its first process. It forks one process a program. A program cannot fork, so nothing of it
+stays; a box in which a program wrote files, or that it left in any but the usual way, is thrown
+away.
+"""
+
+import fcntl
+import importlib.util
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import termios
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.errors import UserError
+from ssd_probe.execution import seccomp
+from ssd_probe.execution.candidate import frame
+
+SCRIPT = str(Path(__file__).with_name("candidate.py"))
+DISK_BYTES = 64 << 20  # of /tmp, and of /dev/shm
+DEVICES = ("null", "zero", "full", "random", "urandom")
+START_SECONDS = 20.0
+CHUNK = 1 << 16
+
+
+class TooMuchError(Exception):
+    """A program wrote more than it may."""
+
+
+class BoxError(Exception):
+    """The box itself failed; nothing is known of the program."""
+
+
+class Box:
+    """A running box. `start` a job, take `reply` after reply, then `settle` or `close`."""
+
+    def __init__(self, isolated: bool = True):
+        self.isolated = isolated
+        self.output = bytearray()  # of the program's stdout
+        self.status: int | None = None  # of the program, as `os.waitpid` has it
+        self._clean = True
+        self._pid: int | None = None
+        self._unsent = memoryview(b"")
+        self._answers, self._lines = bytearray(), bytearray()
+        self._limit = 0
+        job_end, self._jobs = os.pipe()
+        self._replies, reply_end = os.pipe()
+        self._control, control_end = os.pipe()
+        self._stdout, out_end = os.pipe()
+        theirs = (job_end, reply_end, control_end, out_end)
+        for descriptor in (self._jobs, self._replies, self._control, self._stdout):
+            os.set_blocking(descriptor, False)
+        try:
+            self._process = subprocess.Popen(
+                _command(isolated, reply_end, control_end),
+                stdin=job_end,
+                stdout=out_end,
+                stderr=subprocess.PIPE,
+                pass_fds=(reply_end, control_end),
+                env={} if isolated else {"PYTHONHASHSEED": "0"},
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._poll = select.poll()
+        for descriptor in (self._replies, self._control, self._stdout):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def ready(self) -> None:
+        """Wait until the box takes a job; `BoxError` if it does not come up."""
+        try:
+            self._pump(lambda: self._pid is not None, time.monotonic() + START_SECONDS)
+        except TimeoutError:
+            raise BoxError(f"not up after {START_SECONDS:.0f} s") from None
+
+    def start(self, job: dict, limit: int) -> None:
+        """Hand over a job; from now on at most `limit` bytes may come of stdout, and a reply."""
+        self._limit, self.status = limit, None
+        self.output.clear()
+        self._answers.clear()
+        self.tell(job)
+
+    def tell(self, message: dict) -> None:
+        self._unsent = memoryview(bytes(self._unsent) + frame(message))
+
+    def reply(self, deadline: float) -> bytes | None:
+        """The next reply's JSON; None if the program ended without one (`status`).
+
+        Raises `TimeoutError` at the deadline, `TooMuchError` and `BoxError`.
+        """
+        self._pump(lambda: self._whole() or self.status is not None, deadline)
+        if not self._whole():
+            return None
+        end = 4 + int.from_bytes(self._answers[:4], "big")
+        data = bytes(self._answers[4:end])
+        del self._answers[:end]
+        return data
+
+    def wait(self, deadline: float) -> int:
+        """The program's exit status, when it has ended. Raises as `reply`."""
+        self._pump(lambda: self.status is not None, deadline)
+        assert self.status is not None
+        return self.status
+
+    def settle(self, grace: float = 0.2) -> bool:
+        """Whether the box can take another job, the program gone without a trace; else close it."""
+        try:
+            left = self.wait(time.monotonic() + grace) != 0 or self._unread()
+        except (TimeoutError, TooMuchError, BoxError):
+            left = True
+        if left or not self._clean:
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Kill everything in the box and wait until it is gone."""
+        if not self.isolated and self._pid is not None:
+            _kill(self._pid, group=True)
+        self._process.kill()
+        self._process.wait()
+        deadline = time.monotonic() + 5  # the box's processes die with it, one after another
+        while self._read(self._control) != b"" and time.monotonic() < deadline:
+            select.select([self._control], [], [], 0.5)
+        for descriptor in (self._jobs, self._replies, self._control, self._stdout):
+            os.close(descriptor)
+        assert self._process.stderr
+        self._process.stderr.close()
+
+    def _whole(self) -> bool:
+        if len(self._answers) < 4:
+            return False
+        length = int.from_bytes(self._answers[:4], "big")
+        if length > self._limit:
+            raise TooMuchError(f"a result of over {self._limit} bytes")
+        return len(self._answers) >= 4 + length
+
+    def _unread(self) -> bool:
+        """Whether the program left a part of its job in the pipe."""
+        waiting = fcntl.ioctl(self._jobs, termios.FIONREAD, bytes(4))
+        return bool(self._unsent) or any(waiting)
+
+    def _pump(self, done: Any, deadline: float) -> None:
+        """Write what is unsent and read what comes, until `done()`."""
+        while not done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if self._unsent:
+                self._poll.register(self._jobs, select.POLLOUT)
+            for descriptor, _ in self._poll.poll(1000 * left):
+                if descriptor == self._jobs:
+                    self._write()
+                elif descriptor == self._control:
+                    self._listen()
+                else:
+                    self._take(descriptor)
+
+    def _write(self) -> None:
+        try:
+            self._unsent = self._unsent[os.write(self._jobs, self._unsent[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._poll.unregister(self._jobs)
+
+    def _listen(self) -> None:
+        """Lines of the box's first process: `pid P`, `end STATUS CLEAN`."""
+        data = self._read(self._control)
+        if data == b"":
+            raise BoxError(self._last_words())
+        self._lines += data or b""
+        while b"\n" in self._lines:
+            line, _, rest = self._lines.partition(b"\n")
+            self._lines = bytearray(rest)
+            what, *values = line.split()
+            if what == b"pid":
+                self._pid = int(values[0])
+            else:  # whatever the program wrote is in the pipes now
+                self.status, self._clean = int(values[0]), values[1] == b"1"
+                for descriptor in (self._replies, self._stdout):
+                    while self._take(descriptor):
+                        pass
+
+    def _take(self, descriptor: int) -> bool:
+        data = self._read(descriptor)
+        if not data:
+            return False
+        kept = self.output if descriptor == self._stdout else self._answers
+        kept += data
+        if len(kept) > self._limit + 2 * CHUNK:  # a reply, and the beginning of the next
+            raise TooMuchError(f"over {self._limit} bytes")
+        return True
+
+    def _read(self, descriptor: int) -> bytes | None:
+        """What waits, b"" at the end; None where nothing waits."""
+        try:
+            return os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return None
+
+    def _last_words(self) -> str:
+        assert self._process.stderr
+        self._process.kill()
+        self._process.wait()
+        os.set_blocking(self._process.stderr.fileno(), False)
+        words = (self._process.stderr.read(2000) or b"").decode(errors="replace").strip()
+        return " ".join(words.split()) or f"ended with status {self._process.returncode}"
+
+
+def _kill(pid: int, group: bool = False) -> None:
+    try:
+        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _command(isolated: bool, replies: int, control: int) -> list[str]:
+    python = [sys.executable, "-s", "-P", "-S", "-X", "utf8"]
+    if not isolated:
+        packages = str(Path(_package("numpy")[0]).parent) if _package("numpy") else "/nowhere"
+        return [*python, SCRIPT, str(replies), str(control), "", packages]
+    python[0] = os.path.realpath(sys.executable)
+    script = "/candidate.py", str(replies), str(control), seccomp.program().hex(), "/packages"
+    return [*_bubblewrap(), *python, *script]
+
+
+@cache
+def _bubblewrap() -> tuple[str, ...]:
+    """bubblewrap's command line, up to the program."""
+    found = shutil.which("bwrap")
+    if found is None:
+        raise UserError("bubblewrap is not installed (apt-get install bubblewrap; Linux only)")
+    options = [
+        *("--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"),
+        *("--uid", "65534", "--gid", "65534", "--hostname", "box"),
+        *("--setenv", "PYTHONHASHSEED", "0"),  # the same order of sets in every box
+    ]
+    for path in _system_folders():
+        options += ["--ro-bind", path, path]
+    for masked in _masked():
+        options += ["--tmpfs", masked, "--remount-ro", masked]
+    for path in _package("numpy"):
+        options += ["--ro-bind", path, f"/packages/{Path(path).name}"]
+    for device in DEVICES:
+        options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    for folder in ("/tmp", "/dev/shm"):
+        options += ["--perms", "0700", "--size", str(DISK_BYTES), "--tmpfs", folder]
+    options += ["--ro-bind", SCRIPT, "/candidate.py", "--remount-ro", "/", "--chdir", "/tmp"]
+    return found, *options, "--"
+
+
+def _system_folders() -> list[str]:
+    """The interpreter, its library, and the C libraries: what exists, at its own place."""
+    paths = [os.path.realpath(sys.executable), sysconfig.get_path("stdlib")]
+    paths += [sysconfig.get_path("platstdlib", vars={"platbase": sys.base_prefix})]
+    if library := sysconfig.get_config_var("LDLIBRARY"):
+        paths.append(os.path.join(sysconfig.get_config_var("LIBDIR") or "/", library))
+    paths += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"]
+    return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
+
+
+def _masked() -> list[str]:
+    """Installed packages inside the standard library: a benchmark's tests may be among them."""
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    folders = (
+        stdlib / name for name in ("site-packages", "dist-packages", "../python3/dist-packages")
+    )
+    return [os.path.realpath(folder) for folder in folders if folder.is_dir()]
+
+
+def _package(name: str) -> list[str]:
+    """Where a package and its bundled libraries are; not imported. Empty if it is not installed."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    folder = Path(spec.submodule_search_locations[0])
+    libraries = folder.with_name(f"{name}.libs")
+    return [str(path) for path in (folder, libraries) if path.is_dir()]
+
+
+@cache
+def missing() -> str | None:
+    """Why model-written programs cannot be isolated here, in words; None if they can."""
+    try:
+        box = Box()
+    except UserError as error:
+        return str(error)
+    try:
+        box.ready()
+    except BoxError as error:
+        hint = ""
+        if "namespace" in str(error) or "uid map" in str(error):
+            hint = (
+                " (user namespaces are off: set kernel.unprivileged_userns_clone=1, "
+                "user.max_user_namespaces>0, or kernel.apparmor_restrict_unprivileged_userns=0)"
+            )
+        return f"bubblewrap does not work here: {error}{hint}"
+    finally:
+        box.close()
+    return None

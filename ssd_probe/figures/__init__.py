@@ -1,0 +1,1 @@
+"""Frames that are already in plot form, drawn: one file a family of figures."""

@@ -1,0 +1,93 @@
+"""Text and JSON Lines in; what is wrong in a file is one `UserError` naming file and line."""
+
+import codecs
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.errors import UserError
+
+Row = dict[str, Any]
+
+
+def read_jsonl(path: str | Path) -> list[Row]:
+    """Read one JSON object a line; blank lines are skipped.
+
+    Raises `UserError` "file:line: ..." for a broken line or one that is no object, and for a
+    missing, unreadable or empty file.
+    """
+    return [row for _, row in numbered_rows(Path(path))]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """`(line number, row)` of a JSONL file (.gz: gzipped); one line in memory at a time.
+
+    Raises `UserError` as `read_jsonl` does.
+    """
+    empty = True
+    # Split on "\n" alone: `str.splitlines` also cuts at U+2028, which is legal inside JSON strings.
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield number, _row(line, f"{path}:{number}")
+            empty = False
+    if empty:
+        raise UserError(f"{path}: the file is empty; expected one JSON object a line")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, without a byte-order mark."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line if number else line.removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{path}: truncated or not gzip; download it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text (byte {error.start}); convert it first") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).split(": line")[0]
+        raise UserError(f"{where}: not valid JSON ({reason})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, found {kind_of(row)}")
+    if b"\\ud" in line.lower() and not _encodable(row):
+        raise UserError(f"{where}: half a surrogate pair (\\ud800 to \\udfff); escape whole pairs")
+    return row
+
+
+def _encodable(row: Row) -> bool:
+    """JSON can name half a UTF-16 pair, which is no character: no tokenizer, no file takes it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_utf8(path: str | Path) -> str:
+    """The text of a file, without a byte-order mark. `UserError` when missing or not UTF-8."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
+
+
+def kind_of(value: object) -> str:
+    """The JSON name of a value's type."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return "nothing" if value is None else names.get(type(value), "a number")

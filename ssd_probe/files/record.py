@@ -1,0 +1,81 @@
+"""What an output remembers: its settings, and where it came from."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+
+from ssd_probe.errors import UserError
+from ssd_probe.files.writing import write_json
+
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+
+
+def begin(record: Path, settings: dict, about: dict | None = None) -> None:
+    """Write the record of a new output, or check that an old one was made with these settings.
+
+    `about` is recorded too, but not compared: names and paths, which may change without changing
+    the result. Raises `UserError` "RECORD: key: old -> new" for the first setting that differs: an
+    output is never a mixture of two settings.
+    """
+    flat = _flatten(settings)
+    if record.exists():
+        old = _flatten(read_record(record)["settings"])
+        for key in sorted(old.keys() | flat.keys()):
+            if old.get(key) != flat.get(key):
+                raise UserError(
+                    f"{record}: {key}: {old.get(key)} -> {flat.get(key)}; "
+                    "use another --out for other settings, or delete this one"
+                )
+        return
+    write_json(record, {"settings": settings, **(about or {}), **provenance()})
+
+
+def read_record(record: Path) -> dict:
+    """The JSON object of a record; `UserError` if it is damaged."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{record}: damaged ({error}); delete this output and run again") from None
+
+
+def _flatten(settings: dict, prefix: str = "") -> dict:
+    """Nested settings as `decoding.top_p: 0.8`, in the types that JSON gives back."""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.loads(json.dumps(value))
+    return flat
+
+
+def provenance() -> dict:
+    """Versions, machine, commit and time: what a reader needs to run it again."""
+    torch = sys.modules.get("torch")  # evaluations do without it, and its 300 MB
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: metadata.version(name) for name in ("ssd-probe", *PACKAGES)},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads() if torch else None,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of this package's checkout, or None when it is installed from a wheel."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def digest(content: object) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Models and tokenizers from disk: checkpoints, adapters, and whether their weights are whole."""

@@ -1,0 +1,276 @@
+"""Models and tokenizers from disk: the bundled one, a local directory, or a cached hub id.
+
+Only safetensors are read and no remote code runs, so a checkpoint is data. A directory with a PEFT
+adapter (LoRA and its kin) stands for its base model with the adapter in place.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from ssd_probe.errors import UserError
+from ssd_probe.models.weights import (
+    adapter_config,
+    check_checkpoint,
+    check_tokenizer,
+    is_adapter,
+    tokenizer_files,
+    weights_sha256,
+)
+from ssd_probe.problems.prompts import Prompt
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+def bundled_checkpoint() -> Path:
+    """The directory of the tiny model that ships with the package."""
+    path = Path(__file__).parents[1] / "tiny" / "checkpoint"
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: the bundled model is missing; build it with `make tiny`")
+    return path
+
+
+def resolve_model(name: str | Path) -> str | Path:
+    """A directory for "tiny" and for local paths; anything else is taken to be a hub id.
+
+    Raises `UserError` when `name` can only be a path (`/`, `./`, `~`, or more than one slash)
+    and no such directory exists.
+    """
+    if str(name) == "tiny":
+        return bundled_checkpoint()
+    if not str(name):
+        raise UserError("the model name is empty; give `tiny`, a directory or a hub id")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{path}: is a file; give the directory of the checkpoint")
+    if isinstance(name, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"{path}: no such directory")
+    return name
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a model (see `load_model`); an adapter without one has its base model's."""
+    source = _source(name, revision)
+    if isinstance(source, Path):
+        if is_adapter(source) and not tokenizer_files(source):
+            return load_tokenizer(*_base_of(source))
+        check_tokenizer(source)
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _unreadable(source, "tokenizer", error) from error
+
+
+def load_model(
+    name: str | Path,
+    dtype: str = "auto",
+    device: str | None = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    **model_kwargs: Any,
+) -> PreTrainedModel:
+    """A causal language model in eval mode (see `resolve_model` for `name`).
+
+    `dtype` "auto" is the one the checkpoint was saved in. `device` defaults to a GPU where there is
+    one, this rank's under torchrun, else cpu; "auto" spreads a large model over all of them. `attn`
+    is transformers' `attn_implementation`. `revision` is the branch, tag or commit of a hub id.
+    `model_kwargs` go to `from_pretrained` as they are, such as `quantization_config`. Raises
+    `UserError` for a checkpoint that is absent or incomplete.
+    """
+    source = _source(name, revision)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if isinstance(source, Path):
+        check_checkpoint(source)
+        if is_adapter(source):
+            base, base_revision = _base_of(source)
+            model = load_model(base, dtype, device, attn, base_revision, **model_kwargs)
+            return _with_adapter(model, source)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    loader: Any = AutoModelForCausalLM  # its stub does not know `output_loading_info`
+    settings = {
+        "revision": revision,
+        "dtype": dtype,
+        "device_map": _device(device),
+        "attn_implementation": attn,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+    }
+    if clash := sorted(settings.keys() & model_kwargs.keys()):
+        raise UserError(f"{clash[0]}: not an option of from_pretrained that can be set here")
+    try:
+        model, info = loader.from_pretrained(source, **settings, **model_kwargs)
+    except Exception as error:
+        raise _unreadable(source, "model", error) from error
+    if info["missing_keys"] or info["mismatched_keys"]:  # they would be random numbers
+        names = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
+        raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
+    return model.eval()
+
+
+def _source(name: str | Path, revision: str | None) -> str | Path:
+    source = resolve_model(name)
+    if revision is not None and isinstance(source, Path):
+        raise UserError(f"{source}: revision {revision!r} is for hub ids; a directory has just one")
+    return source
+
+
+def _base_of(adapter: Path) -> tuple[str | Path, str | None]:
+    """The adapter's base model, a directory or a hub id, and its revision."""
+    config = adapter_config(adapter)
+    try:
+        base = resolve_model(config["base_model_name_or_path"])
+    except UserError as error:
+        raise UserError(f"{adapter}: its base model is not there ({error})") from None
+    if not isinstance(base, Path):
+        return base, config.get("revision")
+    if is_adapter(base):
+        raise UserError(f"{adapter}: its base model {base} is an adapter too; merge that one first")
+    return base, None
+
+
+def _with_adapter(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """The base model with the adapter's layers put in; not merged, which would round differently.
+
+    PEFT's wrapper is taken off again: the model keeps its class, and with it its output layer.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{path}: a PEFT adapter, and peft is missing; pip install peft") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about saving, and about transformers 6
+            # What peft only warns of would be another model: settings it does not know, and parts
+            # of the adapter that are not in the file, which it draws at random.
+            bad = "(?s).*(missing adapter keys|Unexpected keyword arguments)"
+            warnings.filterwarnings("error", message=bad)
+            wrapped = PeftModel.from_pretrained(model, str(path), torch_device=str(model.device))
+    except Exception as error:
+        raise _unreadable(path, "adapter", error) from error
+    if wrapped.active_peft_config.is_prompt_learning:
+        raise UserError(f"{path}: adapters of soft prompts are not supported; only of weights")
+    model.eval()  # changed in place
+    return model
+
+
+def _device(name: str | None) -> str:
+    if name is None:  # under torchrun each rank has a GPU of its own
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return own if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r}: unknown; give cpu, cuda, cuda:1 or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r}: this machine has no usable GPU; use cpu")
+    return name
+
+
+def _unreadable(source: str | Path, what: str, error: Exception) -> UserError:
+    """transformers' error as one line. A hub id may simply not be cached."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(source, str) and isinstance(error, OSError):
+        return UserError(
+            f"{source}: no such {what}: not a local directory, not in the Hugging Face cache, and "
+            "the hub did not give it (offline, a misspelt name, a gated model, no safetensors?)"
+        )
+    return UserError(f"{source}: the {what} cannot be loaded ({reason[:200]})")
+
+
+def model_identity(model: str | Path | PreTrainedModel, revision: str | None = None) -> str:
+    """What tells these weights from others.
+
+    SHA-256 of a local checkpoint's files (an adapter's: with its settings and its base model's
+    identity), the commit of a cached hub id, or SHA-256 over the parameters of a model in memory.
+    """
+    if isinstance(model, str | Path):
+        source = _source(model, revision)
+        if isinstance(source, Path):
+            check_checkpoint(source)
+            return _adapter_identity(source) if is_adapter(source) else weights_sha256(source)
+        try:
+            file = transformers.utils.cached_file(source, "config.json", revision=revision)
+        except OSError as error:
+            raise _unreadable(source, "model", error) from error
+        return Path(str(file)).parent.name
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _adapter_identity(path: Path) -> str:
+    config = adapter_config(path)
+    del config["base_model_name_or_path"]  # where it lies is not what it is
+    parts = [model_identity(*_base_of(path)), weights_sha256(path), config]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def vocabulary_digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 over the sorted (token, id) pairs: two models may be compared where it is the same.
+
+    Added tokens count; merges, templates and normalisers do not, because they do not change what
+    a saved token id stands for.
+    """
+    pairs = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The token ids the model sees before its first own token.
+
+    Messages go through the chat template, ending where the assistant's turn begins; text is
+    tokenised as it is, with the tokenizer's own BOS if it adds one. Raises `UserError` for
+    messages without a chat template, or that the template refuses.
+    """
+    if prompt.messages is None:
+        return list(tokenizer(prompt.text or "", verbose=False)["input_ids"])
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{tokenizer.name_or_path}: no chat template (chat_template.jinja, or `chat_template` "
+            "in tokenizer_config.json); give a `prompt` string instead of messages"
+        )
+    try:
+        ids = tokenizer.apply_chat_template(
+            prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{prompt.problem_id}: the chat template refuses these messages ({reason})"
+        ) from error
+    return list(ids)
+
+
+class Checkpoint:
+    """A model by name, hashed and loaded when first asked for, and once."""
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        self.name, self.device = name, device
+
+    @cached_property
+    def identity(self) -> str:
+        return model_identity(self.name)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model."""
+        return load_tokenizer(self.name), load_model(self.name, device=self.device)

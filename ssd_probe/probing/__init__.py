@@ -1,0 +1,1 @@
+"""Texts in, the probe table out: the statistics of every next-token distribution."""

@@ -1,0 +1,260 @@
+"""The probe table: its columns, the rows of one text, and reading it back from a folder."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssd_probe.errors import UserError
+from ssd_probe.files.parts import Damaged, manifest_of, part_file
+from ssd_probe.files.record import read_record
+from ssd_probe.kernels.pair import COMPARISONS
+from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.probing.syntax import label_tokens
+
+if TYPE_CHECKING:  # reading a table must not wait for transformers
+    from ssd_probe.probing.forward import Encoded
+
+SCHEMA_VERSION = "2"
+# Columns of the table, and the field of `PositionStats` each is.
+SCALARS = {
+    "logprob": "target_logprob",
+    "rank": "target_rank",
+    "max_logit": "max_logit",
+    "log_partition": "log_partition",
+    "entropy": "entropy",
+    "varentropy": "varentropy",
+    "tail_log_mass": "tail_log_mass",
+    "padding_mass": "padding_mass",  # of `Scorer`: on rows of the output layer that are no tokens
+}
+_STATS_COLUMNS = [*SCALARS, "top_ids", "top_logits", "valid"]
+NOISE = "noise.parquet"
+OTHER = "other_"  # begins the columns of a pair's second model
+
+
+def schema(top_k: int, pair: bool = False) -> pa.Schema:
+    """The columns; of a pair also the other model's and the comparisons of `PairStats`."""
+    text = dict.fromkeys(["sample_id", "problem_id"], pa.string())
+    text |= dict.fromkeys(["position", "token_id"], pa.int32())
+    text |= dict.fromkeys(["token", "segment", "syntax"], pa.string())
+    kinds = text | _measured(top_k, pair)
+    return pa.schema(list(kinds.items()), metadata={"ssd_probe.schema": SCHEMA_VERSION})
+
+
+def _measured(top_k: int, pair: bool) -> dict[str, pa.DataType]:
+    ids, logits = pa.list_(pa.int32(), top_k), pa.list_(pa.float32(), top_k)
+    kinds: dict[str, pa.DataType] = {
+        **dict.fromkeys(SCALARS, pa.float32()),
+        **{"rank": pa.int32(), "top_ids": ids, "top_logits": logits, "valid": pa.bool_()},
+    }
+    if pair:
+        kinds |= {OTHER + name: kind for name, kind in kinds.items()}
+        kinds |= {**dict.fromkeys(COMPARISONS, pa.float32()), "other_at_base_top": logits}
+    return kinds
+
+
+def _field(column: str) -> str:
+    """What `PositionStats` or `PairStats` calls a column."""
+    if column.startswith(OTHER):
+        own = column.removeprefix(OTHER)
+        return OTHER + SCALARS.get(own, own)
+    return SCALARS.get(column, column)
+
+
+def rows_of(
+    s: "Encoded", stats: dict[str, np.ndarray], tokenizer: Any, top_k: int, pair: bool = False
+) -> pa.Table:
+    """The rows of one text from the fields of its scorer at its scored positions."""
+    is_code = s.text.kind == "source" and str(s.text.path).endswith((".py", ".pyi"))
+    labels = label_tokens(
+        s.ids, tokenizer, prompt_length=s.prompt_length, is_code=is_code
+    )  # of the whole text: a cut one does not parse
+    scored = slice(s.begin, s.end)
+    count = s.end - s.begin
+    columns = {
+        "sample_id": [s.text.sample_id] * count,
+        "problem_id": [s.text.problem_id] * count,
+        "position": np.arange(s.begin, s.end, dtype=np.int32),
+        "token_id": np.array(s.ids[scored], dtype=np.int32),
+        "token": labels.token[scored],
+        "segment": labels.segment[scored],
+        "syntax": labels.syntax[scored],
+    }
+    for column in _measured(top_k, pair):
+        values = stats[_field(column)]
+        lists = values.ndim == 2
+        columns[column] = (
+            pa.FixedSizeListArray.from_arrays(values.ravel(), top_k) if lists else values
+        )
+    return pa.table(columns, schema=schema(top_k, pair))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """As Parquet, the same bytes for the same rows however they were put together."""
+    pq.write_table(table.combine_chunks(), path, compression="zstd", write_page_checksum=True)
+
+
+class Probe:
+    """A probe folder; a column is read when it is asked for.
+
+    A pair's folder has the base's columns, the other model's as `other_*`, and the comparisons
+    `kl_base_other`, `kl_other_base`, `js`, `tv`, `other_at_base_top`; loaded with `side="other"` it
+    reads as a probe of the other model alone.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: dict,
+        columns: Sequence[str] | None = None,
+        side: Literal["base", "other"] = "base",
+    ) -> None:
+        self.path, self.record, self._columns, self.side = path, record, columns, side
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        columns: Sequence[str] | None = None,
+        side: Literal["base", "other"] = "base",
+    ) -> "Probe":
+        """Open a folder; `columns` restricts `frame`; `side` of a pair.
+
+        `UserError` if it is missing, unfinished, or has parts that are missing or of a wrong size.
+        Each page's checksum is compared when it is read.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such probe folder; make it with `ssd-probe probe --out`")
+        if not (path / "probe.json").is_file():
+            raise UserError(f"{path}: no probe.json; this is not a probe folder")
+        record = read_record(path / "probe.json")
+        if "rows" not in record:
+            raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
+        if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
+            raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
+        probe = cls(path, record, columns, side)
+        if side == "other" and not probe.is_pair:
+            raise UserError(f"{path}: not a pair; make one with `ssd-probe probe --pair MODEL`")
+        for file in probe._files:
+            _manifest(file)
+        return probe
+
+    def __len__(self) -> int:
+        """Positions; of an unfinished probe those that are there."""
+        if self.finished:
+            return self.record["rows"]
+        files = (file for file in self._files if file.with_suffix(".json").exists())
+        return sum(_manifest(file)["rows"] for file in files)
+
+    @property
+    def finished(self) -> bool:
+        """False only for what `probe` returns in a rank whose fellows are still at work."""
+        return "rows" in self.record
+
+    @property
+    def settings(self) -> dict:
+        """What was asked for; `record` also says model, rows, truncated and provenance."""
+        return self.record["settings"]
+
+    @property
+    def is_pair(self) -> bool:
+        return bool(self.settings.get("pair"))
+
+    @property
+    def noise(self) -> pd.DataFrame | None:
+        """Some of the base's texts scored again in other batches (`noise_floor`), or None."""
+        file = self.path / NOISE
+        return pd.read_parquet(file) if self.side == "base" and file.exists() else None
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The whole table, yours to change; what the other methods give is read-only."""
+        return self._table(self._columns).to_pandas(self_destruct=True)
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """These columns and no others. `UserError` for an unknown name or a damaged file."""
+        return _frame(self._table(names))
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The table in order, a part at a time, so that memory does not grow with positions.
+
+        A part is whole texts: 64, or fewer with about 131,072 positions.
+        """
+        names = self._known(columns)
+        return (_frame(self._part(file, names)) for file in self._files)
+
+    def stats(self) -> PositionStats:
+        """All rows as `PositionStats`: supports, masses, entropies under any decoding."""
+        table = self._table(_STATS_COLUMNS)
+        columns: dict[str, np.ndarray] = {
+            SCALARS.get(name, name): table[name].to_numpy() for name in [*SCALARS, "valid"]
+        }
+        for name in ("top_ids", "top_logits"):
+            flat = table[name].combine_chunks().flatten()
+            columns[name] = flat.to_numpy().reshape(len(table), self.settings["top_k"])
+        return PositionStats.from_columns(columns)
+
+    @property
+    def _files(self) -> list[Path]:
+        return [part_file(self.path, number) for number in range(self.record["parts"])]
+
+    def _known(self, columns: Sequence[str] | None) -> list[str]:
+        known = schema(self.settings["top_k"], self.is_pair and self.side == "base").names
+        if unknown := set(columns or ()) - set(known):
+            raise UserError(f"{self.path}: no column {sorted(unknown)[0]!r}; there are {known}")
+        return list(known if columns is None else columns)
+
+    def _table(self, columns: Sequence[str] | None) -> pa.Table:
+        names = self._known(columns)
+        table = pa.concat_tables(self._part(file, names) for file in self._files)
+        if len(table) != len(self):
+            raise UserError(f"{self.path}: {len(table)} rows, not {len(self)}; probe again")
+        return table
+
+    def _part(self, file: Path, names: list[str]) -> pa.Table:
+        rows = _manifest(file)["rows"]
+        own = set(_measured(1, False)) if self.side == "other" else set()
+        stored = [OTHER + name if name in own else name for name in names]
+        try:
+            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                table = parquet.read(stored).select(stored).rename_columns(names)
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise _damaged(file, " ".join(str(error).split())[:120]) from None
+        wanted = schema(self.settings["top_k"], self.is_pair)
+        if len(table) != rows or any(table.schema.field(n) != wanted.field(n) for n in names):
+            raise _damaged(file, "not the rows and columns that were written")
+        return table
+
+
+def require_same_tokens(base: Probe, other: Probe) -> None:
+    """`UserError` where ids stand for other tokens in one probe than in the other."""
+    for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
+        if base.record.get(key) != other.record.get(key):
+            raise UserError(
+                f"{base.path} and {other.path} have different {what}: nothing can be compared"
+            )
+
+
+def _manifest(file: Path) -> dict:
+    try:
+        return manifest_of(file)
+    except Damaged as reason:
+        raise _damaged(file, str(reason)) from None
+
+
+def _damaged(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file}: missing or damaged ({reason}); run the same `ssd-probe probe` command "
+        "to make that part again"
+    )
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Read-only: columns are taken as they are where that can be, so there are no two tables."""
+    return table.to_pandas(split_blocks=True, self_destruct=True)

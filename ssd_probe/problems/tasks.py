@@ -1,0 +1,158 @@
+"""Problems as the evaluator sees them, and the program in an answer."""
+
+import io
+import textwrap
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ssd_probe.errors import UserError
+from ssd_probe.files.reading import numbered_rows
+from ssd_probe.problems import livecodebench
+from ssd_probe.problems.humaneval import humaneval
+from ssd_probe.problems.rows import problem_id_of, refuse_duplicate
+from ssd_probe.tiny.domain import tiny_problems
+
+_PYTHON = ("", "python", "py", "python3")  # what may stand after the ``` that opens a block
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem as the evaluator sees it: a function to call, texts to read, or a check to run.
+
+    `kind` `calls`: `entry`, a function or a method of `class Solution`, is called per test
+    `(arguments, expected)`. `exact`: results are equal in value and type (1, 1.0 and True differ; a
+    tuple equals a list); otherwise by ==, tuples as lists. `stdio`: a test is `(stdin, stdout)`.
+    `check`: human-eval, `prefix` stands before the completion and `check` is the test's source.
+    """
+
+    problem_id: str
+    difficulty: str = ""
+    kind: Literal["calls", "stdio", "check"] = "calls"
+    entry: str | None = None
+    tests: tuple = ()  # (arguments list, expected) or (stdin text, stdout text)
+    prefix: str = ""  # human-eval: what stands before the completion
+    exact: bool = True
+    seconds: float | None = None  # this problem's own limit of one test; None: the evaluator's
+    check: str = ""  # human-eval: source that defines check(candidate)
+    setup: str = ""  # source to run before any program, in its namespace, such as imports
+    fenced: bool = False  # answers are chat answers: only code between fences counts
+
+
+def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[str, Task]:
+    """`humaneval`, `tiny:SPLIT` or a LiveCodeBench file (.jsonl, .jsonl.gz) -> tasks by problem id.
+
+    `only`: just these ids, as a large benchmark's hidden tests need gigabytes. Raises `UserError`,
+    for files "file:line: ...".
+    """
+    name = str(source)
+    if name == "humaneval":
+        tasks = _humaneval_tasks()
+    elif name.startswith("tiny:"):
+        tasks = _tiny_tasks(name.removeprefix("tiny:"))
+    elif name.lower().endswith((".jsonl", ".jsonl.gz")):
+        return _livecodebench_tasks(Path(source), only)
+    else:
+        known = "humaneval or tiny:SPLIT, or a LiveCodeBench .jsonl file"
+        raise UserError(f"{name}: unknown problems; choose {known}")
+    return {key: task for key, task in tasks.items() if only is None or key in only}
+
+
+def _humaneval_tasks() -> dict[str, Task]:
+    return {
+        row["task_id"]: Task(
+            row["task_id"],
+            kind="check",
+            entry=row["entry_point"],
+            prefix=row["prompt"],
+            check=row["test"],
+        )
+        for row in humaneval()
+    }
+
+
+def _tiny_tasks(split: str) -> dict[str, Task]:
+    return {
+        problem.problem_id: Task(
+            problem.problem_id,
+            problem.difficulty,
+            entry="solve",
+            tests=tuple(([list(xs)], expected) for xs, expected in problem.tests),
+        )
+        for problem in tiny_problems(split)
+    }
+
+
+def _livecodebench_tasks(path: Path, only: Container[str] | None) -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
+    seen: dict[str, str] = {}
+    for number, row in numbered_rows(path):
+        where = f"{path}:{number}"
+        if not livecodebench.is_problem(row):
+            raise UserError(f"{where}: no LiveCodeBench problem; it has no `question_content`")
+        problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
+        refuse_duplicate(seen, "question_id", problem_id, where)
+        if only is not None and problem_id not in only:
+            continue
+        kind, entry, tests = livecodebench.read_tests(row, where)
+        tasks[problem_id] = Task(
+            problem_id,
+            str(row.get("difficulty", "")),
+            kind=kind,
+            entry=entry,
+            tests=tests,
+            exact=False,
+            seconds=livecodebench.SECONDS,
+            setup=livecodebench.SETUP,
+            fenced=True,
+        )
+    return tasks
+
+
+def program(task: Task, answer: str) -> str | None:
+    """The source of the program in an answer, `prefix` included; None where there is no code.
+
+    LiveCodeBench (`fenced`): what stands between the last two fences; without two fences no code,
+    as the benchmark has it. Elsewhere the last closed Python block of a chat answer, and the whole
+    answer where there is none: a plain completion. For human-eval the completion or block continues
+    the prompt; a block that does not define the function is its body, indented or not. A blank
+    answer or block is no code either. `setup` is the evaluator's to run first.
+    """
+    code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer)
+    if code is None or not code.strip():
+        return None
+    if task.kind == "check" and code != answer and f"\ndef {task.entry}(" not in f"\n{code}":
+        code = textwrap.indent(textwrap.dedent(code), "    ")
+    return task.prefix + code
+
+
+def extract_code(answer: str) -> str:
+    """The last closed Python block of a chat answer; the whole answer where there is none.
+
+    Fences are lines of at most three spaces and then ``` (CommonMark), so that one inside the
+    docstring of a completed function is none. One that names a language opens a block.
+    """
+    block: list[str] | None = None
+    language, last = "", None
+    for line in io.StringIO(answer):
+        text = line.strip()
+        name = text.lstrip("`").strip().lower()
+        indent = len(line) - len(line.lstrip(" "))
+        if not text.startswith("```") or "`" in name or indent > 3:
+            if block is not None:
+                block.append(line)
+        elif block is None or name:
+            block, language = [], name
+        else:
+            last = "".join(block) if language in _PYTHON else last
+            block = None
+    return answer if last is None else last
+
+
+def lacks_code(samples: Iterable[Mapping], tasks: Mapping[str, Task]) -> list[bool]:
+    """For each sample whether its completion holds no code (`program`): the paper's stress test."""
+    return [
+        program(tasks[sample.get("problem_id") or sample["task_id"]], sample["completion"]) is None
+        for sample in samples
+    ]
