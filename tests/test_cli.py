@@ -36,7 +36,7 @@ def run(*arguments, **options):
 def test_help_shows_examples_and_imports_nothing_heavy(command):
     probe = (
         "import sys\n"
-        "from ssd_probe.cli import main\n"
+        "from ssd_probe.cli.app import main\n"
         f"sys.argv = ['ssd-probe', *{list(command)!r}, '--help']\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"

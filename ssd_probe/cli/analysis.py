@@ -94,16 +94,7 @@ def toy(
       ssd-probe toy --out figures
       ssd-probe toy --machine machine.yaml --json
     """
-    from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
+    from ssd_probe.commands.toy import toy_stage
 
-    chosen = PAPER if machine is None else load_machine(machine)
-    solved = solve(chosen)
-    drawn = []
-    if out is not None:
-        from ssd_probe.figures.toy import draw_toy
-
-        drawn = draw_toy(chosen, solved, out)
-    if as_json:
-        print(json.dumps(solved))
-    else:
-        print(describe(chosen, solved), *drawn, sep="\n")
+    solved, lines = toy_stage(machine, out)
+    print(*[json.dumps(solved)] if as_json else lines, sep="\n")

@@ -3,7 +3,7 @@
 import json
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,111 +54,22 @@ def predict(
       ssd-probe predict --probe probes/base --t-train 1.2,1.6 --top-p 0.8,0.95 --out figures
       ssd-probe predict --probe probes/base --student probes/student --t-train 1.6 --out figures
     """
-    from ssd_probe.analysis.labels import SupportRule
-    from ssd_probe.analysis.prediction.feasible import Limits
     from ssd_probe.decoding import Decoding
 
     trains = _settings(("--t-train", t_train), ("--top-k", top_k), ("--top-p", top_p))
     evals = _settings(
         ("--t-eval", t_eval), ("--eval-top-k", eval_top_k), ("--eval-top-p", eval_top_p)
     )
-    if student is not None and len(trains) > 1:
-        raise UserError("--student needs the one setting that it was trained at: one --t-train")
+    from ssd_probe.commands.predict import Limits, Question, SupportRule, draw_stage, predict_stage
+
     limits = Limits(lock_mass, lock_share, fork_branching, fork_share, fork_tokens, lock_tokens)
     rule = SupportRule(Decoding(rule_temperature, rule_top_k, rule_top_p))
-    found = _predict(probe, student, rule, trains, evals, limits, positions, seed)
-    drawn = [] if out is None else _draw(found, limits, rule, out)
+    answer = predict_stage(probe, student, Question(trains, evals, limits, rule, positions, seed))
+    drawn = [] if out is None else draw_stage(answer, out)
     if as_json:
-        print(_json(found, trains, evals, limits, rule, seed))
+        print(json.dumps(answer.to_dict()))
     else:
-        print(*_lines(found, evals, limits, rule), *drawn, sep="\n")
-
-
-def _predict(
-    probe: Path,
-    student: Path | None,
-    rule: Any,
-    trains: list["Decoding"],
-    evals: list["Decoding"],
-    limits: Any,
-    positions: int,
-    seed: int,
-) -> dict[str, Any]:
-    from ssd_probe.analysis.prediction.check import (
-        curve_errors,
-        measured_intervals,
-        predicted_and_measured,
-    )
-    from ssd_probe.analysis.prediction.positions import draw_positions, same_positions
-    from ssd_probe.analysis.prediction.predict import predict as predicted
-    from ssd_probe.probing.table import Probe
-
-    base = Probe.load(probe)
-    sample = draw_positions(base, rule, positions, seed)
-    found = {"sample": sample, "prediction": predicted(sample, trains, evals, limits)}
-    if student is not None:
-        other = same_positions(base, Probe.load(student), sample)
-        found["curves"] = predicted_and_measured(sample, other, trains[0], evals, limits)
-        found["errors"] = curve_errors(found["curves"])
-        found["measured"] = measured_intervals(other, trains[0], evals, limits)
-    return found
-
-
-def _lines(found: dict[str, Any], evals: list["Decoding"], limits: Any, rule: Any) -> list[str]:
-    from ssd_probe.views.prediction import describe, describe_errors
-
-    drawn, of = len(found["sample"].rows), found["sample"].of
-    part = f"{drawn} of {of} positions, drawn at random" if drawn < of else f"all {of} positions"
-    lines = [f"{part}; locks and forks by branching at {rule.decoding}"]
-    lines.append(describe(found["prediction"], evals, limits))
-    if "errors" in found:
-        span = min(e.temperature for e in evals), max(e.temperature for e in evals)
-        lines += ["", describe_errors(found["errors"], found["measured"], span)]
-    return lines
-
-
-def _draw(found: dict[str, Any], limits: Any, rule: Any, out: Path) -> list[Path]:
-    from ssd_probe.analysis.prediction.predict import temperature_map
-    from ssd_probe.figures.prediction import draw_prediction
-    from ssd_probe.views.prediction import rules
-
-    table, count = temperature_map(found["prediction"].cells, limits), found["prediction"].positions
-    where = f"{count['lock']} locks and {count['fork']} forks by branching at {rule.decoding}"
-    return draw_prediction(table, out, rules(limits), where, found.get("curves"))
-
-
-def _json(
-    found: dict[str, Any],
-    trains: list["Decoding"],
-    evals: list["Decoding"],
-    limits: Any,
-    rule: Any,
-    seed: int,
-) -> str:
-    """Stable keys; what is not known, or where there is no interval, is null."""
-    from dataclasses import asdict
-
-    prediction, sample = found["prediction"], found["sample"]
-    tables = {name: getattr(prediction, name) for name in ("supports", "cells", "intervals")}
-    tables |= {name: found[name] for name in ("curves", "errors", "measured") if name in found}
-    return json.dumps(
-        {
-            "bound": "ideal fit",
-            "drawn": len(sample.rows),
-            "of": sample.of,
-            "seed": seed,
-            "positions": prediction.positions,
-            "left_out": prediction.left_out,
-            "rule": rule.decoding.to_dict(),
-            "limits": asdict(limits),
-            "train": [train.to_dict() for train in trains],
-            "eval": [evaluation.to_dict() for evaluation in evals],
-            **{
-                name: table.astype(object).where(table.notna(), None).to_dict("records")
-                for name, table in tables.items()
-            },
-        }
-    )
+        print(*answer.lines(), *drawn, sep="\n")
 
 
 def _settings(*flags: tuple[str, list[str]]) -> list["Decoding"]:

@@ -1,0 +1,18 @@
+"""`ssd-probe toy`: a machine, the paper's or from a file, solved and drawn."""
+
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
+
+
+def toy_stage(machine: Path | None, out: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """The solution, and it in words; with `out` Figures 12-14 go into that folder."""
+    chosen = PAPER if machine is None else load_machine(machine)
+    solved = solve(chosen)
+    lines = [describe(chosen, solved)]
+    if out is not None:
+        from ssd_probe.figures.toy import draw_toy
+
+        lines += map(str, draw_toy(chosen, solved, out))
+    return solved, lines
