@@ -41,7 +41,7 @@ def test_a_damaged_record_is_one_line(tmp_path):
 def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from ssd_probe.run import claim; from ssd_probe.errors import UserError\n"
+        "from ssd_probe.files.locks import claim; from ssd_probe.errors import UserError\n"
         "try:\n"
         "    with claim(Path(sys.argv[1])): print('held')\n"
         "except UserError as error: print(error)\n"
@@ -73,7 +73,7 @@ def test_ranks_share_a_folder_with_each_other_only(tmp_path):
 
 def test_the_record_is_written_by_one_rank_at_a_time(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from ssd_probe.run import record_lock\n"
+        "import sys; from pathlib import Path; from ssd_probe.files.locks import record_lock\n"
         "print('waiting', flush=True)\n"
         "with record_lock(Path(sys.argv[1])): print(Path(sys.argv[1], 'x').read_text())\n"
     )

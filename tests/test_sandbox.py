@@ -145,7 +145,7 @@ def test_the_whole_corpus_as_an_ordinary_user(tmp_path):
 @needs_box
 def test_nothing_lives_on_when_the_evaluator_is_killed(subreaper):
     code = (
-        "from ssd_probe.evaluate import evaluate\n"
+        "from ssd_probe.execution.evaluate import evaluate\n"
         "from tests.test_sandbox import SUM\n"
         "loop = 'while True: pass'\n"
         "evaluate([{'problem_id': 'p', 'completion': loop + i * ' '} for i in range(8)],"

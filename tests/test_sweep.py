@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from ssd_probe.commands import sample as stages
 from ssd_probe.commands import sweep as sweeps
 from ssd_probe.commands.grid import read_grid
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.files.reading import read_jsonl
+from ssd_probe.models import checkpoints
 from ssd_probe.problems.tasks import load_tasks, program
 
 UNBOXED = sandbox.missing() is not None  # bubblewrap is not everywhere
@@ -96,13 +96,13 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     loaded = []
     with pytest.MonkeyPatch.context() as patch:
-        load = stages.load_model
+        load = checkpoints.load_model
 
         def load_model(name, **options):
             loaded.append(name)
             return load(name, **options)
 
-        patch.setattr(stages, "load_model", load_model)
+        patch.setattr(checkpoints, "load_model", load_model)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the processes that sample side by side
         table = run_sweep(read_grid(grid_file(folder)), folder / "out")
