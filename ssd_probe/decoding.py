@@ -149,10 +149,22 @@ class Decoding:
         tempered = (logits.double() / self.temperature).to(dtype)
         if not self.truncates:
             return tempered
-        # Stable: among equal logits the lowest id comes first, and so stays first.
-        ranked, ids = logits.sort(dim=-1, descending=True, stable=True)
-        keep = torch.zeros_like(ids, dtype=torch.bool).scatter(-1, ids, self.kept(ranked))
+        ranked, ids = self._ranked(logits)
+        keep = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, self.kept(ranked))
         return tempered.masked_fill(~keep, -torch.inf)
+
+    def _ranked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits in descending order and their ids, of equal ones the lowest first.
+
+        With top-k only as many as may survive it: a vocabulary is then not sorted.
+        """
+        if not 0 < self.top_k < logits.shape[-1] or not logits.numel():
+            return logits.sort(dim=-1, descending=True, stable=True)
+        edge = logits.topk(self.top_k).values[..., -1:]
+        most = max(self.top_k, int((logits >= edge).sum(-1).max()))
+        ids = logits.topk(most).indices.sort(-1).values
+        ranked, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+        return ranked, ids.gather(-1, order)
 
     def kept(self, ranked: Tensor, log_partition: Tensor | None = None) -> Tensor:
         """Which ranks survive: bool [..., K] for untempered logits `ranked` [..., K], descending.

@@ -157,7 +157,7 @@ def sample_from(
         n=n,
         max_new_tokens=192,
         batch_size=128,
-        seed=config.seed * 1_000_000,
+        seed=config.seed,
     )
 
 

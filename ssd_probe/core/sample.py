@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import LogitsProcessorList
 
+from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
@@ -48,18 +50,19 @@ def sample(
 
     Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
     finished`, and what else the prompt carried. `completion_ids` end with the stop token when
-    `finished`; `completion` is their text without special tokens. Same seed, same machine: the
-    same samples. With `part`, finished batches are kept in that file and not drawn again; as each
-    batch has a seed of its own, a resumed run returns what an undisturbed one would.
+    `finished`; `completion` is their text without special tokens. Each sample has random numbers of
+    its own (`streams`): with the same seed it is the same, whatever else is drawn beside it, but
+    for the rounding of batches. With `part`, finished batches are kept in that file and not drawn
+    again.
     """
     rendered = [(prompt, render_prompt(tokenizer, prompt)) for prompt in prompts]
     pairs = [(prompt, index, ids) for prompt, ids in rendered for index in range(n)]
     requests = [_Request(place, *pair) for place, pair in enumerate(pairs)]
     rows = _read_part(part)
-    for number, batch in enumerate(tqdm(_batches(requests, batch_size), label, disable=None)):
+    for batch in tqdm(_batches(requests, batch_size), label, disable=None):
         if all(request.place in rows for request in batch):
             continue
-        drawn = _draw(model, tokenizer, batch, decoding, max_new_tokens, seed + number)
+        drawn = _draw(model, tokenizer, batch, decoding, max_new_tokens, seed)
         new = {request.place: _row(tokenizer, model, request, ids) for request, ids in drawn}
         _append_part(part, new)
         rows |= new
@@ -106,14 +109,18 @@ def _draw(
     for row, request in enumerate(batch):
         ids[row, width - len(request.ids) :] = torch.tensor(request.ids)
         mask[row, width - len(request.ids) :] = 1
-    torch.manual_seed(seed)
+    draws = LogitsProcessorList()
+    if not decoding.is_greedy:
+        streams = [stream(seed, each.prompt.problem_id, each.index) for each in batch]
+        draws.append(StreamedDraws(decoding, streams))
     generated = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         eos_token_id=sorted(stops) or None,
-        **decoding.generate_kwargs(),
+        logits_processor=draws,
+        **Decoding(0).generate_kwargs(),  # the distribution is ours, so `generate` only takes it
     )
     for request, row in zip(batch, generated[:, width:].tolist(), strict=True):
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
