@@ -1,8 +1,11 @@
 """The exceptions that are an answer and not a fault: one line for people, and an exit code."""
 
 
-class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+class UserError(ValueError):
+    """Bad input. The message is one line: what is wrong, where, and what to do about it.
+
+    A `ValueError`, as a notebook expects of `Decoding(-1)`.
+    """
 
 
 class Resumable(Exception):

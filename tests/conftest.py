@@ -33,7 +33,7 @@ def _poison_empty():
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
     """A demo of reduced size, large enough for the direction of its effects: folder, summary."""
-    from ssd_probe.commands.demo import DemoConfig, run_demo
+    from ssd_probe.commands.demo import DemoConfig, demo_stage
 
     config = DemoConfig(
         prompts=2_400,
@@ -46,5 +46,5 @@ def demo_run(tmp_path_factory):
     )
     out = tmp_path_factory.mktemp("demo") / "run"
     said: list[str] = []
-    summary = run_demo(out, config, said.append)
+    summary = demo_stage(out, config, said.append)
     return out, summary, config, "\n".join(said)

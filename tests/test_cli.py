@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ssd_probe.cli.app import main
-from ssd_probe.execution.sandbox import missing
+from ssd_probe.execution.sandbox import obstacle
 
 COMMANDS = (
     "demo",
@@ -165,7 +165,7 @@ def test_loop_by_hand(tmp_path):
     ok("train", "--samples", "ssd.jsonl", "--max-steps", 3, "--out", "student")
     ok("sample", "--prompts", "tiny:dev", "--limit", 9, "--n", 2, "--out", "dev.jsonl")
     evaluate = ["evaluate", "--problems", "tiny:dev", "--samples", "dev.jsonl"]
-    if missing():
+    if obstacle():
         evaluate.append("--i-accept-unsandboxed-execution")
     told = ok(*evaluate, "--json")
     result = json.loads(told)

@@ -7,7 +7,7 @@ import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.commands import demo as module
-from ssd_probe.commands.demo import QUICK, evaluate_model, results, run_demo
+from ssd_probe.commands.demo import QUICK, demo_stage, evaluate_model, results
 from ssd_probe.commands.figures import draw_figures
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
@@ -80,7 +80,7 @@ def test_the_run_folder_holds_what_the_readme_says(demo_run):
 def test_a_second_run_reuses_everything(demo_run):
     out, summary, config, _ = demo_run
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
-    again = run_demo(out, config, lambda text: None)
+    again = demo_stage(out, config, lambda text: None)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")} == files
     assert again | {"seconds": 0} == summary | {"seconds": 0}
 
@@ -95,10 +95,10 @@ def test_figures_are_drawn_again_to_the_same_bytes(demo_run):
 def test_other_settings_and_foreign_folders_are_refused(demo_run, tmp_path):
     out, _, config, _ = demo_run
     with pytest.raises(UserError, match="seed: 0 -> 1"):
-        run_demo(out, replace(config, seed=1))
+        demo_stage(out, replace(config, seed=1))
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not a run"):
-        run_demo(tmp_path, config)
+        demo_stage(tmp_path, config)
     with pytest.raises(UserError, match="not a run"):
         draw_figures(tmp_path)
 
@@ -118,15 +118,15 @@ def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
     demo_run, tmp_path, monkeypatch
 ):
     config = replace(demo_run[2], **MICRO)
-    first = run_demo(tmp_path / "a", config, lambda text: None)
+    first = demo_stage(tmp_path / "a", config, lambda text: None)
 
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("ssd_probe.commands.demo.write_programs", stop)
-        run_demo(tmp_path / "b", config)
-    second = run_demo(tmp_path / "b", config, lambda text: None)
+        demo_stage(tmp_path / "b", config)
+    second = demo_stage(tmp_path / "b", config, lambda text: None)
     assert second | {"seconds": 0} == first | {"seconds": 0}
     for path in (tmp_path / "a").rglob("*.jsonl"):
         if path.name != "metrics.jsonl":  # holds run times

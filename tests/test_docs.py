@@ -12,7 +12,7 @@ import nbclient
 import pytest
 
 from ssd_probe.cli.app import app
-from ssd_probe.execution.sandbox import missing
+from ssd_probe.execution.sandbox import obstacle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def test_every_shell_snippet_of_the_readme_runs(tmp_path):
     commands = [shlex.split(line) for line in lines if line.startswith("ssd-probe ")]
     assert len(commands) >= 9
     for command in commands:
-        if command[1] in ("evaluate", "sweep") and missing():
+        if command[1] in ("evaluate", "sweep") and obstacle():
             command.append("--i-accept-unsandboxed-execution")
         result = subprocess.run(
             [sys.executable, "-m", "ssd_probe.cli", *command[1:]],

@@ -19,7 +19,7 @@ from ssd_probe.problems.tasks import Task, load_tasks
 from tests.mutants import mutants, official
 
 pytestmark = pytest.mark.skipif(
-    sandbox.missing() is not None, reason=f"no isolation here: {sandbox.missing()}"
+    sandbox.obstacle() is not None, reason=f"no isolation here: {sandbox.obstacle()}"
 )
 TASK = Task("p", "easy", entry="solve", tests=(([[1, 2]], 3), ([[]], 0)))
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 import pytest
 
+from ssd_probe.execution import judge
 from ssd_probe.execution.candidate import DEPTH, TooLargeError, decode, encode
 from ssd_probe.execution.judge import same_output
 from ssd_probe.problems.tasks import Task
@@ -115,3 +116,12 @@ def test_a_limit_of_the_task_is_for_each_of_its_calls():
     task = Task("p", entry="f", tests=(([0.7], 0.7),) * 3, seconds=1.5)
     assert verdict(code, task, seconds=0.1) == "pass"
     assert verdict(code.replace("sleep(s)", "sleep(9)"), task) == "timeout"
+
+
+def test_a_check_that_asks_with_too_much_is_the_benchmarks_fault(monkeypatch):
+    """More than `OUR_BYTES` of the oracle: an infra_error, never the program's verdict."""
+    monkeypatch.setattr(judge, "OUR_BYTES", 1000)
+    program = "def f(text):\n    return len(text)"
+    for size, expected in ((500, "pass"), (2000, "infra_error")):
+        check = f"def check(candidate):\n    assert candidate('x' * {size}) == {size}"
+        assert verdict(program, Task("p", kind="check", entry="f", check=check)) == expected

@@ -19,7 +19,7 @@ from tests import corpus
 
 ROOT = Path(__file__).parents[1]
 needs_box = pytest.mark.skipif(
-    sandbox.missing() is not None, reason=f"no isolation here: {sandbox.missing()}"
+    sandbox.obstacle() is not None, reason=f"no isolation here: {sandbox.obstacle()}"
 )
 CASES = corpus.read_cases()
 SUM = Task("p", entry="solve", tests=(([[1, 2]], 3), ([[]], 0)))
@@ -133,7 +133,7 @@ def test_the_whole_corpus_as_an_ordinary_user(tmp_path):
         pytest.skip(f"no {python} that another user could run")
     as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": ROOT}
     environment = {"PYTHONPATH": f"{ROOT}:{site}", "PATH": os.environ["PATH"], "HOME": "/"}
-    check = [python, "-c", "import pandas, ssd_probe.execution.sandbox as s; print(s.missing())"]
+    check = [python, "-c", "import pandas, ssd_probe.execution.sandbox as s; print(s.obstacle())"]
     told = subprocess.run(check, capture_output=True, text=True, env=environment, **as_nobody)
     if told.stdout.strip() != "None":
         pytest.skip(f"not for other users: {told.stdout.strip() or told.stderr[-200:]}")
@@ -165,7 +165,7 @@ def test_nothing_lives_on_when_the_evaluator_is_killed(subreaper):
 def test_a_missing_bubblewrap_is_named(monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     sandbox._bubblewrap.cache_clear()
-    sandbox.missing.cache_clear()
+    sandbox.obstacle.cache_clear()
     try:
         with pytest.raises(UserError, match="bubblewrap is not installed .*apt-get") as refused:
             evaluate([{"problem_id": "p", "completion": ""}], {"p": SUM})
@@ -174,19 +174,19 @@ def test_a_missing_bubblewrap_is_named(monkeypatch):
     finally:
         monkeypatch.undo()
         sandbox._bubblewrap.cache_clear()
-        sandbox.missing.cache_clear()
+        sandbox.obstacle.cache_clear()
 
 
 @needs_box
 def test_a_bubblewrap_that_does_not_work_is_named(monkeypatch):
     broken = (*sandbox._bubblewrap()[:-1], "--ro-bind", "/nowhere", "/x", "--")
     monkeypatch.setattr(sandbox, "_bubblewrap", lambda: broken)
-    sandbox.missing.cache_clear()
+    sandbox.obstacle.cache_clear()
     try:
         with pytest.raises(UserError, match="does not work here: bwrap: .*/nowhere"):
             evaluate([{"problem_id": "p", "completion": ""}], {"p": SUM})
     finally:
-        sandbox.missing.cache_clear()
+        sandbox.obstacle.cache_clear()
 
 
 def test_a_missing_libseccomp_is_named(monkeypatch):
@@ -201,7 +201,7 @@ def test_a_missing_libseccomp_is_named(monkeypatch):
 
 @needs_box
 def test_a_box_is_kept_for_the_next_program_and_not_after_files(monkeypatch):
-    assert sandbox.missing() is None  # starts a box too, once
+    assert sandbox.obstacle() is None  # starts a box too, once
     started: list[int] = []
     start = sandbox.Box.__init__
     monkeypatch.setattr(

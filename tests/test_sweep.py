@@ -21,7 +21,7 @@ from ssd_probe.files.reading import read_jsonl
 from ssd_probe.models import checkpoints
 from ssd_probe.problems.tasks import load_tasks, program
 
-UNBOXED = sandbox.missing() is not None  # bubblewrap is not everywhere
+UNBOXED = sandbox.obstacle() is not None  # bubblewrap is not everywhere
 GRID = """
 checkpoints:
   base: {model: tiny}
@@ -35,8 +35,8 @@ max_new_tokens: 96
 """
 
 
-def run_sweep(grid, out):
-    return sweeps.run_sweep(grid, out, unsandboxed=UNBOXED)
+def sweep_stage(grid, out):
+    return sweeps.sweep_stage(grid, out, unsandboxed=UNBOXED)
 
 
 def grid_file(folder, text=GRID):
@@ -105,7 +105,7 @@ def swept(tmp_path_factory):
         patch.setattr(checkpoints, "load_model", load_model)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the processes that sample side by side
-        table = run_sweep(read_grid(grid_file(folder)), folder / "out")
+        table = sweep_stage(read_grid(grid_file(folder)), folder / "out")
         torch.set_num_threads(threads)
     return folder / "out", table, loaded
 
@@ -164,11 +164,11 @@ def test_shared_work_is_done_once(swept):
 def test_a_finished_sweep_does_nothing_again_and_may_grow(swept, tmp_path, monkeypatch):
     out, table, _ = swept
     monkeypatch.setattr(sweeps, "sample_stage", None)
-    again = run_sweep(read_grid(grid_file(tmp_path)), out)
+    again = sweep_stage(read_grid(grid_file(tmp_path)), out)
     pd.testing.assert_frame_equal(again, table)
     monkeypatch.undo()
     grown = GRID.replace("[0.0, 1.3]", "[0.0, 1.3, 1.0]").replace("  ssd", "  third")
-    wider = run_sweep(read_grid(grid_file(tmp_path, grown)), out)
+    wider = sweep_stage(read_grid(grid_file(tmp_path, grown)), out)
     assert set(wider["model"]) == {"base", "third"} and set(wider["T_eval"]) == {0.0, 1.0, 1.3}
 
 
@@ -184,7 +184,7 @@ def test_a_finished_sweep_does_nothing_again_and_may_grow(swept, tmp_path, monke
 )
 def test_other_settings_are_refused(swept, tmp_path, old, new, message):
     with pytest.raises(UserError, match=message):
-        run_sweep(read_grid(grid_file(tmp_path, GRID.replace(old, new))), swept[0])
+        sweep_stage(read_grid(grid_file(tmp_path, GRID.replace(old, new))), swept[0])
 
 
 def test_bad_input_writes_nothing(tmp_path):
@@ -194,11 +194,11 @@ def test_bad_input_writes_nothing(tmp_path):
         ("tiny:dev", "mbpp", "mbpp"),
     ):
         with pytest.raises(UserError, match=message):
-            run_sweep(read_grid(grid_file(tmp_path, GRID.replace(old, new, 1))), tmp_path / "out")
+            sweep_stage(read_grid(grid_file(tmp_path, GRID.replace(old, new, 1))), tmp_path / "out")
         assert not (tmp_path / "out").exists()
     (tmp_path / "mine").write_text("")
     with pytest.raises(UserError, match="not empty and not a sweep"):
-        run_sweep(read_grid(grid_file(tmp_path)), tmp_path)
+        sweep_stage(read_grid(grid_file(tmp_path)), tmp_path)
 
 
 def test_programs_that_could_not_be_run_are_never_written_as_verdicts(tmp_path, monkeypatch):
@@ -210,9 +210,9 @@ def test_programs_that_could_not_be_run_are_never_written_as_verdicts(tmp_path, 
     grid = read_grid(grid_file(tmp_path, one))
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no worker"):
         patch.setattr(sweeps, "evaluate", broken)
-        run_sweep(grid, tmp_path / "out")
+        sweep_stage(grid, tmp_path / "out")
     assert not list((tmp_path / "out" / "evaluations").rglob("*.jsonl"))
-    assert len(run_sweep(grid, tmp_path / "out")) == 4 * 2
+    assert len(sweep_stage(grid, tmp_path / "out")) == 4 * 2
 
 
 def children_of(pid):

@@ -102,7 +102,7 @@ def test_bad_rows_are_one_line(change, message):
     ("header.csv", ",".join(COLUMNS).encode(), "holds no rows"),
     ("short.csv", b"model,k\nbase,1\n", "lacks the columns: T_train, "),
     ("broken.parquet", b"no parquet", "not readable as parquet"),
-    ("broken.jsonl", b"{\n", "broken.jsonl:1"),
+    ("broken.jsonl", b"{\n", "^[^:]*broken.jsonl:1: not valid JSON"),
     ("ragged.csv", b"model,k\n1,2,3,4\n1,2\n1,2,3,4,5,6\n", "not readable as csv"),
     ("table.xlsx", b"x", "is a .csv, .parquet or .jsonl file"),
 ])  # fmt: skip

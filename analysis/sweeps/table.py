@@ -31,15 +31,17 @@ def read_sweep(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if path.suffix not in (".csv", ".parquet", ".jsonl", ".json"):
+        raise UserError(f"{path}: a sweep table is a .csv, .parquet or .jsonl file")
     try:
         if path.suffix == ".csv":
             frame = pd.read_csv(path)
         elif path.suffix == ".parquet":
             frame = pd.read_parquet(path)
-        elif path.suffix in (".jsonl", ".json"):
-            frame = pd.DataFrame(read_jsonl(path))
         else:
-            raise UserError(f"{path}: a sweep table is a .csv, .parquet or .jsonl file")
+            frame = pd.DataFrame(read_jsonl(path))
+    except UserError:
+        raise
     except (ValueError, OSError) as error:  # pandas' parser and Arrow errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not readable as {path.suffix[1:]}: {reason}") from error

@@ -46,10 +46,10 @@ def demo(
     """
     from dataclasses import replace
 
-    from ssd_probe.commands.demo import QUICK, DemoConfig, run_demo
+    from ssd_probe.commands.demo import QUICK, DemoConfig, demo_stage
 
     config = replace(QUICK if quick else DemoConfig(), seed=seed)
-    summary = run_demo(out, config, say=(lambda text: None) if as_json else print)
+    summary = demo_stage(out, config, say=(lambda text: None) if as_json else print)
     if as_json:
         print(json.dumps(summary))
 
@@ -233,9 +233,9 @@ def doctor(as_json: AsJson = False) -> None:
       ssd-probe doctor
       ssd-probe doctor --json
     """
-    from ssd_probe.commands.doctor import examine
+    from ssd_probe.commands.doctor import doctor_stage
 
-    found = examine()
+    found = doctor_stage()
     if as_json:
         print(json.dumps(found))
         return

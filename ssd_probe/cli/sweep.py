@@ -47,9 +47,9 @@ def sweep(
     from ssd_probe.commands.grid import read_grid
 
     declared = read_grid(grid)  # refused before the slow imports
-    from ssd_probe.commands.sweep import TABLE, run_sweep
+    from ssd_probe.commands.sweep import TABLE, sweep_stage
 
-    table = run_sweep(declared, out, processes=processes, device=device, unsandboxed=unsandboxed)
+    table = sweep_stage(declared, out, processes=processes, device=device, unsandboxed=unsandboxed)
     if as_json:
         print(json.dumps(table.astype(object).where(table.notna(), None).to_dict("records")))
         return

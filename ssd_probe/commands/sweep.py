@@ -55,7 +55,7 @@ class Cell:
         return self.out / "evaluations" / self.trained.name / self.name
 
 
-def run_sweep(
+def sweep_stage(
     grid: Grid,
     out: Path,
     *,

@@ -49,7 +49,7 @@ def isolation(unsandboxed: bool) -> str:
     """What keeps programs from the machine, as results record it; `UserError` if nothing does."""
     if unsandboxed:
         return "none, accepted"
-    if reason := sandbox.missing():
+    if reason := sandbox.obstacle():
         raise UserError(
             f"model-written programs cannot be isolated: {reason}; "
             "or --i-accept-unsandboxed-execution, on a machine you can lose"

@@ -24,7 +24,7 @@ VERDICTS = (
     "infra_error",
 )
 ANSWER_BYTES = 1 << 20  # of one result or of stdout, beyond twice what is expected
-OUR_BYTES = 16 << 20  # of a message of the oracle
+OUR_BYTES = 16 << 20  # of a message of the oracle; more is an infra_error
 
 Verdict = tuple[str, str]
 
@@ -249,7 +249,11 @@ class Oracle:
         )
 
     def ask(self, message: dict, deadline: float) -> dict:
-        """Tell it something it waits for, and wait for what it says next."""
+        """Tell it something it waits for, and wait for what it says next.
+
+        Raises `TimeoutError`, and `BoxError` when it died or says more than `OUR_BYTES`: the fault
+        of the benchmark's check, which makes the arguments of every call.
+        """
         assert self._process.stdin and self._process.stdout
         try:
             os.set_blocking(self._process.stdin.fileno(), True)
@@ -259,6 +263,8 @@ class Oracle:
         except BrokenPipeError:
             raise BoxError("the oracle's process died") from None
         length = int.from_bytes(self._read(4, deadline), "big")
+        if length > OUR_BYTES:
+            raise BoxError(f"the benchmark's check asks with {length} bytes, over {OUR_BYTES}")
         return json.loads(self._read(length, deadline))
 
     def _read(self, count: int, deadline: float) -> bytes:

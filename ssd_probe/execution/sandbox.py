@@ -295,7 +295,7 @@ def _package(name: str) -> list[str]:
 
 
 @cache
-def missing() -> str | None:
+def obstacle() -> str | None:
     """Why model-written programs cannot be isolated here, in words; None if they can."""
     try:
         box = Box()

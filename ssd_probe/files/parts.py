@@ -93,7 +93,7 @@ def remove(file: Path) -> None:
     file.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, mine: Callable[[int], bool]) -> None:
+def remove_temporaries(folder: Path, mine: Callable[[int], bool]) -> None:
     """Remove temporary files that a killed run left of the parts that are `mine`."""
     for path in folder.glob(".part*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)

@@ -28,7 +28,7 @@ from ssd_probe.models.checkpoints import (
 from ssd_probe.probing.forward import Encoded, Scorer, encode, fit
 from ssd_probe.probing.pairs import PairScorer, require_same_tokens
 from ssd_probe.probing.table import SCHEMA_VERSION, Probe
-from ssd_probe.probing.trust import examine
+from ssd_probe.probing.trust import record_trust
 from ssd_probe.probing.writer import Maker, write_folder
 from ssd_probe.problems.texts import Text
 
@@ -143,7 +143,7 @@ def probe(
     }
     done = write_folder(Path(out), settings, about, load)
     if done.finished:
-        examine(done, load, verify, noise_floor)
+        record_trust(done, load, verify, noise_floor)
     return done
 
 

@@ -96,7 +96,7 @@ def scored_again(scorer: Scorer, sequences: list[Encoded]) -> list[dict[str, np.
     return found
 
 
-def examine(probe: Probe, load: Callable[[], Maker], verified: int, noise: int) -> None:
+def record_trust(probe: Probe, load: Callable[[], Maker], verified: int, noise: int) -> None:
     """Put what was asked for, and the mass on padding rows, into a finished probe's record."""
     record = probe.record
     found: dict[str, Any] = {}

@@ -24,11 +24,11 @@ from ssd_probe.files.parts import (
     part_file,
     plan,
     remove,
+    remove_temporaries,
     resumable_when_full,
     seal,
     sealed,
     stop_requests,
-    sweep,
 )
 from ssd_probe.files.record import begin, read_record
 from ssd_probe.files.writing import write_json
@@ -133,7 +133,7 @@ def write_folder(out: Path, settings: dict, about: dict, load: Callable[[], Make
     with resumable_when_full(out), claim(out, rank=rank if world > 1 else None):
         with record_lock(out):
             old = _old_record(out, settings)
-        sweep(out, lambda number: number % world == rank)
+        remove_temporaries(out, lambda number: number % world == rank)
         if "rows" in old and not _missing(out, range(rank, old["parts"], world)):
             return Probe(out, old)
         made = load()  # before the record: input that cannot be probed leaves none

@@ -137,6 +137,8 @@ def string_of_pickle(data: bytes, what: str) -> str:
                 found.append(str(argument))
             elif opcode.name not in _AROUND:
                 raise UserError(f"{what} is a pickle with {opcode.name}: only a string is accepted")
+    except UserError:
+        raise
     except (ValueError, OverflowError) as error:
         raise UserError(f"{what} is no pickle of a string ({error})") from None
     if len(found) != 1:
