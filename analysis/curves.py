@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ssd_probe.analysis.frames import require_exact, stats_of
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats
 
@@ -41,8 +41,8 @@ def cumulative_mass(frame: Positions, ranks: int = 60) -> pd.DataFrame:
 def truncation_curves(
     frame: Positions,
     temperatures: Iterable[float] = TEMPERATURES,
-    top_k: int = 20,
-    top_p: float = 0.8,
+    top_k: int = PAPER_TRAIN.top_k,
+    top_p: float = PAPER_TRAIN.top_p,
 ) -> pd.DataFrame:
     """Figures 6b, 6c: mean number of survivors, and mean entropy after truncation, by temperature.
 

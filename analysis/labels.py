@@ -9,7 +9,7 @@ is measured in `scoring`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 
 LOCK = "lock"
@@ -55,7 +55,7 @@ class SupportRule:
     Raises UserError for greedy decoding (every position would be a lock) and crossed thresholds.
     """
 
-    decoding: Decoding = field(default_factory=lambda: Decoding(1.6, 20, 0.8))
+    decoding: Decoding = PAPER_TRAIN
     lock_at_most: float = 1.25
     fork_at_least: float = 1.5
 

@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 from ssd_probe.analysis.curves import TEMPERATURES, Positions
 from ssd_probe.analysis.frames import require_exact, stats_of
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 
 REFERENCE = 1.0  # T_eval at which the base's locks set what may be paid
@@ -48,8 +48,8 @@ def conflict_totals(
     labels: ArrayLike,
     problems: ArrayLike,
     temperatures: Sequence[float] = TEMPERATURES,
-    top_k: int = 20,
-    top_p: float = 0.8,
+    top_k: int = PAPER_TRAIN.top_k,
+    top_p: float = PAPER_TRAIN.top_p,
 ) -> pd.DataFrame:
     """What each T_eval does at locks and at forks, summed by problem; sums of parts just add.
 

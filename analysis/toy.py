@@ -21,6 +21,7 @@ from scipy.special import entr
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files.reading import read_yaml
 
 T_RANGE = (0.01, 100.0)  # temperatures searched
 _KEYS = {"vocabulary", "positions", "train", "evaluation", "robustness"}
@@ -227,14 +228,7 @@ def first_tokens(frame: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
 
 def load_machine(path: Path) -> Machine:
     """A machine from YAML or JSON; the README shows the keys. Raises UserError, one line each."""
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    given = read_yaml(path)
     try:
         return _machine(given)
     except UserError as error:

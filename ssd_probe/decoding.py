@@ -206,3 +206,8 @@ def _is_a(value: object, kind: type) -> bool:
 def _check_number(name: str, value: Any, legal: Any, expected: str) -> None:
     if not (_is_a(value, numbers.Real) and math.isfinite(value) and legal(value)):
         raise UserError(f"{name} = {value!r}: must be {expected}")
+
+
+PAPER_TRAIN = Decoding.preset("qwen3-4b-instruct", "train")
+"""The default where one is needed: how the paper sampled Qwen3-4B-Instruct's own training data
+(Table 3; T=1.6, top-k 20, top-p 0.8). The support that a student learns is this truncation's."""

@@ -1,21 +1,21 @@
 """Commands that read what others made: compare, figures, toy."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Temperature, TopK, TopP
+from ssd_probe.cli.options import AsJson, Temperature, TopK, TopP, print_json
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 
 
 def compare(
     base: Annotated[Path | None, typer.Option(help="Probe folder of the base model.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Of the tuned model, same texts.")] = None,
     pair: Annotated[Path | None, typer.Option(help="Or one folder of `probe --pair`.")] = None,
-    temperature: Temperature = 1.6,
-    top_k: TopK = 20,
-    top_p: TopP = 0.8,
+    temperature: Temperature = PAPER_TRAIN.temperature,
+    top_k: TopK = PAPER_TRAIN.top_k,
+    top_p: TopP = PAPER_TRAIN.top_p,
     rule: Annotated[
         str, typer.Option(help="Forks and locks by `support`, `entropy` or `quantile`.")
     ] = "support",
@@ -33,8 +33,6 @@ def compare(
       ssd-probe compare --base probes/base --tuned probes/student
       ssd-probe compare --pair probes/pair --out comparison
     """
-    from ssd_probe.decoding import Decoding
-
     decoding = Decoding(temperature, top_k, top_p)
     from ssd_probe.commands.compare import compare_stage
 
@@ -46,7 +44,7 @@ def compare(
             "leverage": found.leverage and found.leverage._asdict(),
             "fork_rates": found.rates.to_dict("records"),
         }
-        print(json.dumps(told))
+        print_json(told)
         return
     from ssd_probe.analysis.sweeps.tables import comparison_table
 
@@ -97,4 +95,7 @@ def toy(
     from ssd_probe.commands.toy import toy_stage
 
     solved, lines = toy_stage(machine, out)
-    print(*[json.dumps(solved)] if as_json else lines, sep="\n")
+    if as_json:
+        print_json(solved)
+    else:
+        print(*lines, sep="\n")

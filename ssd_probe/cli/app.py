@@ -1,9 +1,10 @@
 """The `ssd-probe` command. Each command parses, calls one function of the package, and prints."""
 
-import json
+import errno
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,28 @@ import typer
 
 from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import AsJson, Config, Device, Model, Temperature, TopK, TopP
+from ssd_probe.cli.options import (
+    AsJson,
+    Config,
+    Device,
+    Model,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    print_json,
+)
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.sweep import sweep
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Resumable, UserError
 
 INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
+DEBUG = "SSD_PROBE_DEBUG"  # the environment variable: set and not 0, tracebacks are shown
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
+
+# What a path that a person named can be; that a file is missing is said where it is read.
+_PATHS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -28,13 +44,23 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def settings(
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Traceback of unexpected errors; or {DEBUG}=1.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
         "runs/demo"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="About a minute; wide intervals.")] = False,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Walk the bundled checkpoint through simple self-distillation, and show what changed.
@@ -51,7 +77,7 @@ def demo(
     config = replace(QUICK if quick else DemoConfig(), seed=seed)
     summary = demo_stage(out, config, say=(lambda text: None) if as_json else print)
     if as_json:
-        print(json.dumps(summary))
+        print_json(summary)
 
 
 @app.command()
@@ -60,13 +86,13 @@ def sample(
     out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
     model: Model = "tiny",
     n: Annotated[int, typer.Option(min=1, help="Samples a prompt.")] = 1,
-    temperature: Temperature = 1.6,
-    top_k: TopK = 20,
-    top_p: TopP = 0.8,
+    temperature: Temperature = PAPER_TRAIN.temperature,
+    top_k: TopK = PAPER_TRAIN.top_k,
+    top_p: TopP = PAPER_TRAIN.top_p,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = None,
     config: Config = None,
 ) -> None:
@@ -78,8 +104,6 @@ def sample(
       ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
       ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
     """
-    from ssd_probe.decoding import Decoding
-
     decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
     from ssd_probe.commands.sample import sample_stage
 
@@ -116,7 +140,7 @@ def train(
     save_steps: Annotated[int, typer.Option(help="Keep resumable checkpoints; 0: none.")] = 0,
     bf16: bool = False,
     gradient_checkpointing: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
@@ -237,7 +261,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = doctor_stage()
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     for name, line in found.items():
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
@@ -272,7 +296,12 @@ def main() -> None:
         code = getattr(error, "exit_code", 1)  # click's usage errors carry 2
         if hasattr(error, "format_message"):
             _fail(error.format_message(), code)
-        _fail(f"{type(error).__name__}: {error}", code)
+        if debug := os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
+            _fail(f"{error.filename}: {error.strerror}; give another path", 2)
+        hint = "" if debug else f" (unexpected; {DEBUG}=1 shows the traceback)"
+        _fail(f"{type(error).__name__}: {error}{hint}", code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,12 +1,11 @@
 """Commands that run model-written programs: evaluate."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config
+from ssd_probe.cli.options import AsJson, Config, print_json
 
 
 def evaluate(
@@ -48,7 +47,7 @@ def evaluate(
         unsandboxed=i_accept_unsandboxed_execution,
     )
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         for row in result["pass_at_k"]:
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,32 +1,63 @@
 """Options that several commands share, and `--config`."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ssd_probe.errors import UserError
+from ssd_probe.files.reading import kind_of, read_yaml
+from ssd_probe.files.writing import null_for_nan
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """`--config run.yaml`: its keys are the command's flags; flags on the command line win."""
     if path is None:
         return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    known = {parameter.name for parameter in context.command.params} - {"config"}
-    settings = {str(key).replace("-", "_"): value for key, value in dict(values).items()}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise UserError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    values = read_yaml(path)
+    if values is None:
+        return path
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `flag: value` lines, found {kind_of(values)}")
+    flags = _flags(context)
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        parameter = flags.get(str(key).replace("-", "_"))
+        if parameter is None:
+            known = ", ".join(sorted(flags))
+            raise UserError(f"{path}: unknown key {str(key)!r}; known: {known}")
+        if value is not None:
+            settings[parameter.name] = _as_typed(parameter, value, f"{path}: {key}")
     context.default_map = settings
     return path
+
+
+def _flags(context: typer.Context) -> dict[str, Any]:
+    """The command's parameters by the names of their flags, `top_k` for --top-k."""
+    found = {}
+    for parameter in context.command.params:
+        for name in (parameter.name, *(flag.lstrip("-") for flag in parameter.opts)):
+            found[str(name).replace("-", "_")] = parameter
+    return {name: found[name] for name in found.keys() - {"config", "help"}}
+
+
+def _as_typed(parameter: Any, value: Any, where: str) -> Any:
+    """The value as it would be typed behind the flag: text, which is then read as that is."""
+    values = value if isinstance(value, list) and parameter.multiple else [value]
+    flag = getattr(parameter, "is_flag", False)
+    for each in values:
+        if not isinstance(each, str | int | float) or isinstance(each, bool) != flag:
+            wanted = "true or false" if flag else "one number or text (in quotes if need be)"
+            many = ", or a list of them" if parameter.multiple else ""
+            raise UserError(f"{where}: {each!r:.80} must be {wanted}{many}")
+    typed = [each if flag else str(each) for each in values]
+    return typed if parameter.multiple else typed[0]
+
+
+def print_json(content: object) -> None:
+    """One line of strict JSON on stdout: null where a number is NaN or infinite."""
+    print(json.dumps(null_for_nan(content), allow_nan=False))
 
 
 Config = Annotated[
@@ -39,5 +70,6 @@ Model = Annotated[
 Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with this mass.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]  # what numpy takes
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]

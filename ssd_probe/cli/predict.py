@@ -1,17 +1,14 @@
 """The command `predict`: what self-distillation can do, from the base's probe alone."""
 
-import json
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config
+from ssd_probe.cli.options import AsJson, Config, print_json
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
-
-if TYPE_CHECKING:
-    from ssd_probe.decoding import Decoding
 
 Numbers = Annotated[list[str], typer.Option(help="Numbers, by commas or the flag again.")]
 
@@ -19,11 +16,11 @@ Numbers = Annotated[list[str], typer.Option(help="Numbers, by commas or the flag
 def predict(
     probe: Annotated[Path, typer.Option(help="Probe folder of the base model.")],
     t_train: Numbers = ["1.0,1.2,1.4,1.6,1.8,2.0"],  # noqa: B006 typer copies it
-    top_k: Numbers = ["20"],  # noqa: B006
-    top_p: Numbers = ["0.8"],  # noqa: B006
+    top_k: Numbers = [str(PAPER_TRAIN.top_k)],  # noqa: B006
+    top_p: Numbers = [str(PAPER_TRAIN.top_p)],  # noqa: B006
     t_eval: Numbers = ["0.4,0.6,0.8,1.0,1.2,1.4,1.6,1.8,2.0"],  # noqa: B006
-    eval_top_k: Numbers = ["20"],  # noqa: B006
-    eval_top_p: Numbers = ["0.8"],  # noqa: B006
+    eval_top_k: Numbers = [str(PAPER_TRAIN.top_k)],  # noqa: B006
+    eval_top_p: Numbers = [str(PAPER_TRAIN.top_p)],  # noqa: B006
     student: Annotated[
         Path | None,
         typer.Option(help="Probe of a trained student, same texts: state the prediction's error."),
@@ -35,9 +32,11 @@ def predict(
     fork_share: Annotated[float, typer.Option(help="Share of forks to be open.")] = 0.5,
     fork_tokens: Annotated[int, typer.Option(help="r_F of eq. 40.")] = 2,
     lock_tokens: Annotated[int, typer.Option(help="r_L of eq. 40.")] = 1,
-    rule_temperature: Annotated[float, typer.Option(help="Of the rule that labels.")] = 1.6,
-    rule_top_k: int = 20,
-    rule_top_p: float = 0.8,
+    rule_temperature: Annotated[
+        float, typer.Option(help="Of the rule that labels.")
+    ] = PAPER_TRAIN.temperature,
+    rule_top_k: int = PAPER_TRAIN.top_k,
+    rule_top_p: float = PAPER_TRAIN.top_p,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Draw the map into this folder.")] = None,
     as_json: AsJson = False,
@@ -54,8 +53,6 @@ def predict(
       ssd-probe predict --probe probes/base --t-train 1.2,1.6 --top-p 0.8,0.95 --out figures
       ssd-probe predict --probe probes/base --student probes/student --t-train 1.6 --out figures
     """
-    from ssd_probe.decoding import Decoding
-
     trains = _settings(("--t-train", t_train), ("--top-k", top_k), ("--top-p", top_p))
     evals = _settings(
         ("--t-eval", t_eval), ("--eval-top-k", eval_top_k), ("--eval-top-p", eval_top_p)
@@ -67,12 +64,12 @@ def predict(
     answer = predict_stage(probe, student, Question(trains, evals, limits, rule, positions, seed))
     drawn = [] if out is None else draw_stage(answer, out)
     if as_json:
-        print(json.dumps(answer.to_dict()))
+        print_json(answer.to_dict())
     else:
         print(*answer.lines(), *drawn, sep="\n")
 
 
-def _settings(*flags: tuple[str, list[str]]) -> list["Decoding"]:
+def _settings(*flags: tuple[str, list[str]]) -> list[Decoding]:
     """Every combination of the numbers of T, top-k and top-p, each once."""
     from ssd_probe.decoding import Decoding
 

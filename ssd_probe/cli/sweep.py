@@ -1,12 +1,11 @@
 """The command that samples and evaluates a whole grid: sweep."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Device
+from ssd_probe.cli.options import AsJson, Config, Device, print_json
 
 
 def sweep(
@@ -51,7 +50,7 @@ def sweep(
 
     table = sweep_stage(declared, out, processes=processes, device=device, unsandboxed=unsandboxed)
     if as_json:
-        print(json.dumps(table.astype(object).where(table.notna(), None).to_dict("records")))
+        print_json(table.to_dict("records"))
         return
     cells = len(declared.cells())
     best = table[table["group"] == "all"].sort_values("estimate").groupby(["model", "k"]).tail(1)

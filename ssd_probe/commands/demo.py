@@ -23,14 +23,14 @@ from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.lanes import lanes
 from ssd_probe.core.train import TrainConfig
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.execution.sandbox import obstacle
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
-from ssd_probe.files.writing import write_json, write_jsonl
+from ssd_probe.files.writing import null_for_nan, write_json, write_jsonl
 from ssd_probe.models.checkpoints import load_tokenizer, model_identity
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.tasks import load_tasks
@@ -47,7 +47,7 @@ MODELS = ("base", "ssd", "control")
 class DemoConfig:
     """Everything the demo's numbers depend on; the defaults made the README's table."""
 
-    train_decoding: Decoding = Decoding.preset("qwen3-4b-instruct", "train")
+    train_decoding: Decoding = PAPER_TRAIN
     control_decoding: Decoding = Decoding()  # T=1, no truncation: the theory's fixed point
     prompts: int = 4_000
     learning_rate: float = 1e-3
@@ -113,7 +113,7 @@ def demo_stage(out: Path, config: DemoConfig, say: Callable[[str], None] = print
         say("5/5 draw the figures")
         summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)[0]]
         summary["seconds"] = round(time.time() - started, 1)
-        write_json(out / "summary.json", summary)
+        write_json(out / "summary.json", null_for_nan(summary))
     say(tell(summary, out))
     return summary
 

@@ -17,7 +17,7 @@ from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
-from ssd_probe.files.writing import write_json
+from ssd_probe.files.writing import null_for_nan, write_json
 from ssd_probe.problems.tasks import lacks_code, load_tasks
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate_stage(
         begin(out.with_name(out.name + ".run.json"), settings, {"source": str(samples)})
         part = out.with_name(out.name + ".verdicts.jsonl")
         result = _evaluate(problems, rows, ks, isolated, options, part)
-        write_json(out, result)
+        write_json(out, null_for_nan(result))
         return result
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.files.reading import read_utf8
+from ssd_probe.files.reading import read_yaml
 
 _LEAST = {"n": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0, "limit": 1, "workers": 1}
 
@@ -61,12 +61,7 @@ def read_grid(path: Path) -> Grid:
 
     Without `k`: pass@1, and pass@5 where n is 5 or more.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(read_utf8(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    values = read_yaml(path)
     try:
         return _grid(values)
     except UserError as error:

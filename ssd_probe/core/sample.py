@@ -17,6 +17,7 @@ from transformers import LogitsProcessorList
 
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import render_prompt
@@ -171,5 +172,13 @@ def _read_part(part: Path | None) -> dict[int, dict]:
 
 
 def usable(rows: Sequence[dict]) -> list[dict]:
-    """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered."""
+    """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered.
+
+    `UserError` for a sample without a completion.
+    """
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("completion"), str):
+            raise UserError(
+                f"sample {number}: no `completion` text; make samples with `ssd-probe sample`"
+            )
     return [row for row in rows if "\n" in row["completion"].strip()]

@@ -38,6 +38,10 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.learning_rate < float("inf"):
+            raise UserError(f"learning_rate = {self.learning_rate}: must be a finite number >= 0")
+
 
 def train(
     model: Any, tokenizer: Any, rows: Sequence[dict], config: TrainConfig, out: Path

@@ -90,7 +90,7 @@ def _distinct_jobs(samples: Sequence[dict], tasks: dict[str, Task]) -> dict[tupl
     jobs: dict[tuple, _Job] = {}
     for number, sample in enumerate(samples):
         problem_id = sample.get("problem_id", sample.get("task_id"))
-        if problem_id not in tasks:
+        if not isinstance(problem_id, str) or problem_id not in tasks:
             raise UserError(f"sample {number + 1}: {problem_id!r} is not among the problems")
         if not isinstance(sample.get("completion"), str):
             raise UserError(f"sample {number + 1}: no `completion` text")

@@ -87,6 +87,17 @@ def read_utf8(path: str | Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
 
 
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML (or JSON) file holds. `UserError` when missing, not UTF-8 or not YAML."""
+    import yaml
+
+    text = read_utf8(path)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
 def kind_of(value: object) -> str:
     """The JSON name of a value's type."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}

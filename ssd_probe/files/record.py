@@ -36,11 +36,14 @@ def begin(record: Path, settings: dict, about: dict | None = None) -> None:
 
 
 def read_record(record: Path) -> dict:
-    """The JSON object of a record; `UserError` if it is damaged."""
+    """The JSON object of a record, `settings` in it; `UserError` if it is damaged."""
     try:
-        return json.loads(record.read_text(encoding="utf-8"))
+        content = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{record}: damaged ({error}); delete this output and run again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise UserError(f"{record}: no record of settings; choose another --out, or delete it")
+    return content
 
 
 def _flatten(settings: dict, prefix: str = "") -> dict:

@@ -1,10 +1,12 @@
 """Files out, each whole or not at all."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ssd_probe.files.reading import Row
 
@@ -39,6 +41,15 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """Write one JSON object a line, atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def null_for_nan(content: Any) -> Any:
+    """The same content with None for NaN and infinities, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: null_for_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [null_for_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: Path, content: object) -> None:
