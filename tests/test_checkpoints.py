@@ -4,6 +4,8 @@ import json
 import shutil
 import sys
 import warnings
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +17,15 @@ from ssd_probe.models.checkpoints import (
     bundled_checkpoint,
     load_model,
     load_tokenizer,
-    model_identity,
     render_prompt,
     resolve_model,
+)
+from ssd_probe.models.identity import (
+    Checkpoint,
+    model_identity,
+    tokenizer_identity,
     vocabulary_digest,
 )
-from ssd_probe.models.weights import weights_sha256
 from ssd_probe.problems.prompts import Prompt
 from tests.models import ARCHITECTURES, CHATML, save, tiny_model, tiny_tokenizer
 
@@ -51,9 +56,117 @@ def test_dtype_is_converted(good):
     assert load_model(good, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
 
 
-def test_weights_sha256_follows_the_weights(good, tmp_path):
-    assert weights_sha256(good) == weights_sha256(save(tmp_path / "same"))
-    assert weights_sha256(good) != weights_sha256(save(tmp_path / "other", seed=1))
+def changed_parts(first, second):
+    assert first.keys() == second.keys()
+    return {name for name in first if first[name] != second[name]}
+
+
+def edit(file, **changes):
+    """Rewrite a JSON file: some values, and the order of its keys."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(dict(reversed(content.items()))))
+
+
+def _other_weights(path):
+    save_file(
+        {name: t + 1 for name, t in load_file(path / "model.safetensors").items()},
+        path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def _shards(path):
+    tensors = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {"x-1.safetensors": names[::2], "x-2.safetensors": names[1::2]}
+    for file, held in files.items():
+        save_file({n: tensors[n] for n in held}, path / file, metadata={"by": "me"})
+    index = {name: file for file, held in files.items() for name in held}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+def _other_merges(path):
+    """Fewer merges: the same tokens and ids, other ids of a text."""
+    content = json.loads((path / "tokenizer.json").read_text())
+    content["model"]["merges"] = content["model"]["merges"][:20]
+    (path / "tokenizer.json").write_text(json.dumps(content))
+
+
+def _other_template(path):
+    (path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (_other_weights, {"weights"}),
+        (lambda path: edit(path / "config.json", rms_norm_eps=0.5), {"config"}),
+        (lambda path: edit(path / "generation_config.json", eos_token_id=[1, 2]), {"generation"}),
+        (lambda path: edit(path / "generation_config.json", top_k=3), {"generation"}),
+        (lambda path: (path / "generation_config.json").unlink(), {"generation"}),
+        (_other_merges, {"tokenizer"}),
+        (
+            lambda path: edit(path / "tokenizer.json", normalizer={"type": "Lowercase"}),
+            {"tokenizer"},
+        ),
+        (lambda path: edit(path / "tokenizer_config.json", eos_token="<think>"), {"tokenizer"}),
+        (_other_template, {"template"}),
+        (_shards, set()),
+        (lambda path: edit(path / "config.json", transformers_version="4"), set()),
+        (lambda path: edit(path / "config.json", _name_or_path="x"), set()),
+        (lambda path: edit(path / "generation_config.json", transformers_version=""), set()),
+        (lambda path: edit(path / "tokenizer.json"), set()),
+        (lambda path: (path / "README.md").write_text("x"), set()),
+    ],
+)  # fmt: skip
+def test_the_identity_is_the_content_and_says_which_part_changed(good, copy, change, parts):
+    before = Checkpoint(str(good)).identity
+    assert all(len(part) == 64 for part in before.values())
+    assert set(before) == {"weights", "config", "generation", "tokenizer", "template"}
+    change(copy)
+    assert changed_parts(before, Checkpoint(str(copy)).identity) == parts
+
+
+def test_a_model_in_memory_is_its_weights_config_and_generation():
+    before = model_identity(tiny_model("qwen3"))
+    assert model_identity(tiny_model("qwen3")) == before
+    other = tiny_model("qwen3")
+    other.config.rms_norm_eps = 0.5
+    assert changed_parts(before, model_identity(other)) == {"config"}
+    other = tiny_model("qwen3")
+    other.generation_config.repetition_penalty = 2.0
+    assert changed_parts(before, model_identity(other)) == {"generation"}
+    assert changed_parts(before, model_identity(tiny_model("qwen3", seed=1))) == {"weights"}
+
+
+def test_a_tokenizer_is_the_same_from_disk_in_memory_and_after_use(good):
+    tokenizer = load_tokenizer(good)
+    before = tokenizer_identity(tokenizer)
+    assert before == tokenizer_identity(tiny_tokenizer())
+    tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_identity(tokenizer) == before
+    tokenizer.add_tokens(["<new>"])
+    assert changed_parts(before, tokenizer_identity(tokenizer)) == {"tokenizer"}
+
+
+def test_a_tokenizer_without_the_library_is_its_files_and_tokens(tmp_path):
+    class Plain:
+        special_tokens_map, chat_template = {}, None
+
+        def __init__(self, text):
+            self.text = text
+
+        def get_vocab(self):
+            return {"a": 0}
+
+        def save_vocabulary(self, folder):
+            (Path(folder) / "merges").write_text(self.text)
+            return (str(Path(folder) / "merges"),)
+
+    before = tokenizer_identity(Plain("x"))
+    assert before == tokenizer_identity(Plain("x")) and before["template"] is None
+    assert changed_parts(before, tokenizer_identity(Plain("y"))) == {"tokenizer"}
 
 
 def test_vocabulary_digest_follows_tokens_and_ids(good):
@@ -223,8 +336,8 @@ def test_a_hub_id_is_known_by_its_cached_commit(good, tmp_path, monkeypatch):
     for name, commit in (("main", "a" * 40), ("v1", "b" * 40)):
         (repository / "refs" / name).write_text(commit)
         shutil.copytree(good, repository / "snapshots" / commit)
-    assert model_identity("some/model") == "a" * 40
-    assert model_identity("some/model", "v1") == "b" * 40
+    assert model_identity("some/model") == {"commit": "a" * 40}
+    assert model_identity("some/model", "v1") == {"commit": "b" * 40}
     assert load_model("some/model", device="cpu", revision="v1").config.hidden_size == 32
     assert load_tokenizer("some/model", "v1")("x").input_ids
     with pytest.raises(UserError, match="no such model"):
@@ -291,7 +404,12 @@ def test_identity_of_an_adapter_follows_weights_settings_and_base(good, adapter,
     changed = {name: tensor + 1 for name, tensor in tensors.items()}
     save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     seen.append(model_identity(adapter))
-    assert len(set(seen)) == 5
+    assert [changed_parts(*pair) for pair in pairwise(seen[1:])] == [
+        {"adapter"}, {"weights"}, {"adapter"}
+    ]  # fmt: skip
+    assert changed_parts(seen[0] | {"adapter": None}, seen[1]) == {"adapter"}
+    _edit_adapter(adapter, peft_version="0")
+    assert model_identity(adapter) == seen[-1]
 
 
 def _part_of_an_adapter(path):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,50 @@ def test_a_killed_run_goes_on_with_the_rest(tmp_path, monkeypatch):
     assert [row["verdict"] for row in result["results"]] == ["wrong"] * 40
     with pytest.raises(UserError, match="seconds: 3.0 -> 4.0"):
         evaluate_stage("humaneval", tmp_path / "samples.jsonl", [1], out=out, seconds=4.0)
+
+
+def write_problems(path, expected):
+    """A LiveCodeBench file of one problem: what `solve(1)` must be."""
+    test = {"input": "1", "output": str(expected), "testtype": "functional"}
+    row = {
+        "question_id": "p",
+        "question_content": "Add one.",
+        "starter_code": "class Solution:\n    def solve(self, x):\n        pass",
+        "metadata": json.dumps({"func_name": "solve"}),
+        "public_test_cases": json.dumps([test]),
+        "private_test_cases": "[]",
+    }
+    write_jsonl(path, [row])
+
+
+def test_other_tests_under_the_same_name_are_another_evaluation(tmp_path):
+    problems, samples, out = (tmp_path / name for name in ("p.jsonl", "s.jsonl", "out.json"))
+    code = "```python\nclass Solution:\n    def solve(self, x):\n        return x + 1\n```"
+    write_jsonl(samples, [{"problem_id": "p", "completion": code}])
+
+    def passed(out):
+        return evaluate_stage(str(problems), samples, [1], out=out)["pass_at_k"][0]["estimate"]
+
+    write_problems(problems, 2)
+    assert passed(out) == 1.0
+    write_problems(problems, 3)
+    with pytest.raises(UserError, match=r"problems: [0-9a-f]{64} -> [0-9a-f]{64}; use another"):
+        passed(out)
+    assert passed(tmp_path / "fresh.json") == 0.0
+    write_problems(tmp_path / "moved.jsonl", 2)
+    problems = tmp_path / "moved.jsonl"
+    assert passed(out) == 1.0  # a file's name is nothing
+
+
+def test_a_kept_verdict_is_of_the_problem_with_its_tests(tmp_path):
+    sample = [{"problem_id": "p", "completion": "def solve(xs):\n    return 3"}]
+    part = tmp_path / "verdicts.jsonl"
+    task = replace(TASK, tests=(([[1, 2]], 3),))
+    for tests, expected in ((task.tests, "pass"), ((([[1, 2]], 4),), "wrong")):
+        tasks = {"p": replace(task, tests=tests)}
+        assert evaluate(sample, tasks, part=part, progress=False)["verdict"].item() == expected
+    kept = [json.loads(line) for line in part.read_text().splitlines()]
+    assert len({key for key, *_ in kept}) == 2
 
 
 def test_the_evaluator_does_not_load_torch():

@@ -18,7 +18,8 @@ from ssd_probe.errors import UserError
 from ssd_probe.files import parts
 from ssd_probe.kernels import reference
 from ssd_probe.probing import table
-from ssd_probe.probing.probe import Probe, probe
+from ssd_probe.probing.probe import Probe, ProbeConfig, probe
+from ssd_probe.probing.table import require_comparable
 from ssd_probe.problems.texts import Text, read_texts
 from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
 
@@ -205,7 +206,7 @@ def test_folder_round_trip_and_reuse(checkpoint, texts, tmp_path, monkeypatch):
         ({"include_prompt": True}, "include_prompt: False -> True"),
         ({"dtype": "bfloat16"}, "dtype: auto -> bfloat16"),
         ({"texts": 1}, "texts: [0-9a-f]{64} -> "),
-        ({"model": 1}, "weights: [0-9a-f]{64} -> "),
+        ({"model": 1}, r"model\.weights: [0-9a-f]{64} -> "),
     ],
 )
 def test_changed_settings_are_refused(checkpoint, texts, tmp_path, change, message):
@@ -221,6 +222,63 @@ def test_a_model_in_memory_is_told_apart_by_its_weights(texts, tmp_path):
     run(tiny_model("qwen3"), texts[:1], out=tmp_path / "p")
     with pytest.raises(UserError, match="weights: "):
         run(tiny_model("qwen3", seed=1), texts[:1], out=tmp_path / "p")
+
+
+def test_a_tokenizer_beside_a_model_is_part_of_what_was_probed(texts, tmp_path):
+    model, tokenizer = tiny_model("qwen3"), copy.deepcopy(tiny_tokenizer())
+    probe(model, texts[1:2], tmp_path / "p", tokenizer=tokenizer, **OPTIONS)
+    tokenizer.chat_template = "other"
+    with pytest.raises(UserError, match=r"model\.template: "):
+        probe(model, texts[1:2], tmp_path / "p", tokenizer=tokenizer, **OPTIONS)
+    model.config.rms_norm_eps = 0.5
+    with pytest.raises(UserError, match=r"model\.config: "):
+        probe(model, texts[1:2], tmp_path / "p", tokenizer=tiny_tokenizer(), **OPTIONS)
+
+
+def test_texts_are_their_content_not_their_file(texts, tmp_path):
+    def again(**changes):
+        changed = [replace(texts[1], **changes)]
+        return run(tiny_model("qwen3"), changed, out=tmp_path / "p", include_prompt=True)
+
+    done = again(path="here/s.jsonl")
+    assert again(path="there/t.jsonl").record == done.record
+    with pytest.raises(UserError, match="texts: "):  # the same ids, but more of them the prompt's
+        again(prompt_ids=[1, 6, 9, 11], completion_ids=[10, 2])
+
+
+def test_the_record_names_the_device_used(checkpoint, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    done = probe(checkpoint, texts[1:2], tmp_path / "p", **OPTIONS | {"backend": "torch"})
+    assert done.record["device"] == "cpu"
+
+
+def test_a_folder_of_an_older_version_opens_and_is_not_gone_on_with(checkpoint, texts, tmp_path):
+    done = probe(checkpoint, texts[1:2], tmp_path / "p", **OPTIONS)
+    record = json.loads((tmp_path / "p" / "probe.json").read_text())
+    del record["format"]
+    settings = record["settings"]
+    settings["weights"] = settings.pop("model")["weights"]
+    settings["tokenizer"] = record["tokenizer"]
+    (tmp_path / "p" / "probe.json").write_text(json.dumps(record))
+    old = Probe.load(tmp_path / "p")
+    assert_same(old.frame, done.frame, atol=0)
+    require_comparable(old, done)
+    with pytest.raises(UserError, match="format: None -> 2; it can be read"):
+        probe(checkpoint, texts[1:2], tmp_path / "p", **OPTIONS)
+
+
+def test_a_config_and_shortcuts_are_the_same_settings(texts):
+    config = ProbeConfig(top_k=8, include_prompt=True)
+    model = tiny_model("qwen3")
+    given = probe(model, texts[:2], config=config, tokenizer=tiny_tokenizer(), progress=False)
+    assert_same(given, run(model, texts[:2], include_prompt=True), atol=0)
+    with pytest.raises(TypeError, match="topk"):
+        run(model, texts[:2], topk=3)
+    assert config.recorded() == {
+        "top_k": 8, "max_length": None, "too_long": "truncate", "include_prompt": True,
+        "dtype": "auto", "attn": None, "fp32_head": False, "model_kwargs": {},
+    }  # fmt: skip
 
 
 def _flip_a_byte(path):

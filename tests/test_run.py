@@ -1,13 +1,19 @@
 """Records refuse mixed settings; a folder has one writer."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files import record as record_module
+from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim, ranks, record_lock
 from ssd_probe.files.record import begin, read_record
+from ssd_probe.models.checkpoints import device_name
 
 SETTINGS = {"seed": 1, "decoding": {"temperature": 1.6, "top_k": 20}, "temperatures": (1.0, 2.0)}
 
@@ -100,3 +106,61 @@ def test_ranks_are_those_of_torchrun(monkeypatch, rank, world, expected):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     assert ranks() == expected
+
+
+def test_a_record_of_an_older_format_is_read_and_not_gone_on_with(tmp_path):
+    record = tmp_path / "run.json"
+    record.write_text(json.dumps({"settings": SETTINGS, "device": "cpu"}))
+    assert read_record(record)["settings"]["seed"] == 1
+    with pytest.raises(UserError, match=r"run\.json: format: None -> 2; it can be read") as refused:
+        begin(record, SETTINGS)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_digest_is_of_the_content():
+    assert digest({"a": 1, "b": [(2, 3)]}) == digest({"b": [[2, 3]], "a": 1})
+    different = [1, 1.0, True, "1", [1], {"1": 1}, None, Decoding(1.0), Decoding(1.5)]
+    assert len({digest(each) for each in different}) == len(different)
+    with pytest.raises(TypeError):
+        digest({1, 2})
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """This package as if installed in tmp_path/repository, a git repository with a commit."""
+    inside = tmp_path / "repository" / "lib" / "record.py"
+    inside.parent.mkdir(parents=True)
+    inside.write_text("")
+    (tmp_path / "repository" / "theirs.py").write_text("")
+    monkeypatch.setattr(record_module, "__file__", str(inside))
+
+    def git(*arguments):
+        me = ("-c", "user.name=n", "-c", "user.email=e")
+        command = ["git", "-C", str(tmp_path / "repository"), *me, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "theirs.py")
+    git("commit", "-qm", "theirs")
+    return git
+
+
+def test_the_commit_of_somebody_elses_repository_is_not_ours(package, tmp_path):
+    begin(tmp_path / "run.json", SETTINGS)
+    assert read_record(tmp_path / "run.json")["commit"] is None
+    package("add", "lib/record.py")
+    package("commit", "-qm", "ours")
+    begin(tmp_path / "again.json", SETTINGS)
+    assert read_record(tmp_path / "again.json")["commit"] == package("rev-parse", "HEAD")
+
+
+def test_the_device_is_the_one_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device}")
+    assert device_name("cpu") == "cpu"
+    assert device_name(None) == "GPU cuda:0" and device_name("cuda:1") == "GPU cuda:1"
+    assert device_name("auto") == "GPU cuda"
+    begin(tmp_path / "run.json", SETTINGS)  # of an evaluation, say
+    assert read_record(tmp_path / "run.json")["device"] == "cpu"
+    begin(tmp_path / "sampled.json", SETTINGS, {"device": device_name("cuda:1")})
+    assert read_record(tmp_path / "sampled.json")["device"] == "GPU cuda:1"

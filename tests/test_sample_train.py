@@ -1,15 +1,19 @@
 """Sampling and fine-tuning: reproducible, resumable, true to what was asked."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
+from ssd_probe.commands.sample import sample_stage
+from ssd_probe.commands.train import train_stage
 from ssd_probe.core.sample import sample, sample_to_file, usable
 from ssd_probe.core.train import IGNORED, TrainConfig, _examples, train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.models.checkpoints import load_model, load_tokenizer
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import bundled_checkpoint, load_model, load_tokenizer
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -138,3 +142,62 @@ def test_a_text_prompt_needs_no_chat_template(tiny):
     prompt = Prompt("p", None, "def solve(xs):", {})
     row = sample(model, tokenizer, [prompt], Decoding(0), max_new_tokens=4)[0]
     assert row["prompt"] == "def solve(xs):" and len(row["completion_ids"]) <= 4
+
+
+def _edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    """A function that samples one prompt from a copy of the tiny model into one file."""
+    model = shutil.copytree(bundled_checkpoint(), tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    messages = [{"role": "user", "content": "hi"}]
+    write_jsonl(prompts, [{"problem_id": "p", "messages": messages, "level": 1}])
+
+    def run():
+        options = {"n": 1, "max_new_tokens": 2, "batch_size": 1, "seed": 0}
+        return sample_stage(str(model), str(prompts), DECODING, tmp_path / "s.jsonl", **options)
+
+    run()
+    return run, model, prompts
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda model, _: _edit(model / "config.json", rms_norm_eps=0.5), r"model\.config: "),
+    (lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
+     r"model\.template: "),
+    (lambda model, _: _edit(model / "generation_config.json", repetition_penalty=2.0),
+     r"model\.generation: "),
+    (lambda _, prompts: _edit(prompts, level=2), "prompts: "),  # what samples carry along
+])  # fmt: skip
+def test_samples_of_another_model_or_other_prompts_are_not_reused(sampled, change, message):
+    run, model, prompts = sampled
+    rows = run()
+    change(model, prompts)
+    with pytest.raises(UserError, match=message):
+        run()
+    assert rows[0]["level"] == 1
+
+
+def test_where_a_model_lies_and_on_what_it_ran_is_recorded_and_may_change(sampled, tmp_path):
+    run, model, _ = sampled
+    rows = run()
+    shutil.move(model, tmp_path / "model-2")
+    (tmp_path / "model").symlink_to(tmp_path / "model-2")
+    assert run() == rows
+    record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
+    assert record["device"] == "cpu" and record["model"].endswith("model")
+
+
+def test_a_checkpoint_of_another_config_is_not_reused(sampled, tmp_path):
+    run, model, _ = sampled
+    row = run()[0] | {"completion": "a\nb"}
+    write_jsonl(tmp_path / "t.jsonl", [row])
+    config = TrainConfig(max_steps=1, batch_size=1)
+    train_stage(str(model), tmp_path / "t.jsonl", config, tmp_path / "student")
+    train_stage(str(model), tmp_path / "t.jsonl", config, tmp_path / "student")
+    _edit(model / "config.json", rms_norm_eps=0.5)
+    with pytest.raises(UserError, match=r"model\.config: "):
+        train_stage(str(model), tmp_path / "t.jsonl", config, tmp_path / "student")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,8 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.models import checkpoints
+from ssd_probe.models import identity
+from ssd_probe.models.checkpoints import bundled_checkpoint
 from ssd_probe.problems.tasks import load_tasks, program
 
 UNBOXED = sandbox.obstacle() is not None  # bubblewrap is not everywhere
@@ -96,13 +99,13 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     loaded = []
     with pytest.MonkeyPatch.context() as patch:
-        load = checkpoints.load_model
+        load = identity.load_model
 
         def load_model(name, **options):
             loaded.append(name)
             return load(name, **options)
 
-        patch.setattr(checkpoints, "load_model", load_model)
+        patch.setattr(identity, "load_model", load_model)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the processes that sample side by side
         table = sweep_stage(read_grid(grid_file(folder)), folder / "out")
@@ -177,7 +180,7 @@ def test_a_finished_sweep_does_nothing_again_and_may_grow(swept, tmp_path, monke
     [
         ("max_new_tokens: 96", "max_new_tokens: 97", "max_new_tokens: 96 -> 97"),
         ("limit: 6", "limit: 7", "limit: 6 -> 7"),
-        ("tiny:dev", "tiny:test", "problems: tiny:dev -> tiny:test"),
+        ("tiny:dev", "tiny:test", "problems: [0-9a-f]{64} -> "),
         ("T_train: 1.6", "T_train: 1.5", "trained_on.temperature: 1.6 -> 1.5"),
         ("n: 2", "n: 2\ntimeout: 9", "timeout: 3.0 -> 9"),
     ],
@@ -185,6 +188,23 @@ def test_a_finished_sweep_does_nothing_again_and_may_grow(swept, tmp_path, monke
 def test_other_settings_are_refused(swept, tmp_path, old, new, message):
     with pytest.raises(UserError, match=message):
         sweep_stage(read_grid(grid_file(tmp_path, GRID.replace(old, new))), swept[0])
+
+
+def test_changed_tests_are_refused_and_changed_models_too(swept, tmp_path, monkeypatch):
+    grid = read_grid(grid_file(tmp_path))
+    load_tasks = sweeps.load_tasks
+
+    def other_tests(*arguments):
+        return {name: replace(task, tests=()) for name, task in load_tasks(*arguments).items()}
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="problems: "):
+        patch.setattr(sweeps, "load_tasks", other_tests)
+        run_sweep(grid, swept[0])
+    other = shutil.copytree(bundled_checkpoint(), tmp_path / "other")
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    changed = GRID.replace("base: {model: tiny}", f"base: {{model: {other}}}")
+    with pytest.raises(UserError, match=r"base/run\.json: model\.template: "):
+        run_sweep(read_grid(grid_file(tmp_path, changed)), swept[0])
 
 
 def test_bad_input_writes_nothing(tmp_path):

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from ssd_probe.cli import app as cli
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.errors import UserError
+from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.probing.forward import encode
 from ssd_probe.probing.probe import Probe, probe
 from ssd_probe.probing.trust import VERIFIED, verify
@@ -146,9 +147,21 @@ def test_pairs_that_cannot_be_compared(models, tmp_path):
     save(tmp_path / "wider", vocab_size=520)
     with pytest.raises(UserError, match="507 and 520 rows"):
         probe(models / "base", TEXTS, tmp_path / "p", pair=tmp_path / "wider", **OPTIONS)
-    with pytest.raises(UserError, match="pair: None -> [0-9a-f]{64}"):
+    with pytest.raises(UserError, match=r"pair\.config: None -> [0-9a-f]{64}"):
         probe(models / "base", TEXTS, tmp_path / "q", **OPTIONS)
         probe(models / "base", TEXTS, tmp_path / "q", pair=models / "tuned", **OPTIONS)
+
+
+def test_a_model_in_memory_as_pair_must_have_the_same_tokens(models, tmp_path):
+    tuned, options = tiny_model("qwen3", seed=1), OPTIONS | {"tokenizer": tiny_tokenizer()}
+    base = models / "base"
+    with pytest.raises(UserError, match="give `pair_tokenizer` with a model object"):
+        probe(base, TEXTS[:1], pair=tuned, **options)
+    other = load_tokenizer(models / "other")
+    with pytest.raises(UserError, match="different tokens"):
+        probe(base, TEXTS[:1], pair=tuned, pair_tokenizer=other, **options)
+    frame = probe(base, TEXTS[:1], pair=tuned, pair_tokenizer=tiny_tokenizer(), **options)
+    assert "kl_base_other" in frame.columns
 
 
 def test_too_long_texts_are_skipped_when_asked(models, tmp_path, capsys):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ssd_probe.analysis.frames import stats_of
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import PositionStats
-from ssd_probe.probing.table import Probe, require_same_tokens
+from ssd_probe.probing.table import Probe, require_comparable
 
 _KEYS = ["sample_id", "position", "token_id"]
 _STATISTICS = [
@@ -54,7 +54,7 @@ def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
 
     Raises UserError when the two hold other texts, or ids that stand for other tokens.
     """
-    require_same_tokens(base, other)
+    require_comparable(base, other)
     if len(base) != len(other):
         raise UserError(
             f"{other.path}: {len(other)} positions, {base.path} has {len(base)}: probe both alike"

@@ -21,12 +21,14 @@ from ssd_probe.cli.options import (
     Temperature,
     TopK,
     TopP,
+    flags_of,
     print_json,
 )
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Resumable, UserError
+from ssd_probe.probing.config import ProbeConfig
 
 INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
 DEBUG = "SSD_PROBE_DEBUG"  # the environment variable: set and not 0, tracebacks are shown
@@ -173,6 +175,7 @@ def train(
 
 
 @app.command()
+@flags_of(ProbeConfig)
 def probe(
     text: Annotated[
         list[str],
@@ -182,29 +185,13 @@ def probe(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Probe folder to write.")],
+    settings: ProbeConfig,
     model: Model = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     pair: Annotated[
         str | None, typer.Option(help="A second model: both on the same contexts, and KL, JS, TV.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Ranks kept a position.")] = 64,
-    max_length: Annotated[int | None, typer.Option(help="Longest text, in tokens.")] = None,
-    too_long: Annotated[str, typer.Option(help="`truncate` or `skip` longer texts.")] = "truncate",
-    include_prompt: bool = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
     limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
-    verify: Annotated[
-        int, typer.Option(help="Recompute so many positions in float64 and report the error.")
-    ] = 0,
-    noise_floor: Annotated[
-        int, typer.Option(help="Score so many texts again in other batches, for `compare`.")
-    ] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")] = "auto",
-    attn: Annotated[str | None, typer.Option(help="eager, sdpa, flash_attention_2 ...")] = None,
-    fp32_head: Annotated[
-        bool, typer.Option("--fp32-head", help="Output layer in float32 (on CPUs always).")
-    ] = False,
-    device: Device = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     load_in: Annotated[
         str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
     ] = None,
@@ -229,20 +216,10 @@ def probe(
         model,
         list(text),
         out,
-        limit=limit,
+        settings,
         pair=pair,
-        top_k=top_k,
-        max_length=max_length,
-        too_long=too_long,
-        include_prompt=include_prompt,
-        batch_size=batch_size,
-        verify=verify,
-        noise_floor=noise_floor,
-        dtype=dtype,
-        attn=attn,
-        fp32_head=fp32_head,
-        device=device,
         revision=revision,
+        limit=limit,
         load_in=load_in,
     )
     print(*lines, sep="\n")

@@ -1,6 +1,9 @@
 """Options that several commands share, and `--config`."""
 
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,3 +76,36 @@ TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with th
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]  # what numpy takes
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def flags_of(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for every field of a dataclass that has a help text.
+
+    The command gets what was given as `settings`, an object of that class: defaults and limits are
+    stated there and nowhere else.
+    """
+    flags = [field for field in fields(config) if "help" in field.metadata]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            chosen = {flag.name: values.pop(flag.name) for flag in flags}
+            command(settings=config(**chosen), **values)
+
+        own = inspect.signature(command)
+        kept = [each for name, each in own.parameters.items() if name != "settings"]
+        added = [
+            inspect.Parameter(
+                flag.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=flag.default,
+                annotation=Annotated[flag.type, typer.Option(help=flag.metadata["help"])],
+            )
+            for flag in flags
+        ]
+        every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in kept] + added
+        run.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in every}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate

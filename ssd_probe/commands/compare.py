@@ -5,7 +5,7 @@ from typing import Any
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.probing.table import Probe, require_same_tokens
+from ssd_probe.probing.table import Probe, require_comparable
 
 RULES = ("support", "entropy", "quantile")
 
@@ -83,5 +83,5 @@ def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Pr
     if base is None or tuned is None:
         raise UserError("give --base and --tuned, or --pair")
     before, after = Probe.load(base), Probe.load(tuned)
-    require_same_tokens(before, after)
+    require_comparable(before, after)
     return before, after

@@ -31,9 +31,10 @@ from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import null_for_nan, write_json, write_jsonl
-from ssd_probe.models.checkpoints import load_tokenizer, model_identity
+from ssd_probe.models.checkpoints import device_name, load_tokenizer
+from ssd_probe.models.identity import Checkpoint
 from ssd_probe.probing.probe import probe
-from ssd_probe.problems.tasks import load_tasks
+from ssd_probe.problems.tasks import load_tasks, tasks_identity
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.language import speaks
@@ -92,8 +93,7 @@ def demo_stage(out: Path, config: DemoConfig, say: Callable[[str], None] = print
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a run; choose another --out")
     with claim(out), lanes() as run:
-        settings = {"weights": model_identity("tiny"), "demo": config.settings()}
-        begin(out / "run.json", settings, {"model": "tiny"})
+        begin(out / "run.json", _settings(config), {"model": "tiny", "device": device_name(None)})
         say(f"1/5 sample {config.prompts} solutions at {config.train_decoding} and fine-tune on")
         say(f"    them (SSD); the same at {config.control_decoding}, no truncation (control)")
         run(train_student, [(out, config, name) for name in ("ssd", "control")])
@@ -116,6 +116,13 @@ def demo_stage(out: Path, config: DemoConfig, say: Callable[[str], None] = print
         write_json(out / "summary.json", null_for_nan(summary))
     say(tell(summary, out))
     return summary
+
+
+def _settings(config: DemoConfig) -> dict:
+    """What the run's numbers depend on: the model, the problems with their tests, the config."""
+    problems = {name: tasks_identity(load_tasks(f"tiny:{name}")) for name in ("dev", "test")}
+    model = Checkpoint("tiny").identity
+    return {"model": model, "problems": problems, "demo": config.settings()}
 
 
 def train_student(out: Path, config: DemoConfig, name: str) -> None:

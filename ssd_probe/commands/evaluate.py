@@ -4,9 +4,7 @@ Apart from the other steps, since it loads no model: the process that reads what
 write stays small.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
@@ -14,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
+from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import null_for_nan, write_json
-from ssd_probe.problems.tasks import lacks_code, load_tasks
+from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,30 +44,35 @@ def evaluate_stage(
     the rest is run another time, and `out`.run.json refuses other settings for the same file.
     """
     rows = read_jsonl(samples)
+    tasks = load_tasks(problems, {str(_problem_of(row)) for row in rows})
     isolated = isolation(unsandboxed)
     limits = {"seconds": seconds, "megabytes": megabytes}
     options = {"workers": workers, "unsandboxed": unsandboxed, **limits}
     with claim(out, is_file=True) if out else nullcontext():
         if out is None:
-            return _evaluate(problems, rows, ks, isolated, options, None)
-        settings = {"problems": problems, "samples": _digest(rows), "isolation": isolated, **limits}
-        begin(out.with_name(out.name + ".run.json"), settings, {"source": str(samples)})
+            return _evaluate(tasks, rows, ks, isolated, options, None)
+        settings = {
+            "problems": tasks_identity(tasks),
+            "samples": digest([(_problem_of(row), row.get("completion")) for row in rows]),
+            "isolation": isolated,
+            **limits,
+        }
+        about = {"problems": problems, "source": str(samples)}
+        begin(out.with_name(out.name + ".run.json"), settings, about)
         part = out.with_name(out.name + ".verdicts.jsonl")
-        result = _evaluate(problems, rows, ks, isolated, options, part)
+        result = _evaluate(tasks, rows, ks, isolated, options, part)
         write_json(out, null_for_nan(result))
         return result
 
 
 def _evaluate(
-    problems: str,
+    tasks: dict[str, Task],
     rows: Sequence[dict],
     ks: list[int] | None,
     isolated: str,
     options: dict[str, Any],
     part: Path | None,
 ) -> dict:
-    wanted = {str(row.get("problem_id", row.get("task_id"))) for row in rows}
-    tasks = load_tasks(problems, wanted)
     results = evaluate(rows, tasks, part=part, **options)
     no_code = lacks_code(rows, tasks)
     fewest = results.groupby("problem_id").size().min()
@@ -96,7 +100,5 @@ def _pass_rows(results: "pd.DataFrame", ks: list[int]) -> list[dict]:
     return pass_table(results, ks=ks).to_dict("records")
 
 
-def _digest(rows: Sequence[dict]) -> str:
-    """SHA-256 of the answers, in their order."""
-    answers = [(row.get("problem_id", row.get("task_id")), row.get("completion")) for row in rows]
-    return hashlib.sha256(json.dumps(answers).encode()).hexdigest()
+def _problem_of(row: Mapping) -> object:
+    return row.get("problem_id", row.get("task_id"))

@@ -1,26 +1,31 @@
 """`ssd-probe probe`: texts by name in, a probe folder out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.errors import UserError
+from ssd_probe.probing.config import ProbeConfig
 
 
 def probe_stage(
     model: str,
     sources: list[str],
     out: Path,
+    config: ProbeConfig,
     *,
+    pair: str | None = None,
+    revision: str | None = None,
     limit: int | None = None,
     load_in: str | None = None,
-    **options: Any,
 ) -> list[str]:
     """Probe the texts of `sources` into `out`; what to tell the person, line by line."""
     from ssd_probe.probing.probe import probe
     from ssd_probe.problems.texts import read_texts
 
     texts = read_texts(sources, limit)
-    done = probe(model, texts, out, model_kwargs=_quantised(load_in), **options)
+    config = replace(config, model_kwargs={**config.model_kwargs, **_quantised(load_in)})
+    done = probe(model, texts, out, config, pair=pair, revision=revision)
     if not done.finished:
         return [f"{out}: {len(done)} positions so far; other ranks are still at work"]
     lines, record = [f"{len(done)} positions in {out}"], done.record

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.decoding import Decoding
+from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import begin, digest
-from ssd_probe.models.checkpoints import Checkpoint
+from ssd_probe.files.record import begin
+from ssd_probe.models.checkpoints import device_name
+from ssd_probe.models.identity import Checkpoint
 from ssd_probe.problems.prompts import read_prompts
 
 
@@ -30,15 +32,20 @@ def sample_stage(
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
     chosen = read_prompts(prompts, limit)
     settings = {
-        "weights": checkpoint.identity,
-        "prompts": digest([(p.problem_id, p.messages, p.text) for p in chosen]),
+        "model": checkpoint.identity,
+        "prompts": digest(chosen),
         "decoding": decoding.to_dict(),
         **options,
     }
     with claim(out, is_file=True):
-        about = {"model": checkpoint.name, "source": str(prompts), "prompts": len(chosen)}
+        about = {
+            "model": checkpoint.name,
+            "source": str(prompts),
+            "prompts": len(chosen),
+            "device": device_name(checkpoint.device),
+        }
         begin(out.with_name(out.name + ".run.json"), settings, about)
         if out.exists():
             return read_jsonl(out)
-        tokenizer, loaded = checkpoint.loaded
+        loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
         return sample_to_file(out, loaded, tokenizer, chosen, decoding, **options)

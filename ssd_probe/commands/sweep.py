@@ -6,7 +6,6 @@ is done once: a model is loaded for all its cells, and a program that a problem 
 whichever cell, has its verdict (`verdicts.jsonl`).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +21,15 @@ from ssd_probe.core.lanes import Run, lanes
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
+from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import atomic_path, write_jsonl
-from ssd_probe.models.checkpoints import Checkpoint
+from ssd_probe.models.checkpoints import device_name
+from ssd_probe.models.identity import Checkpoint, Identity
 from ssd_probe.problems.prompts import read_prompts
-from ssd_probe.problems.tasks import Task, lacks_code, load_tasks
+from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 
 TABLE = "sweep.csv"
 
@@ -74,11 +75,12 @@ def sweep_stage(
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
     isolated = isolation(unsandboxed)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
-    wanted = {prompt.problem_id for prompt in read_prompts(grid.problems, grid.limit)}
-    tasks = load_tasks(grid.problems, wanted)
+    prompts = read_prompts(grid.problems, grid.limit)
+    tasks = load_tasks(grid.problems, {prompt.problem_id for prompt in prompts})
+    inputs = {"prompts": digest(prompts), "problems": tasks_identity(tasks), "isolation": isolated}
     cells = [Cell(trained, decoding, out) for trained, decoding in grid.cells()]
     with claim(out), _side_by_side(processes) as run:
-        _begin(grid, identities, isolated, out)
+        _begin(grid, inputs, identities, device, out)
         line = processes if processes > 1 else 0  # of the progress bar, below the processes' own
         left = [cell for cell in cells if not cell.evaluation.exists()]
         with tqdm(
@@ -96,20 +98,15 @@ def sweep_stage(
     return table
 
 
-def _begin(grid: Grid, identities: list[str], isolated: str, out: Path) -> None:
-    """Record the settings all cells share, and each checkpoint's; refuse changed ones."""
-    file = Path(grid.problems)
-    content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else grid.problems
-    shared = grid.sampling() | {
-        "limit": grid.limit,
-        "timeout": grid.timeout,
-        "problems": content,
-        "isolation": isolated,
-    }
-    begin(out / "run.json", shared, {"source": grid.problems})
-    for trained, weights in zip(grid.checkpoints, identities, strict=True):
+def _begin(
+    grid: Grid, inputs: dict, identities: list[Identity], device: str | None, out: Path
+) -> None:
+    """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
+    shared = grid.sampling() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
+    begin(out / "run.json", shared, {"source": grid.problems, "device": device_name(device)})
+    for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
-        settings = {"weights": weights, "trained_on": decoding}
+        settings = {"model": identity, "trained_on": decoding}
         begin(out / "samples" / trained.name / "run.json", settings, {"model": trained.model})
 
 

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import begin, digest
+from ssd_probe.files.record import begin
 from ssd_probe.files.writing import write_json
-from ssd_probe.models.checkpoints import load_model, load_tokenizer, model_identity
+from ssd_probe.models.checkpoints import device_name, load_model
+from ssd_probe.models.identity import Checkpoint
 
 
 def train_stage(model: str, samples: Path, config: Any, out: Path) -> None:
@@ -23,15 +25,16 @@ def train_stage(model: str, samples: Path, config: Any, out: Path) -> None:
 
     rows = read_jsonl(samples)
     kept = usable(rows)
-    settings = {"weights": model_identity(model), "samples": digest(rows), **asdict(config)}
+    base = Checkpoint(model)
+    settings = {"model": base.identity, "samples": digest(rows), **asdict(config)}
     first = os.environ.get("RANK", "0") == "0"
     with claim(out) if first else nullcontext():
         if first:
             about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
-            begin(out / "run.json", settings, about)
+            begin(out / "run.json", settings, about | {"device": device_name(None)})
         if (out / "done.json").exists():
             return
         loaded = load_model(model, device="cpu", dtype="float32")  # the Trainer places it
-        metrics = train(loaded, load_tokenizer(model), kept, config, out)
+        metrics = train(loaded, base.tokenizer, kept, config, out)
         if first:
             write_json(out / "done.json", {"last": metrics[-1] if metrics else None})

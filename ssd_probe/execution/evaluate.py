@@ -4,7 +4,6 @@ Programs run in boxes (`sandbox.py`), whose inside (`candidate.py`) sees code an
 values stay out here (`judge.py`) or in the process of a benchmark's own check (`oracle.py`).
 """
 
-import hashlib
 import json
 import queue
 import threading
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.judge import VERDICTS, Judge, Verdict
+from ssd_probe.files.identity import digest
 from ssd_probe.problems.tasks import Task, program
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class _Job:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(f"{self.task.problem_id}\0{self.code}".encode()).hexdigest()
+        """Under which its verdict is kept: the problem with its tests, and the program."""
+        return digest([self.task.identity, self.code])
 
 
 def isolation(unsandboxed: bool) -> str:

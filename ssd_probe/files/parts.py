@@ -6,7 +6,6 @@ manifest beside it, `part-00012.json`: {..., rows, bytes, sha256}. It counts onl
 """
 
 import errno
-import hashlib
 import json
 import re
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.errors import Resumable
+from ssd_probe.files.identity import file_digest
 from ssd_probe.files.writing import atomic_path, write_json
 
 # A part is what a machine that loses power has to do again, and what a reader holds in memory.
@@ -51,7 +51,7 @@ def seal(file: Path, write: Callable[[Path], object], **about: Any) -> None:
     manifest = file.with_suffix(".json")
     with atomic_path(file) as temporary:
         write(temporary)
-        sums = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+        sums = {"bytes": temporary.stat().st_size, "sha256": file_digest(temporary)}
         manifest.unlink(missing_ok=True)  # of another version of this file
     write_json(manifest, {**about, **sums})
 
@@ -77,7 +77,7 @@ def sealed(file: Path) -> dict | None:
     """
     try:
         manifest = manifest_of(file)
-        if _sha256(file) != manifest.get("sha256"):
+        if file_digest(file) != manifest.get("sha256"):
             raise Damaged("its bytes are not those that were written")
         return manifest
     except Damaged as reason:
@@ -99,11 +99,6 @@ def remove_temporaries(folder: Path, mine: Callable[[int], bool]) -> None:
         match = _TEMPORARY.fullmatch(path.name)
         if match and mine(int(match[1])):
             path.unlink(missing_ok=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,26 +5,33 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_json
 
+FORMAT = 2  # of records; 1 knew models by their weights alone and problems by their name
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 
 
 def begin(record: Path, settings: dict, about: dict | None = None) -> None:
     """Write the record of a new output, or check that an old one was made with these settings.
 
-    `about` is recorded too, but not compared: names and paths, which may change without changing
-    the result. Raises `UserError` "RECORD: key: old -> new" for the first setting that differs: an
-    output is never a mixture of two settings.
+    `about` is recorded too, but not compared: names, paths and the device, which may change without
+    changing the result. Raises `UserError` "RECORD: key: old -> new" for the first setting that
+    differs, as an output is never a mixture of two settings; and for a record of an older format,
+    which can be read and not gone on with.
     """
     flat = _flatten(settings)
     if record.exists():
-        old = _flatten(read_record(record)["settings"])
+        found = read_record(record)
+        if found.get("format") != FORMAT:
+            raise UserError(
+                f"{record}: format: {found.get('format')} -> {FORMAT}; it can be read, but "
+                "an older version did not record all it depends on: use another --out, or delete it"
+            )
+        old = _flatten(found["settings"])
         for key in sorted(old.keys() | flat.keys()):
             if old.get(key) != flat.get(key):
                 raise UserError(
@@ -32,7 +39,7 @@ def begin(record: Path, settings: dict, about: dict | None = None) -> None:
                     "use another --out for other settings, or delete this one"
                 )
         return
-    write_json(record, {"settings": settings, **(about or {}), **provenance()})
+    write_json(record, {"format": FORMAT, "settings": settings, **provenance(), **(about or {})})
 
 
 def read_record(record: Path) -> dict:
@@ -58,27 +65,33 @@ def _flatten(settings: dict, prefix: str = "") -> dict:
 
 
 def provenance() -> dict:
-    """Versions, machine, commit and time: what a reader needs to run it again."""
+    """Versions, machine, commit and time: what a reader needs to run it again.
+
+    `device` is that of what loads no model; the others say theirs (`checkpoints.device_name`).
+    """
     torch = sys.modules.get("torch")  # evaluations do without it, and its 300 MB
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: metadata.version(name) for name in ("ssd-probe", *PACKAGES)},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
+        "device": "cpu",
         "threads": torch.get_num_threads() if torch else None,
         "commit": _commit(),
     }
 
 
 def _commit() -> str | None:
-    """The git commit of this package's checkout, or None when it is installed from a wheel."""
+    """The git commit of this package's checkout, or None when it is installed from a wheel.
+
+    Installed inside somebody's repository, say in a .venv, it is none of that one's files.
+    """
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def digest(content: object) -> str:
-    """SHA-256 of anything that JSON can hold."""
-    return sha256(json.dumps(content).encode()).hexdigest()
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

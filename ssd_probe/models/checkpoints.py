@@ -4,12 +4,9 @@ Only safetensors are read and no remote code runs, so a checkpoint is data. A di
 adapter (LoRA and its kin) stands for its base model with the adapter in place.
 """
 
-import hashlib
-import json
 import os
 import sys
 import warnings
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from ssd_probe.models.weights import (
     check_tokenizer,
     is_adapter,
     tokenizer_files,
-    weights_sha256,
 )
 from ssd_probe.problems.prompts import Prompt
 
@@ -62,15 +58,15 @@ def resolve_model(name: str | Path) -> str | Path:
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a model (see `load_model`); an adapter without one has its base model's."""
-    source = _source(name, revision)
+    source = source_of(name, revision)
     if isinstance(source, Path):
         if is_adapter(source) and not tokenizer_files(source):
-            return load_tokenizer(*_base_of(source))
+            return load_tokenizer(*base_of(source))
         check_tokenizer(source)
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
-        raise _unreadable(source, "tokenizer", error) from error
+        raise unreadable(source, "tokenizer", error) from error
 
 
 def load_model(
@@ -89,13 +85,13 @@ def load_model(
     `model_kwargs` go to `from_pretrained` as they are, such as `quantization_config`. Raises
     `UserError` for a checkpoint that is absent or incomplete.
     """
-    source = _source(name, revision)
+    source = source_of(name, revision)
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if isinstance(source, Path):
         check_checkpoint(source)
         if is_adapter(source):
-            base, base_revision = _base_of(source)
+            base, base_revision = base_of(source)
             model = load_model(base, dtype, device, attn, base_revision, **model_kwargs)
             return _with_adapter(model, source)
     if not sys.stderr.isatty():
@@ -115,21 +111,22 @@ def load_model(
     try:
         model, info = loader.from_pretrained(source, **settings, **model_kwargs)
     except Exception as error:
-        raise _unreadable(source, "model", error) from error
+        raise unreadable(source, "model", error) from error
     if info["missing_keys"] or info["mismatched_keys"]:  # they would be random numbers
         names = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
     return model.eval()
 
 
-def _source(name: str | Path, revision: str | None) -> str | Path:
+def source_of(name: str | Path, revision: str | None) -> str | Path:
+    """`resolve_model`; `UserError` for a revision of a directory."""
     source = resolve_model(name)
     if revision is not None and isinstance(source, Path):
         raise UserError(f"{source}: revision {revision!r} is for hub ids; a directory has just one")
     return source
 
 
-def _base_of(adapter: Path) -> tuple[str | Path, str | None]:
+def base_of(adapter: Path) -> tuple[str | Path, str | None]:
     """The adapter's base model, a directory or a hub id, and its revision."""
     config = adapter_config(adapter)
     try:
@@ -161,7 +158,7 @@ def _with_adapter(model: PreTrainedModel, path: Path) -> PreTrainedModel:
             warnings.filterwarnings("error", message=bad)
             wrapped = PeftModel.from_pretrained(model, str(path), torch_device=str(model.device))
     except Exception as error:
-        raise _unreadable(path, "adapter", error) from error
+        raise unreadable(path, "adapter", error) from error
     if wrapped.active_peft_config.is_prompt_learning:
         raise UserError(f"{path}: adapters of soft prompts are not supported; only of weights")
     model.eval()  # changed in place
@@ -183,7 +180,16 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _unreadable(source: str | Path, what: str, error: Exception) -> UserError:
+def device_name(device: str | None) -> str:
+    """What a model loaded with this `device` computes on, for records: a GPU's name, or cpu."""
+    place = _device(device)
+    if place == "auto":
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.device(place).type
+    return torch.cuda.get_device_name(place) if kind == "cuda" else kind
+
+
+def unreadable(source: str | Path, what: str, error: Exception) -> UserError:
     """transformers' error as one line. A hub id may simply not be cached."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(source, str) and isinstance(error, OSError):
@@ -192,46 +198,6 @@ def _unreadable(source: str | Path, what: str, error: Exception) -> UserError:
             "the hub did not give it (offline, a misspelt name, a gated model, no safetensors?)"
         )
     return UserError(f"{source}: the {what} cannot be loaded ({reason[:200]})")
-
-
-def model_identity(model: str | Path | PreTrainedModel, revision: str | None = None) -> str:
-    """What tells these weights from others.
-
-    SHA-256 of a local checkpoint's files (an adapter's: with its settings and its base model's
-    identity), the commit of a cached hub id, or SHA-256 over the parameters of a model in memory.
-    """
-    if isinstance(model, str | Path):
-        source = _source(model, revision)
-        if isinstance(source, Path):
-            check_checkpoint(source)
-            return _adapter_identity(source) if is_adapter(source) else weights_sha256(source)
-        try:
-            file = transformers.utils.cached_file(source, "config.json", revision=revision)
-        except OSError as error:
-            raise _unreadable(source, "model", error) from error
-        return Path(str(file)).parent.name
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _adapter_identity(path: Path) -> str:
-    config = adapter_config(path)
-    del config["base_model_name_or_path"]  # where it lies is not what it is
-    parts = [model_identity(*_base_of(path)), weights_sha256(path), config]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def vocabulary_digest(tokenizer: Tokenizer) -> str:
-    """SHA-256 over the sorted (token, id) pairs: two models may be compared where it is the same.
-
-    Added tokens count; merges, templates and normalisers do not, because they do not change what
-    a saved token id stands for.
-    """
-    pairs = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
@@ -258,19 +224,3 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
             f"{prompt.problem_id}: the chat template refuses these messages ({reason})"
         ) from error
     return list(ids)
-
-
-class Checkpoint:
-    """A model by name, hashed and loaded when first asked for, and once."""
-
-    def __init__(self, name: str, device: str | None = None) -> None:
-        self.name, self.device = name, device
-
-    @cached_property
-    def identity(self) -> str:
-        return model_identity(self.name)
-
-    @cached_property
-    def loaded(self) -> tuple[Any, Any]:
-        """Tokenizer and model."""
-        return load_tokenizer(self.name), load_model(self.name, device=self.device)

@@ -4,12 +4,14 @@ What is wrong with a directory is found by looking at its files first, because t
 follow from loading a half-downloaded one are hard to read.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssd_probe.errors import UserError
+from ssd_probe.files.identity import bytes_digest, digest
 
 _LFS = b"version https://git-lfs"
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -23,7 +25,7 @@ def check_checkpoint(path: Path) -> None:
     else:
         _config(path)
     for file in _weight_files(path):
-        _check_safetensors(file)
+        _header(file)
 
 
 def check_tokenizer(path: Path) -> None:
@@ -56,7 +58,7 @@ def is_adapter(path: Path) -> bool:
 
 def adapter_config(path: Path) -> dict[str, Any]:
     """`adapter_config.json` of a directory that has its weights too. Raises `UserError`."""
-    config = _read_json(path / _ADAPTER[0])
+    config = read_json(path / _ADAPTER[0])
     if not isinstance(config.get("base_model_name_or_path"), str):
         raise UserError(f"{path / _ADAPTER[0]}: no base_model_name_or_path; name the base model")
     if not (path / _ADAPTER[1]).is_file():
@@ -68,10 +70,11 @@ def _config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise UserError(f"{path}: no config.json; this is not a Hugging Face checkpoint")
-    return _read_json(file)
+    return read_json(file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A checkpoint's JSON object. `UserError` for a git-LFS pointer and anything else."""
     content = file.read_bytes()
     _refuse_lfs_pointer(file, content)
     try:
@@ -88,7 +91,7 @@ def _weight_files(path: Path) -> list[Path]:
     files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file() and not (path / "model.safetensors").is_file():
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
             raise UserError(f"{index}: no weight_map of file names; download it again")
         wanted = sorted(set(shards.values()))
@@ -107,8 +110,8 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
-def _check_safetensors(file: Path) -> None:
-    """Compare the file's size with what its header promises.
+def _header(file: Path) -> tuple[dict[str, dict], int]:
+    """A safetensors file's tensors by name, and where their data begins; `UserError` unless whole.
 
     Layout: 8 bytes little-endian header length, JSON header with each tensor's `data_offsets`
     [begin, end), then the data (https://huggingface.co/docs/safetensors).
@@ -130,6 +133,7 @@ def _check_safetensors(file: Path) -> None:
         raise broken from None
     if not whole:
         raise broken
+    return tensors, 8 + length
 
 
 def _refuse_lfs_pointer(file: Path, content: bytes) -> None:
@@ -137,11 +141,17 @@ def _refuse_lfs_pointer(file: Path, content: bytes) -> None:
         raise UserError(f"{file}: a git-LFS pointer, not the file itself; run `git lfs pull`")
 
 
-def weights_sha256(path: str | Path) -> str:
-    """SHA-256 over the names and bytes of a local checkpoint's safetensors files."""
-    digest = hashlib.sha256()
-    for file in _weight_files(Path(path)):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def weights_digest(path: Path) -> str:
+    """SHA-256 over name, type, shape and bytes of a directory's tensors, whichever files hold them.
+
+    A tensor's bytes are mapped, not read into memory.
+    """
+    tensors = []
+    for file in _weight_files(path):
+        header, start = _header(file)
+        data = np.memmap(file, np.uint8, "r")[start:]
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            about = (name, entry.get("dtype"), entry.get("shape"))
+            tensors.append((*about, bytes_digest(data[begin:end])))
+    return digest(sorted(tensors))

@@ -37,6 +37,17 @@ class Encoded:
     begin: int
     end: int
 
+    @property
+    def is_code(self) -> bool:
+        """Python source, by the name of its file."""
+        return self.text.kind == "source" and str(self.text.path).endswith((".py", ".pyi"))
+
+    def content(self) -> tuple:
+        """All that its rows depend on, but where they end; of its path only what that says."""
+        text = self.text
+        names = text.sample_id, text.problem_id
+        return *names, self.is_code, self.ids, self.prompt_length, self.begin
+
 
 def encode(text: Text, tokenizer: Any) -> Encoded:
     """Saved ids where there are any; text is tokenised, without an end-of-turn token."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,18 +82,6 @@ def _logits(scorer: Scorer, batch: list[Encoded]) -> Callable[[Tensor, Tensor], 
         return lambda row, at: own_logits(model, ids, at.to(model.device))
     hidden = hidden_states(model, ids, mask)
     return lambda row, at: head.logits(hidden[row.to(hidden.device), at.to(hidden.device)])
-
-
-def require_same_tokens(base: Any, other: Any) -> None:
-    """`UserError` unless both tokenizers give every token the same id."""
-    here, there = base.get_vocab(), other.get_vocab()
-    if here == there:
-        return
-    token = min((here.items() ^ there.items()), key=lambda pair: (pair[1], pair[0]))[0]
-    ids = f"{here.get(token, 'missing')} in the first, {there.get(token, 'missing')} in the second"
-    raise UserError(
-        f"the models have different tokens ({token!r}: {ids}), so nothing can be compared"
-    )
 
 
 def require_same_rows(base: PreTrainedModel, other: PreTrainedModel) -> None:

