@@ -62,8 +62,14 @@ def test_help_shows_examples_and_imports_nothing_heavy(command):
         (["demo", "--out", "occupied"], "not a run"),
         (["figures", "occupied"], "not a run"),
         (["probe", "--model", "cut", "--text", "code.py", "--out", "o"], "model.safetensors"),
-        (["probe", "--text", "code.py", "--top-k", "0", "--out", "o"], "top_k = 0: must be at least"),
-        (["probe", "--text", "code.py", "--too-long", "drop", "--out", "o"], "'drop' is not one of"),
+        (
+            ["probe", "--text", "code.py", "--top-k", "0", "--out", "o"],
+            "top_k = 0: must be at least",
+        ),
+        (
+            ["probe", "--text", "code.py", "--too-long", "drop", "--out", "o"],
+            "'drop' is not one of",
+        ),
         (["train", "--samples", "absent.jsonl", "--out", "o"], "absent.jsonl"),
         (["evaluate", "--problems", "x", "--samples", "absent.jsonl"], "absent.jsonl"),
         (["compare", "--base", "occupied", "--tuned", "occupied"], "occupied"),
