@@ -199,12 +199,12 @@ def test_changed_tests_are_refused_and_changed_models_too(swept, tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="problems: "):
         patch.setattr(sweeps, "load_tasks", other_tests)
-        run_sweep(grid, swept[0])
+        sweep_stage(grid, swept[0])
     other = shutil.copytree(bundled_checkpoint(), tmp_path / "other")
     (other / "chat_template.jinja").write_text("{{ messages }}")
     changed = GRID.replace("base: {model: tiny}", f"base: {{model: {other}}}")
     with pytest.raises(UserError, match=r"base/run\.json: model\.template: "):
-        run_sweep(read_grid(grid_file(tmp_path, changed)), swept[0])
+        sweep_stage(read_grid(grid_file(tmp_path, changed)), swept[0])
 
 
 def test_bad_input_writes_nothing(tmp_path):
