@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
+from ssd_probe.core import sample as core
+from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
-from ssd_probe.core.train import IGNORED, TrainConfig, _examples, train
+from ssd_probe.core.train import IGNORED, _examples, train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
@@ -18,6 +21,7 @@ from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 DECODING = Decoding(1.6, 20, 0.8)
+CONFIG = SampleConfig(max_new_tokens=48, batch_size=2)
 PROMPTS = read_prompts("tiny:dev", 6)
 
 
@@ -77,6 +81,31 @@ def test_an_interrupted_file_resumes_to_the_undisturbed_one(tiny, tmp_path):
     )
     assert rows == whole == [json.loads(line) for line in path.read_text().splitlines()]
     assert not part.exists()
+
+
+def test_a_file_goes_on_with_another_batch_size(tmp_path):
+    """When memory runs out: what was drawn stays, and nothing else changes."""
+    whole = sample_stage("tiny", "tiny:dev", DECODING, tmp_path / "w", CONFIG, limit=6)
+    path, other = tmp_path / "s.jsonl", replace(CONFIG, batch_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_append_part", interrupt_after(core._append_part, 2))
+        with pytest.raises(KeyboardInterrupt):
+            sample_stage("tiny", "tiny:dev", DECODING, path, CONFIG, limit=6)
+    assert sample_stage("tiny", "tiny:dev", DECODING, path, other, limit=6) == whole
+    with pytest.raises(UserError, match="max_new_tokens: 48 -> 47"):
+        longer = replace(CONFIG, max_new_tokens=47)
+        sample_stage("tiny", "tiny:dev", DECODING, path, longer, limit=6)
+
+
+def interrupt_after(function, calls):
+    left = iter(range(calls))
+
+    def called(*arguments):
+        function(*arguments)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return called
 
 
 def test_stubs_are_dropped_and_nothing_else():
@@ -157,8 +186,8 @@ def sampled(tmp_path):
     write_jsonl(prompts, [{"problem_id": "p", "messages": messages, "level": 1}])
 
     def run():
-        options = {"n": 1, "max_new_tokens": 2, "batch_size": 1, "seed": 0}
-        return sample_stage(str(model), str(prompts), DECODING, tmp_path / "s.jsonl", **options)
+        few = SampleConfig(max_new_tokens=2)
+        return sample_stage(str(model), str(prompts), DECODING, tmp_path / "s.jsonl", few)
 
     run()
     return run, model, prompts

@@ -26,6 +26,7 @@ from ssd_probe.cli.options import (
 )
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.sweep import sweep
+from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.probing.config import ProbeConfig
@@ -83,18 +84,16 @@ def demo(
 
 
 @app.command()
+@flags_of(SampleConfig)
 def sample(
+    settings: SampleConfig,
     prompts: Annotated[str, typer.Option(help="JSONL file, `humaneval`, or `tiny:ssd|dev|test`.")],
     out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
     model: Model = "tiny",
-    n: Annotated[int, typer.Option(min=1, help="Samples a prompt.")] = 1,
     temperature: Temperature = PAPER_TRAIN.temperature,
     top_k: TopK = PAPER_TRAIN.top_k,
     top_p: TopP = PAPER_TRAIN.top_p,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
     limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
-    seed: Seed = 0,
     device: Device = None,
     config: Config = None,
 ) -> None:
@@ -109,40 +108,18 @@ def sample(
     decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
     from ssd_probe.commands.sample import sample_stage
 
-    rows = sample_stage(
-        model,
-        prompts,
-        decoding,
-        out,
-        limit=limit,
-        device=device,
-        n=n,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    rows = sample_stage(model, prompts, decoding, out, settings, limit=limit, device=device)
     finished = sum(row["finished"] for row in rows)
     print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
 
 
 @app.command()
+@flags_of(TrainConfig)
 def train(
+    settings: TrainConfig,
     samples: Annotated[Path, typer.Option(help="JSON Lines file of `ssd-probe sample`.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     model: Model = "tiny",
-    learning_rate: float = 5e-6,
-    epochs: float = 1.0,
-    max_steps: Annotated[int, typer.Option(help="End after so many steps; -1: by epochs.")] = -1,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    gradient_accumulation: Annotated[int, typer.Option(min=1)] = 1,
-    warmup_steps: Annotated[int, typer.Option(min=0)] = 50,
-    weight_decay: float = 0.1,
-    min_lr_ratio: float = 0.2,
-    max_length: int = 65_536,
-    save_steps: Annotated[int, typer.Option(help="Keep resumable checkpoints; 0: none.")] = 0,
-    bf16: bool = False,
-    gradient_checkpointing: bool = False,
-    seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
@@ -153,23 +130,7 @@ def train(
       torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --out s
     """
     from ssd_probe.commands.train import train_stage
-    from ssd_probe.core.train import TrainConfig
 
-    settings = TrainConfig(
-        learning_rate=learning_rate,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        warmup_steps=warmup_steps,
-        weight_decay=weight_decay,
-        min_lr_ratio=min_lr_ratio,
-        max_length=max_length,
-        save_steps=save_steps,
-        bf16=bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-    )
     train_stage(model, samples, settings, out)
     print(f"checkpoint in {out}")
 

@@ -21,8 +21,8 @@ from ssd_probe.commands.figures import draw_figures
 from ssd_probe.commands.run_folder import PROBED, PROGRAMS, labelled_probe
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.lanes import lanes
-from ssd_probe.core.train import TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import evaluate
@@ -156,17 +156,8 @@ def sample_from(
     file: Path,
 ) -> list[dict]:
     """Sample from one of the three models into `file`."""
-    return sample_stage(
-        checkpoint(out, name),
-        prompts,
-        decoding,
-        file,
-        limit=count,
-        n=n,
-        max_new_tokens=192,
-        batch_size=128,
-        seed=config.seed,
-    )
+    asked = SampleConfig(n, max_new_tokens=192, batch_size=128, seed=config.seed)
+    return sample_stage(checkpoint(out, name), prompts, decoding, file, asked, limit=count)
 
 
 def evaluate_model(

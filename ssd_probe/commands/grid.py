@@ -10,11 +10,12 @@
 """
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_yaml
@@ -40,9 +41,9 @@ class Grid:
     problems: str
     n: int = 10
     k: tuple[int, ...] = (1,)
-    max_new_tokens: int = 512
-    batch_size: int = 64
-    seed: int = 0
+    max_new_tokens: int = SampleConfig.max_new_tokens
+    batch_size: int = SampleConfig.batch_size
+    seed: int = SampleConfig.seed
     limit: int | None = None
     timeout: float = 3.0
     workers: int = 2
@@ -50,10 +51,9 @@ class Grid:
     def cells(self) -> list[tuple[Trained, Decoding]]:
         return list(product(self.checkpoints, self.decodings))
 
-    def sampling(self) -> dict[str, Any]:
+    def sampling(self) -> SampleConfig:
         """The settings of every cell's samples."""
-        kept = ("n", "max_new_tokens", "batch_size", "seed")
-        return {key: value for key, value in asdict(self).items() if key in kept}
+        return SampleConfig(self.n, self.max_new_tokens, self.batch_size, self.seed)
 
 
 def read_grid(path: Path) -> Grid:

@@ -1,8 +1,8 @@
 """`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
 
 from pathlib import Path
-from typing import Any
 
+from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
@@ -18,10 +18,10 @@ def sample_stage(
     prompts: str,
     decoding: Decoding,
     out: Path,
+    config: SampleConfig,
     *,
     limit: int | None = None,
     device: str | None = None,
-    **options: Any,
 ) -> list[dict]:
     """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
 
@@ -35,7 +35,7 @@ def sample_stage(
         "model": checkpoint.identity,
         "prompts": digest(chosen),
         "decoding": decoding.to_dict(),
-        **options,
+        **config.recorded(),
     }
     with claim(out, is_file=True):
         about = {
@@ -48,4 +48,4 @@ def sample_stage(
         if out.exists():
             return read_jsonl(out)
         loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
-        return sample_to_file(out, loaded, tokenizer, chosen, decoding, **options)
+        return sample_to_file(out, loaded, tokenizer, chosen, decoding, config)

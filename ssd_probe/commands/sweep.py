@@ -102,7 +102,7 @@ def _begin(
     grid: Grid, inputs: dict, identities: list[Identity], device: str | None, out: Path
 ) -> None:
     """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
-    shared = grid.sampling() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
+    shared = grid.sampling().recorded() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
     begin(out / "run.json", shared, {"source": grid.problems, "device": device_name(device)})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
@@ -119,7 +119,7 @@ def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
         _open.clear()  # before the next is loaded: memory may hold one only
         _open.append(Checkpoint(cell.trained.model, device))
     sample_stage(
-        _open[0], grid.problems, cell.decoding, cell.samples, limit=grid.limit, **grid.sampling()
+        _open[0], grid.problems, cell.decoding, cell.samples, grid.sampling(), limit=grid.limit
     )
 
 

@@ -4,8 +4,8 @@ import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from ssd_probe.core.config import TrainConfig
 from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
 from ssd_probe.files.reading import read_jsonl
@@ -15,7 +15,7 @@ from ssd_probe.models.checkpoints import device_name, load_model
 from ssd_probe.models.identity import Checkpoint
 
 
-def train_stage(model: str, samples: Path, config: Any, out: Path) -> None:
+def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> None:
     """Fine-tune into the checkpoint folder `out`, whose `done.json` says that it is complete.
 
     Under `accelerate launch` or `torchrun` every rank calls this; the first one keeps the records.

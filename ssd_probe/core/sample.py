@@ -7,7 +7,7 @@ number comes from teacher forcing on exactly those.
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessorList
 
+from ssd_probe.core.config import SampleConfig
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -39,15 +40,13 @@ def sample(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     decoding: Decoding,
+    config: SampleConfig | None = None,
     *,
-    n: int = 1,
-    max_new_tokens: int = 512,
-    batch_size: int = 256,
-    seed: int = 0,
     part: Path | None = None,
     label: str = "sampling",
+    **settings: Any,
 ) -> list[dict]:
-    """`n` answers a prompt, in the order of the prompts.
+    """`config.n` answers a prompt, in the order of the prompts; `settings` change the config.
 
     Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
     finished`, and what else the prompt carried. `completion_ids` end with the stop token when
@@ -56,14 +55,15 @@ def sample(
     for the rounding of batches. With `part`, finished batches are kept in that file and not drawn
     again.
     """
+    config = replace(config or SampleConfig(), **settings)
     rendered = [(prompt, render_prompt(tokenizer, prompt)) for prompt in prompts]
-    pairs = [(prompt, index, ids) for prompt, ids in rendered for index in range(n)]
+    pairs = [(prompt, index, ids) for prompt, ids in rendered for index in range(config.n)]
     requests = [_Request(place, *pair) for place, pair in enumerate(pairs)]
     rows = _read_part(part)
-    for batch in tqdm(_batches(requests, batch_size), label, disable=None):
+    for batch in tqdm(_batches(requests, config.batch_size), label, disable=None):
         if all(request.place in rows for request in batch):
             continue
-        drawn = _draw(model, tokenizer, batch, decoding, max_new_tokens, seed)
+        drawn = _draw(model, tokenizer, batch, decoding, config)
         new = {request.place: _row(tokenizer, model, request, ids) for request, ids in drawn}
         _append_part(part, new)
         rows |= new
@@ -71,16 +71,24 @@ def sample(
 
 
 def sample_to_file(
-    path: Path, model: Any, tokenizer: Any, prompts: Sequence[Prompt], decoding: Decoding, **options
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    config: SampleConfig | None = None,
+    **settings: Any,
 ) -> list[dict]:
     """`sample` into a JSON Lines file that appears only when it is complete; resumes, and reuses.
 
-    The caller has checked that the settings are those of the file (`ssd_probe.run.begin`).
+    The caller has checked that the settings are those of the file (`files.record.begin`).
     """
     if path.exists():
         return read_jsonl(path)
     part = path.with_name(path.name + ".part")
-    rows = sample(model, tokenizer, prompts, decoding, part=part, label=path.stem, **options)
+    rows = sample(
+        model, tokenizer, prompts, decoding, config, part=part, label=path.stem, **settings
+    )
     write_jsonl(path, rows)
     part.unlink()
     return rows
@@ -98,8 +106,7 @@ def _draw(
     tokenizer: Any,
     batch: list[_Request],
     decoding: Decoding,
-    max_new_tokens: int,
-    seed: int,
+    config: SampleConfig,
 ) -> Iterator[tuple[_Request, list[int]]]:
     """Generate one left-padded batch; yields each request with its completion ids."""
     stops = _stop_ids(model, tokenizer)
@@ -112,12 +119,12 @@ def _draw(
         mask[row, width - len(request.ids) :] = 1
     draws = LogitsProcessorList()
     if not decoding.is_greedy:
-        streams = [stream(seed, each.prompt.problem_id, each.index) for each in batch]
+        streams = [stream(config.seed, each.prompt.problem_id, each.index) for each in batch]
         draws.append(StreamedDraws(decoding, streams))
     generated = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=config.max_new_tokens,
         pad_token_id=pad,
         eos_token_id=sorted(stops) or None,
         logits_processor=draws,

@@ -6,7 +6,6 @@ The loop, the optimiser and everything distributed are transformers' Trainer.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,10 @@ from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from ssd_probe.core.config import TrainConfig
 from ssd_probe.errors import UserError
 
 IGNORED = -100  # label of the prompt's tokens: only the completion has a loss
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The paper's recipe by default (appendix): AdamW (0.9, 0.95), decay 0.1, cosine to lr / 5."""
-
-    learning_rate: float = 5e-6
-    epochs: float = 1.0
-    max_steps: int = -1  # > 0 ends the run early, e.g. for a smoke test
-    batch_size: int = 32
-    gradient_accumulation: int = 1
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
-    min_lr_ratio: float = 0.2
-    max_length: int = 65_536
-    save_steps: int = 0  # > 0 keeps resumable checkpoints
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.learning_rate < float("inf"):
-            raise UserError(f"learning_rate = {self.learning_rate}: must be a finite number >= 0")
 
 
 def train(

@@ -5,19 +5,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ssd_probe.errors import UserError
+from ssd_probe.settings import check_limits, setting
 
-_AT_LEAST = {
-    **{"top_k": 1, "batch_size": 1, "rows_per_chunk": 1, "max_length": 2},
-    **{"verify": 0, "noise_floor": 0},
-}
 # Where and in how large pieces: numbers differ by less than `noise_floor` shows. And what is added
 # to a finished table.
 _UNRECORDED = {"batch_size", "rows_per_chunk", "backend", "device", "verify", "noise_floor"}
-
-
-def _flag(default: Any, text: str) -> Any:
-    """A field that is also a flag of `ssd-probe probe`, with its help."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -34,26 +26,23 @@ class ProbeConfig:
     `compare`.
     """
 
-    top_k: int = _flag(64, "Ranks kept a position.")
-    max_length: int | None = _flag(None, "Longest text, in tokens.")
-    too_long: Literal["truncate", "skip"] = _flag("truncate", "What to do with longer texts.")
-    include_prompt: bool = _flag(False, "Score the prompt's tokens too.")
-    batch_size: int = _flag(8, "Texts at a time.")
-    rows_per_chunk: int = 1024
+    top_k: int = setting(64, "Ranks kept a position.", least=1)
+    max_length: int | None = setting(None, "Longest text, in tokens.", least=2)
+    too_long: Literal["truncate", "skip"] = setting("truncate", "What to do with longer texts.")
+    include_prompt: bool = setting(False, "Score the prompt's tokens too.")
+    batch_size: int = setting(8, "Texts at a time.", least=1)
+    rows_per_chunk: int = setting(1024, least=1)
     backend: str = "auto"
-    verify: int = _flag(0, "Recompute so many positions in float64 and report the error.")
-    noise_floor: int = _flag(0, "Score so many texts again in other batches, for `compare`.")
-    dtype: str = _flag("auto", "auto, float32, bfloat16, float16, float64.")
-    attn: str | None = _flag(None, "eager, sdpa, flash_attention_2 ...")
-    fp32_head: bool = _flag(False, "Output layer in float32 (on CPUs always).")
-    device: str | None = _flag(None, "cpu, cuda, cuda:1 ...; default: cuda if any.")
+    verify: int = setting(0, "Recompute so many positions in float64, report the error.", least=0)
+    noise_floor: int = setting(0, "Score so many texts again, for `compare`.", least=0)
+    dtype: str = setting("auto", "auto, float32, bfloat16, float16, float64.")
+    attn: str | None = setting(None, "eager, sdpa, flash_attention_2 ...")
+    fp32_head: bool = setting(False, "Output layer in float32 (on CPUs always).")
+    device: str | None = setting(None, "cpu, cuda, cuda:1 ...; default: cuda if any.")
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} = {value}: must be at least {least}")
+        check_limits(self)
         if self.too_long not in ("truncate", "skip"):
             raise UserError(f"too_long {self.too_long!r}: choose truncate or skip")
 

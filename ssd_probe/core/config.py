@@ -1,0 +1,58 @@
+"""How samples are drawn and how a model is fine-tuned on them: every setting, default and limit."""
+
+import dataclasses
+import math
+from typing import Any
+
+from ssd_probe.errors import UserError
+from ssd_probe.settings import SEEDS, check_limits, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How many samples and how long; how each token is drawn is a `Decoding`.
+
+    `batch_size` bounds memory; a sample does not depend on it, but for rounding.
+    """
+
+    n: int = setting(1, "Samples a prompt.", least=1)
+    max_new_tokens: int = setting(512, "Longest answer, in tokens.", least=1)
+    batch_size: int = setting(64, "Answers at a time.", least=1)
+    seed: int = setting(0, "Names the streams of random numbers.", least=0, most=SEEDS)
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    def recorded(self) -> dict[str, Any]:
+        """What the samples depend on."""
+        settings = dataclasses.asdict(self)
+        del settings["batch_size"]
+        return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The paper's recipe by default (appendix): AdamW (0.9, 0.95), decay 0.1, cosine to lr / 5."""
+
+    learning_rate: float = setting(5e-6, "Peak of the cosine schedule.")
+    epochs: float = setting(1.0, "Passes over the samples.", least=0)
+    max_steps: int = setting(-1, "End after so many steps; -1: by epochs.", least=-1)
+    batch_size: int = setting(32, "Samples at a time, on each device.", least=1)
+    gradient_accumulation: int = setting(1, "Batches a step.", least=1)
+    warmup_steps: int = setting(50, "Steps until the learning rate is at its peak.", least=0)
+    weight_decay: float = setting(0.1, "Of AdamW.", least=0)
+    min_lr_ratio: float = setting(0.2, "Last learning rate, over the peak.", least=0, most=1)
+    max_length: int = setting(65_536, "Longer samples are left out.", least=1)
+    save_steps: int = setting(0, "Keep resumable checkpoints; 0: none.", least=0)
+    bf16: bool = setting(False, "Mixed precision.")
+    gradient_checkpointing: bool = setting(False, "Less memory, more time.")
+    seed: int = setting(0, "Of the order of the samples.", least=0, most=SEEDS)
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if not 0 <= self.learning_rate < math.inf:
+            raise UserError(
+                f"learning_rate = {self.learning_rate!r}: must be at least 0 and finite"
+            )
+        if self.max_steps == 0:
+            raise UserError("max_steps = 0: must be at least 1, or -1 to train by epochs")
