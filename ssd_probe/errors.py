@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class Failed(Exception):
+    """It ran, and what was asked for did not come of it. One line: what failed; exit code 1."""
+
+
 class Resumable(Exception):
     """Stopped before the end; the same command goes on. One line: why, and what is done."""
 

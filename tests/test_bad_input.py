@@ -1,5 +1,6 @@
 """Wrong kinds of input: one line that says what is wrong and where, and exit code 2."""
 
+import errno
 import json
 import os
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from ssd_probe.cli import options
 from ssd_probe.cli.app import main
+from ssd_probe.errors import Failed
 
 CONFIGS = {
     "list": ("- a\n", "c.yaml: expected `flag: value` lines, found a list"),
@@ -100,6 +102,24 @@ def test_a_seed_out_of_range(refused, seed):
 def test_an_output_inside_a_file(tmp_path, refused):
     (tmp_path / "file").write_text("")
     refused("file", "toy", "--out", "file/figures")
+
+
+def test_an_output_where_nothing_can_be_made(refused):
+    refused("/proc/x", "toy", "--out", "/proc/x/figures")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(OSError(errno.ENOSPC, "No space left on device", "o.csv"), 75), (Failed("no worker"), 1)],
+)
+def test_what_is_no_fault_of_ours_has_no_hint_of_a_traceback(monkeypatch, capfd, raised, code):
+    def fail(*arguments):
+        raise raised
+
+    monkeypatch.setattr("ssd_probe.commands.toy.toy_stage", fail)
+    got, _, error = call(monkeypatch, capfd, "toy")
+    assert got == code and len(error.splitlines()) == 1
+    assert "traceback" not in error and ("o.csv" in error or "no worker" in error)
 
 
 @pytest.mark.parametrize("flag", [[], ["--debug"]])

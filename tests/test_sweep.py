@@ -17,7 +17,7 @@ import torch
 from ssd_probe.commands import sweep as sweeps
 from ssd_probe.commands.grid import read_grid
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.models import identity
@@ -228,7 +228,7 @@ def test_programs_that_could_not_be_run_are_never_written_as_verdicts(tmp_path, 
 
     one = GRID.replace("  ssd", "  # ").replace("[0.0, 1.3]", "0.0")
     grid = read_grid(grid_file(tmp_path, one))
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no worker"):
+    with monkeypatch.context() as patch, pytest.raises(Failed, match="no worker"):
         patch.setattr(sweeps, "evaluate", broken)
         sweep_stage(grid, tmp_path / "out")
     assert not list((tmp_path / "out" / "evaluations").rglob("*.jsonl"))

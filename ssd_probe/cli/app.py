@@ -28,15 +28,17 @@ from ssd_probe.cli.predict import predict
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
-from ssd_probe.errors import Resumable, UserError
+from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.probing.config import ProbeConfig
 
 INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
 DEBUG = "SSD_PROBE_DEBUG"  # the environment variable: set and not 0, tracebacks are shown
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
 
-# What a path that a person named can be; that a file is missing is said where it is read.
-_PATHS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
+# What a path that a person named can be, and what a disk can.
+_PATHS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+          errno.ENOENT}  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -226,20 +228,30 @@ def main() -> None:
         _fail(str(error), 2)
     except Resumable as stopped:
         _fail(str(stopped), RESUMABLE)
+    except Failed as failed:
+        _fail(str(failed), 1)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", RESUMABLE)
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
     except Exception as error:
-        code = getattr(error, "exit_code", 1)  # click's usage errors carry 2
-        if hasattr(error, "format_message"):
-            _fail(error.format_message(), code)
-        if debug := os.environ.get(DEBUG, "0") not in ("", "0"):
-            traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in _PATHS and error.filename:
-            _fail(f"{error.filename}: {error.strerror}; give another path", 2)
-        hint = "" if debug else f" (unexpected; {DEBUG}=1 shows the traceback)"
-        _fail(f"{type(error).__name__}: {error}{hint}", code)
+        if hasattr(error, "format_message"):  # click's usage errors
+            _fail(error.format_message(), getattr(error, "exit_code", 2))
+        _fail(*_unexpected(error))
+
+
+def _unexpected(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error that no command foresaw; its traceback on request."""
+    if debug := os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exc()
+    if isinstance(error, OSError) and error.filename:
+        if error.errno in _PATHS:
+            return f"{error.filename}: {error.strerror}; give another path", 2
+        if error.errno in _FULL:
+            what = "free some space and run the same command again"
+            return f"{error.filename}: {error.strerror}; {what}", RESUMABLE
+    hint = "" if debug else f" (unexpected; {DEBUG}=1 shows the traceback)"
+    return f"{type(error).__name__}: {error}{hint}", 1
 
 
 def _fail(message: str, code: int) -> None:

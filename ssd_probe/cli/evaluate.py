@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ssd_probe.cli.options import AsJson, Config, print_json
+from ssd_probe.errors import Failed
 
 
 def evaluate(
@@ -59,4 +60,4 @@ def evaluate(
         if result["isolation"] != "bubblewrap":
             print(f"isolation: {result['isolation']}")
     if any(row["verdict"] == "infra_error" for row in result["results"]):
-        raise RuntimeError("some programs could not be run (infra_error) and are not counted")
+        raise Failed("some programs could not be run (infra_error) and are not counted")

@@ -19,7 +19,7 @@ from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core.lanes import Run, lanes
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
 from ssd_probe.files.identity import digest
 from ssd_probe.files.locks import claim
@@ -145,7 +145,7 @@ def _one_by_one(task: Callable, arguments: Iterable[tuple], done: Callable) -> N
 def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool) -> None:
     """Run a cell's programs that no cell before it had, and write a row a sample.
 
-    Raises RuntimeError, and writes nothing, when some could not be run.
+    Raises Failed, and writes nothing, when some could not be run.
     """
     samples = read_jsonl(cell.samples)
     frame = evaluate(
@@ -159,7 +159,7 @@ def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool)
     failed = frame[frame["verdict"] == INFRA_ERROR]
     if len(failed):
         first = failed.iloc[0]
-        raise RuntimeError(
+        raise Failed(
             f"{len(failed)} programs could not be run ({first['detail']}), first of problem "
             f"{first['problem_id']}; run the same command again to go on"
         )
