@@ -72,7 +72,7 @@ def _demo(folder, **sizes):
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
-    """A demo as small as may be: every step, but what it shows means little."""
+    """A small demo: locks and forks change as they should, pass@k tells nothing yet."""
     return _demo(
         tmp_path_factory.mktemp("demo"),
         prompts=160,
@@ -87,7 +87,7 @@ def demo_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def full_demo_run(tmp_path_factory):
-    """A demo of reduced size, large enough for the direction of its effects."""
+    """A demo of reduced size, large enough for the direction of pass@k too."""
     return _demo(
         tmp_path_factory.mktemp("full-demo"),
         prompts=2_400,
