@@ -1,8 +1,10 @@
 PY := .venv/bin/python
 READY := .venv/.ready
 OUT ?= runs/demo
+WORKERS ?= logical
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: demo test lint bench aot tiny notebooks
+.PHONY: demo test test-all lint bench aot tiny notebooks
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -13,7 +15,10 @@ demo: $(READY)
 	.venv/bin/ssd-probe demo --out $(OUT)
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)
+	$(PYTEST)
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -1,27 +1,58 @@
-"""Every test runs offline, on one seed, and with uninitialised memory poisoned."""
+"""Every test runs offline, on one thread and one seed, with uninitialised memory poisoned.
+
+What the caller's environment says of ranks, threads, figures and this package counts for nothing.
+Tests that share a run share a worker of pytest-xdist; slow ones start first.
+"""
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import pytest
-import torch
 
+from ssd_probe.cli.environment import prepare
 from tests.interpreter import INTERPRETED, patch_once
 
+FOREIGN = (
+    *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_"),
+    *("ACCELERATE_", "FSDP_", "OMP_", "GOMP_", "KMP_", "MPLBACKEND", "SSD_PROBE_"),
+)  # names begin so
+KEPT = ("SSD_PROBE_KILLS",)  # how thorough tests/test_parts.py is
+
+for name in [*os.environ]:
+    if name.startswith(FOREIGN) and name not in KEPT:
+        del os.environ[name]
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+prepare()  # before torch is loaded: the fixtures below import it
 if INTERPRETED:
     patch_once()
+
+RUNS = {"demo_run", "full_demo_run"}  # fixtures to be made once over all workers
+SLOW = {  # of files that several people write
+    "test_every_shell_snippet_of_the_readme_runs": "all commands in turn, each loads torch",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` reads the marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for run in RUNS & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(run))
+        if reason := SLOW.get(getattr(item, "originalname", "")):
+            item.add_marker(pytest.mark.slow(reason=reason))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _poison_empty():
     """`torch.empty` returns NaN, so that a kernel which forgets to write an element is caught."""
+    import torch
+
     before = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -30,12 +61,35 @@ def _poison_empty():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(scope="session")
-def demo_run(tmp_path_factory):
-    """A demo of reduced size, large enough for the direction of its effects: folder, summary."""
+def _demo(folder, **sizes):
+    """Folder, summary, configuration and what was said of a demo of the given sizes."""
     from ssd_probe.commands.demo import DemoConfig, demo_stage
 
-    config = DemoConfig(
+    config, said = DemoConfig(**sizes), []
+    summary = demo_stage(folder / "run", config, said.append)
+    return folder / "run", summary, config, "\n".join(said)
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """A small demo: locks and forks change as they should, pass@k tells nothing yet."""
+    return _demo(
+        tmp_path_factory.mktemp("demo"),
+        prompts=160,
+        temperatures=(1.6,),
+        dev_problems=6,
+        dev_samples=1,
+        test_problems=18,
+        test_samples=5,
+        probed_programs=24,
+    )
+
+
+@pytest.fixture(scope="session")
+def full_demo_run(tmp_path_factory):
+    """A demo of reduced size, large enough for the direction of pass@k too."""
+    return _demo(
+        tmp_path_factory.mktemp("full-demo"),
         prompts=2_400,
         temperatures=(1.3, 1.6, 1.9),
         dev_problems=60,
@@ -44,7 +98,3 @@ def demo_run(tmp_path_factory):
         test_samples=10,
         probed_programs=90,
     )
-    out = tmp_path_factory.mktemp("demo") / "run"
-    said: list[str] = []
-    summary = demo_stage(out, config, said.append)
-    return out, summary, config, "\n".join(said)

@@ -1,6 +1,7 @@
 """Triton's interpreter, which must be chosen before the kernels are imported.
 
 So the tests that interpret run in a child process: `interpret(__file__)` there runs the file again.
+`-k` and an expression after it choose tests.
 """
 
 import os
@@ -12,11 +13,11 @@ import pytest
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def interpret(file: str) -> None:
+def interpret(file: str, *options: str) -> None:
     """Run the tests of this file with kernels interpreted; fails with their output."""
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", file]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", file, *options]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

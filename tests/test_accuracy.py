@@ -100,8 +100,15 @@ def test_hard_rows(backend, dtype, size):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is what runs this")
-def test_triton_in_its_interpreter():
-    interpret(__file__)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "not (32768 or 151936)",
+        pytest.param("32768 or 151936", marks=pytest.mark.slow(reason="long rows, interpreted")),
+    ],
+)
+def test_triton_in_its_interpreter(rows):
+    interpret(__file__, "-k", rows)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

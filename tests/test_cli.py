@@ -32,6 +32,21 @@ def run(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """Run a command in `tmp_path` and in this process: importing torch takes seconds."""
+
+    def run_here(*arguments):
+        words = ["ssd-probe", *map(str, arguments)]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return subprocess.CompletedProcess(words, stopped.value.code, *capfd.readouterr())
+
+    return run_here
+
+
 @pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)], ids=str)
 def test_help_shows_examples_and_imports_nothing_heavy(command):
     probe = (
@@ -105,9 +120,9 @@ def make_interrupted_download(folder):
     weights.write_bytes(weights.read_bytes()[:100_000])
 
 
-def test_config_file_sets_flags_and_the_command_line_wins(tmp_path):
+def test_config_file_sets_flags_and_the_command_line_wins(here, tmp_path):
     (tmp_path / "run.yaml").write_text("prompts: tiny:dev\nlimit: 2\nmax-new-tokens: 3\nseed: 5\n")
-    result = run("sample", "--config", "run.yaml", "--out", "s.jsonl", "--limit", "1", cwd=tmp_path)
+    result = here("sample", "--config", "run.yaml", "--out", "s.jsonl", "--limit", "1")
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert len(rows) == 1 and len(rows[0]["completion_ids"]) == 3
@@ -115,14 +130,14 @@ def test_config_file_sets_flags_and_the_command_line_wins(tmp_path):
     assert record["settings"]["seed"] == 5
 
 
-def test_other_settings_for_the_same_file_are_refused(tmp_path):
+def test_other_settings_for_the_same_file_are_refused(here):
     fixed = ["sample", "--prompts", "tiny:dev", "--limit", 1, "--out", "s.jsonl"]
-    assert run(*fixed, "--max-new-tokens", 2, cwd=tmp_path).returncode == 0
-    result = run(*fixed, "--max-new-tokens", 3, cwd=tmp_path)
+    assert here(*fixed, "--max-new-tokens", 2).returncode == 0
+    result = here(*fixed, "--max-new-tokens", 3)
     assert result.returncode == 2 and "max_new_tokens: 2 -> 3" in result.stderr
 
 
-def test_an_interrupted_command_is_resumable(tmp_path):
+def test_an_interrupted_command_is_resumable(here, tmp_path):
     options = ["sample", "--prompts", "tiny:ssd", "--limit", "64", "--batch-size", "4"]
     command = [sys.executable, "-m", "ssd_probe.cli", *options, "--out", "s.jsonl"]
     started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -134,19 +149,15 @@ def test_an_interrupted_command_is_resumable(tmp_path):
     _, said = started.communicate(timeout=60)
     assert started.returncode == 75 and "run the same command again" in said
     assert not (tmp_path / "s.jsonl").exists()
-    assert run(*options, "--out", "s.jsonl", cwd=tmp_path).returncode == 0
-    assert run(*options, "--out", "whole.jsonl", cwd=tmp_path).returncode == 0
+    assert here(*options, "--out", "s.jsonl").returncode == 0
+    assert here(*options, "--out", "whole.jsonl").returncode == 0
     assert (tmp_path / "s.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
 
 
-def test_two_ranks_train_one_model(tmp_path):
+def test_two_ranks_train_one_model(here, tmp_path):
     """Two ranks see twice the samples a step, and keep one record."""
-    assert (
-        run(
-            "sample", "--prompts", "tiny:ssd", "--limit", 40, "--out", "s.jsonl", cwd=tmp_path
-        ).returncode
-        == 0
-    )
+    sampled = here("sample", "--prompts", "tiny:ssd", "--limit", 40, "--out", "s.jsonl")
+    assert sampled.returncode == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["--samples", "s.jsonl", "--max-steps", "5", "--batch-size", "4", "--out", "student"]
     launched = subprocess.run(
@@ -161,11 +172,11 @@ def test_two_ranks_train_one_model(tmp_path):
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
-def test_loop_by_hand(tmp_path):
+def test_loop_by_hand(here):
     """The README's commands, one after another, on a few prompts."""
 
     def ok(*arguments):
-        result = run(*arguments, cwd=tmp_path)
+        result = here(*arguments)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
@@ -179,7 +190,7 @@ def test_loop_by_hand(tmp_path):
     result = json.loads(told)
     assert len(result["results"]) == 18
     assert {row["k"] for row in result["pass_at_k"]} == {1}
-    asked = run(*evaluate, "--k", 5, cwd=tmp_path)
+    asked = here(*evaluate, "--k", 5)
     assert asked.returncode == 2 and "pass@5" in asked.stderr  # asked for, so not left out
     ok("probe", "--text", "dev.jsonl", "--out", "base")
     ok("probe", "--model", "student", "--text", "dev.jsonl", "--out", "tuned")
@@ -187,13 +198,13 @@ def test_loop_by_hand(tmp_path):
     assert {"label", "base", "tuned"} <= compared["table"][0].keys() and compared["verdicts"]
 
 
-def test_doctor_says_which_backend_and_why():
+def test_doctor_says_which_backend_and_why(here):
     result = run("doctor", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["position_stats_cpu"] == {"ok": True, "detail": "cpu (CPU tensors)"}
     assert all(set(line) == {"ok", "detail"} for line in found.values())
-    text = run("doctor").stdout
+    text = here("doctor").stdout
     assert all(name in text for name in found)
 
 

@@ -116,9 +116,13 @@ def test_unknown_problems_are_refused():
         load_tasks("tiny:nothing")
 
 
-def test_mutants_have_human_evals_verdict_and_the_same_with_one_worker_and_with_eight():
+@pytest.mark.parametrize(
+    "count",
+    [30, pytest.param(320, marks=pytest.mark.slow(reason="thrice 320 programs, loops among them"))],
+)
+def test_mutants_have_human_evals_verdict_and_the_same_with_one_worker_and_with_eight(count):
     """`python -m tests.mutants COUNT` takes more of them."""
-    rows, tasks = mutants(320), load_tasks("humaneval")
+    rows, tasks = mutants(count), load_tasks("humaneval")
     side_by_side = evaluate(rows, tasks, workers=8, progress=False)
     assert evaluate(rows, tasks, workers=1, progress=False)["verdict"].equals(
         side_by_side["verdict"]

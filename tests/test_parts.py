@@ -292,14 +292,18 @@ def test_a_second_writer_is_refused(make, tmp_path, monkeypatch):
         make(tmp_path)
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_kills_at_random_times_change_no_bit(tmp_path, world):
-    command = [sys.executable, "-m", "tests.killing", str(tmp_path), str(KILLS), str(world)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50 + 2 * KILLS
-    )
-    assert done.returncode == 0 and int(done.stdout) >= KILLS, done.stderr
+many = pytest.mark.slow(reason="each kill is waited for, and its work begun again")
+
+
+@pytest.mark.parametrize(
+    ("world", "kills"),
+    [(2, 2), pytest.param(1, KILLS, marks=many), pytest.param(2, KILLS, marks=many)],
+)
+def test_kills_at_random_times_change_no_bit(tmp_path, world, kills):
+    command = [sys.executable, "-m", "tests.killing", str(tmp_path), str(kills), str(world)]
+    patience = 100 + 4 * kills
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience)
+    assert done.returncode == 0 and int(done.stdout) >= kills, done.stderr
     assert "damaged" not in done.stderr  # a kill leaves nothing that looks like damage
     expected = contents(tmp_path / "whole")
     frames = [pq.read_table(tmp_path / "whole" / name) for name in expected if "parquet" in name]
@@ -308,6 +312,7 @@ def test_kills_at_random_times_change_no_bit(tmp_path, world):
         assert contents(folder) == expected
 
 
+@pytest.mark.slow(reason="three commands of seconds; test_cli.py stops a short one")
 def test_sigterm_to_the_command(tmp_path):
     for i in range(66):
         (tmp_path / f"{i:02}.py").write_text(SOURCE[i * 100 :][:400])
@@ -315,10 +320,7 @@ def test_sigterm_to_the_command(tmp_path):
 
     def start(out: str) -> subprocess.Popen:
         arguments = ["--text", str(tmp_path), "--out", str(tmp_path / out)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
 
     running = start("p")
     while running.poll() is None and not (tmp_path / "p" / "probe.json").exists():

@@ -124,6 +124,7 @@ def test_the_evaluator_needs_little_memory_whatever_programs_write():
 
 
 @needs_box
+@pytest.mark.slow(reason="every hostile program again, most until their time is up")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_the_whole_corpus_as_an_ordinary_user(tmp_path):
     """With the system's own Python, since this one's may lie in root's home."""

@@ -240,6 +240,7 @@ def children_of(pid):
     return [int(child) for child in found.stdout.split()]
 
 
+@pytest.mark.slow(reason="two whole commands; the tests above stop and go on in this process")
 def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
     """SIGKILL once the first cell has its samples: nobody stays alive, and no cell is redone."""
     grid_file(tmp_path)

@@ -10,6 +10,15 @@ from ssd_probe.kernels import threads
 from ssd_probe.kernels.threads import in_threads
 
 
+@pytest.fixture(autouse=True)
+def _two_threads():
+    """The other tests have one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["openmp", "pool"])
 def _kind(request, monkeypatch):
     if request.param == "pool":

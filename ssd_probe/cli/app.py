@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ssd_probe.cli.analysis import compare, figures, toy
+from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
 from ssd_probe.cli.options import (
     AsJson,
@@ -218,7 +219,7 @@ def _raise_interrupt(signum: int, frame: Any) -> None:
 def main() -> None:
     """Entry point: every expected failure is one line and an exit code (1, 2 or 75)."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
-    os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files: no window, no screen
+    prepare()  # before a command imports torch
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == INTERRUPTED:
