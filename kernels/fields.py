@@ -101,7 +101,7 @@ class Fields:
                     "compute them with the same arguments"
                 )
             begin, done = done, done + len(part)
-            if part is not whole and done <= rows:
+            if part is not whole and begin < done <= rows:
                 for name, value in part._by_row().items():
                     getattr(whole, name)[begin:done] = value
         if whole is None or done != rows:

@@ -131,7 +131,7 @@ class PositionStats(Fields):
         return type(known[key])(*(column.clone() for column in known[key]))
 
     def _truncate(self, decodings: Sequence[Decoding]) -> Truncated:
-        from ssd_probe.kernels.truncation import Truncated, truncated
+        from ssd_probe.kernels.truncation import Truncated, truncated  # numba: only when asked
 
         if all(self._nucleus_log_partition(d) is None and d != Decoding() for d in decodings):
             ranked = self.top_logits.float().cpu()
