@@ -14,7 +14,7 @@ from scipy.special import entr, xlog1py
 from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 STATISTICS = (
     *("entropy", "tail_mass", "kept_mass", "head_entropy", "branching", "top1_agreement"),

@@ -17,7 +17,7 @@ from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 ALL = "all"
 

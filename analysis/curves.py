@@ -13,7 +13,7 @@ import pandas as pd
 from ssd_probe.analysis.frames import require_exact, stats_of
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 TEMPERATURES = tuple(np.round(np.arange(0.4, 2.01, 0.1), 2).tolist())  # Figures 6b and 6c
 Positions: TypeAlias = pd.DataFrame | PositionStats

@@ -13,10 +13,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 
 if TYPE_CHECKING:  # figures and pass@k come through here and must not wait for torch
-    from ssd_probe.kernels.stats import PositionStats
-
-_SCALARS = ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass", "valid")
-_RANKED = ("top_ids", "top_logits")
+    from ssd_probe.kernels.results import PositionStats
 
 
 def stats_of(frame: pd.DataFrame | PositionStats) -> PositionStats:
@@ -25,14 +22,16 @@ def stats_of(frame: pd.DataFrame | PositionStats) -> PositionStats:
     What is `PositionStats` already comes back, so that a frame need not be read twice.
     Raises UserError for a missing column, no rows, or rows with different K.
     """
-    from ssd_probe.kernels.stats import PositionStats
+    from ssd_probe.kernels.fields import RANKED, REQUIRED
+    from ssd_probe.kernels.results import PositionStats
 
     if isinstance(frame, PositionStats):
         return frame
-    require_columns(frame, [*_SCALARS, *_RANKED], "the probe")
-    columns: dict[str, NDArray] = {name: frame[name].to_numpy() for name in _SCALARS}
-    columns |= {name: stacked(frame, name) for name in _RANKED}
-    return PositionStats.from_columns(columns)
+    require_columns(frame, REQUIRED, "the probe")
+    return PositionStats.from_columns({
+        name: stacked(frame, name) if name in RANKED else frame[name].to_numpy()
+        for name in REQUIRED
+    })  # fmt: skip
 
 
 def require_exact(stats: PositionStats, *decodings: Decoding) -> None:

@@ -30,7 +30,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ssd_probe.kernels import gpu, pair_gpu
+from ssd_probe.kernels.gpu import finalise, pair, scan, stats
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
@@ -67,7 +67,7 @@ class Kernel:
     streams: bool = True  # its main loop reads the whole row: the model applies
     wide: bool = True  # its loads must be of 128 bits
     register_limit: int | None = None  # on CUDA
-    threads: int = gpu.LANES.value
+    threads: int = scan.LANES.value
 
 
 def _pointers(dtype: str, names: str) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def _scan(
     temperatures: int, budget: dict[int, tuple[float, float]], aligned: bool = True
 ) -> Kernel:
     return Kernel(
-        gpu._scan,
+        scan._scan,
         lambda dtype: {
             **_pointers(dtype, "logits:L stride:n size:n steps:n"),
             "inverse_t": ("fp32",) * temperatures,
             **_pointers(dtype, "lane_sums:F lane_groups:I"),
         },
         lambda dtype: {
-            **_lanes(dtype), "U": gpu.UNROLL * ITEMSIZE[dtype] // 16, "ALIGNED": aligned,
+            **_lanes(dtype), "U": scan.UNROLL * ITEMSIZE[dtype] // 16, "ALIGNED": aligned,
         },
         budget,
         wide=aligned,
@@ -99,7 +99,7 @@ def _scan(
 
 def _finalise(top_k: int) -> Kernel:
     return Kernel(
-        gpu._finalise,
+        finalise._finalise,
         lambda dtype: {
             **_pointers(dtype, "logits:L stride:n size:n steps:n lanes:n"),
             "inverse_t": (),
@@ -109,7 +109,7 @@ def _finalise(top_k: int) -> Kernel:
         lambda dtype: _lanes(dtype) | {"K": top_k, "KP": max(16, top_k), "BLOCK": 1024},
         {4: (17, 16), 2: (16, 14)},
         streams=False,
-        register_limit=gpu.register_limit(top_k),
+        register_limit=stats.register_limit(top_k),
     )
 
 
@@ -122,7 +122,7 @@ KERNELS = {
     "finalise, K = 64": _finalise(64),
     "finalise, K = 128": _finalise(128),
     "rank": Kernel(
-        gpu._rank,
+        stats._rank,
         lambda dtype: _pointers(dtype, "logits:L stride:n size:n targets:J fields:F")
         | _pointers(dtype, "valid:B top_ids:I target_logprob:F target_rank:I"),
         lambda dtype: _lanes(dtype) | {"K": 64, "KP": 64},
@@ -130,16 +130,16 @@ KERNELS = {
         exponentials=False,
     ),
     "pair": Kernel(
-        pair_gpu._pair,
+        pair._pair,
         lambda dtype: _pointers(dtype, "x_ptr:L y_ptr:L rows_ptr:F out_ptr:F")
         | _pointers(dtype, "x_stride:n y_stride:n size:n segments:n"),
         lambda dtype: {
-            "SEGMENT": pair_gpu.SEGMENT, "BLOCK": pair_gpu.THREADS * 16 // ITEMSIZE[dtype],
+            "SEGMENT": pair.SEGMENT, "BLOCK": pair.THREADS * 16 // ITEMSIZE[dtype],
             "ALIGNED": True, "EXACT": ITEMSIZE[dtype] == 2,
         },
         {4: (75, 50), 2: (70, 50)},
         rows=2,
-        threads=pair_gpu.THREADS,
+        threads=pair.THREADS,
     ),
 }  # fmt: skip
 

@@ -23,7 +23,8 @@ from timing import medians, normal_logits, read_bandwidth
 
 from ssd_probe.kernels import reference
 from ssd_probe.kernels.backends import choose
-from ssd_probe.kernels.stats import PositionStats, position_stats
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.stats import position_stats
 
 ROWS, VOCABULARIES, DTYPES = (64, 512), (32_768, 128_256, 151_936, 201_088), ("float32", "bfloat16")
 TOP_K, TOP_P = 20, 0.8

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 RARE_ELEMENTS = 2**24  # logits compared at a time with targets beyond rank K
 
@@ -113,3 +114,32 @@ def target_fields_of(logits: Tensor, stats: PositionStats, targets: Tensor) -> N
         return torch.cat(ranks)
 
     target_fields(stats, targets, value, rare_rank)
+
+
+def close_pair(sums: Tensor) -> Tensor:
+    """[N, 4]: both KL, JS, TV, from a kernel's `sums` [N, 6] float64.
+
+    The kernels see p' = p a and q' = q b, with a and b within 1e-6 of 1 because the log partitions
+    are rounded. `sums`: of the elements of KL(p'||q'), KL(q'||p'), JS and |q' - p'|, of q' - p',
+    and of q' where it is above p'. Exactly, with r = (sum q' - sum p') / sum p',
+
+        KL(p||q) = sum [p' (e^d - 1 - d)] / sum p' - (r - log(1 + r))
+
+    r is known to 1e-9 or so, being itself a sum of differences; without it KL could not be told
+    from r^2 / 2 = 5e-13. For JS the correction is r^2 / 8 + O(r JS). For TV it is r / 2
+    times the sum of sign(q' - p') q', but for the tokens whose sign r turns.
+    """
+    kl, lk, js, tv, r, above = sums.double().T
+    back = -r / (1 + r)
+    found = [
+        kl - (r - r.log1p()),
+        lk / (1 + r) - (back - back.log1p()),
+        js - r**2 / 8,
+        (tv - r * (2 * above - 1)) / 2,
+    ]
+    most = (torch.inf, torch.inf, math.log(2), 1.0)
+    # The one NaN of a valid row is 0 * inf: p too small for float32, q exactly 0.
+    return torch.stack(
+        [f.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(0, m)
+         for f, m in zip(found, most, strict=True)], -1,
+    )  # fmt: skip

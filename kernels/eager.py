@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd_probe.kernels.closing import close, target_fields_of
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 CHUNK_ELEMENTS = 2**21  # logits a step holds: 8 MB a float32 temporary
 # Exponents are cut here: 1e-38 of the tail's largest term is nothing, 0 * -inf would be NaN, and

@@ -1,7 +1,8 @@
-"""Statistics of the next-token distributions straight from hidden states."""
+"""Output layers, and statistics of the next-token distributions straight from hidden states."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,12 +11,67 @@ from torch import Tensor
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.closing import target_fields
-from ssd_probe.kernels.stats import PositionStats, check, position_stats
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.stats import check, position_stats
 
 ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
 CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each
 TARGETS = 128  # rows whose targets' rows of the weight exist at once
 LOGITS_BYTES = 2**28  # of the logits of a chunk of rows, elsewhere
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """An output layer: `weight` [V, D], `bias` [V] or None, `scale`, `softcap` or None.
+
+    z = cap * tanh(scale * (W h + b) / cap);  without a cap  z = scale * (W h + b)
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def rows(self, ids: slice) -> Head:
+        """The same for these ids alone."""
+        bias = None if self.bias is None else self.bias[ids]
+        return dataclasses.replace(self, weight=self.weight[ids], bias=bias)
+
+    def in_float32(self) -> Head:
+        """The same with a float32 weight: a copy of [V, D], and products in float32 on GPUs."""
+        bias = None if self.bias is None else self.bias.float()
+        return dataclasses.replace(self, weight=self.weight.float(), bias=bias)
+
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """[n, V] of hidden states [n, D], in the weight's dtype and on its device."""
+        hidden = hidden.to(self.weight)
+        if self.bias is None:
+            return self._finish(torch.mm(hidden, self.weight.T, out=out))
+        return self._finish(torch.addmm(self.bias.to(hidden), hidden, self.weight.T, out=out))
+
+    def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The logit [n] of each row's target, in the dtype of `hidden`."""
+        z = torch.cat([
+            (h * self.weight[t].to(h.dtype)).sum(-1)
+            for h, t in zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
+        ])  # fmt: skip
+        return self._finish(z if self.bias is None else z + self.bias[targets])
+
+    def stats(self, hidden: Tensor, targets: Tensor, top_k: int, backend: str) -> PositionStats:
+        """`lm_head_stats` of hidden states [N, D], on the layer's device."""
+        device = self.weight.device
+        return lm_head_stats(
+            hidden.to(device), self.weight, bias=self.bias, scale=self.scale,
+            softcap=self.softcap, top_k=top_k, targets=targets.to(device), backend=backend,
+        )  # fmt: skip
+
+    def _finish(self, z: Tensor) -> Tensor:
+        """From W h + b to z, in its memory."""
+        if self.scale != 1:
+            z *= self.scale
+        if self.softcap is not None:
+            z.div_(self.softcap).tanh_().mul_(self.softcap)
+        return z
 
 
 @torch.no_grad()
@@ -57,79 +113,57 @@ def lm_head_stats(
     check(shape, top_k, temperatures, targets, vocab_size)
     if targets is not None:
         targets = targets.to(hidden.device, torch.int64)
-    head = _Head(weight[:vocab_size], None if bias is None else bias[:vocab_size], scale, softcap)
-    name, _ = choose(backend, hidden.device, top_k)
+    head = Head(weight, bias, scale, softcap).rows(slice(vocab_size))
     on_cpu = hidden.device.type == "cpu"
+    name, _ = choose(backend, hidden.device, top_k)
+    if name != "cpu" and on_cpu:
+        head = head.in_float32()
     dtype = torch.float32 if on_cpu else weight.dtype
     rows = ROWS if name == "cpu" else max(1, LOGITS_BYTES // (len(weight) * dtype.itemsize))
+    buffers = _Buffers()
 
     def parts() -> Iterator[PositionStats]:
         for start in range(0, max(len(hidden), 1), rows):  # one empty step for N = 0
             h = hidden[start : start + rows].to(dtype)
             wanted = None if targets is None else targets[start : start + rows]
             if name == "cpu":
-                yield _in_vocabulary_chunks(h, head, top_k, temperatures, wanted)
+                yield _in_vocabulary_chunks(h, head, buffers, top_k, temperatures, wanted)
             else:
                 yield position_stats(
-                    head.logits(h, slice(None)), top_k=top_k, temperatures=temperatures,
-                    targets=wanted, backend=name,
+                    head.logits(h), top_k=top_k, temperatures=temperatures, targets=wanted,
+                    backend=name,
                 )  # fmt: skip
 
     return PositionStats.collect(parts(), len(hidden))
 
 
-class _Head:
-    """An output layer, applied to any range of the vocabulary."""
+class _Buffers:
+    """Memory for a chunk's weight and logits: one of each, as the allocator would keep several."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
-    ) -> None:
-        self.weight, self.bias, self.scale, self.softcap = weight, bias, scale, softcap
-        # One of each, as the allocator would keep several; the first is the largest.
-        self._widened: Tensor | None = None
+    def __init__(self) -> None:
+        self._weight: Tensor | None = None  # both as large as the first, which is the largest
         self._logits: Tensor | None = None
 
-    def logits(self, hidden: Tensor, ids: slice, out: Tensor | None = None) -> Tensor:
-        """[n, ids] in the dtype of `hidden`."""
-        weight = self.weight[ids]
+    def logits(self, head: Head, hidden: Tensor) -> Tensor:
+        """`head.logits` in the dtype of `hidden`, which the next call overwrites."""
+        weight = head.weight
         if weight.dtype != hidden.dtype:
-            if self._widened is None:
-                self._widened = torch.empty_like(weight, dtype=hidden.dtype)
-            weight = self._widened[: len(weight)].copy_(weight)
-        bias = None if self.bias is None else self.bias[ids]
-        return self._finish(torch.mm(hidden, weight.T, out=out), bias)
-
-    def logits_in_buffer(self, hidden: Tensor, ids: slice) -> Tensor:
-        """`logits`, which the next call overwrites."""
-        shape = len(hidden), ids.stop - ids.start
+            if self._weight is None:
+                self._weight = torch.empty_like(weight, dtype=hidden.dtype)
+            widened = self._weight[: len(weight)].copy_(weight)
+            head = dataclasses.replace(head, weight=widened)
+        shape = len(hidden), len(weight)
         if self._logits is None:
             self._logits = hidden.new_empty(shape[0] * shape[1])
-        return self.logits(hidden, ids, out=self._logits[: shape[0] * shape[1]].view(shape))
-
-    def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The logit [n] of each row's target."""
-        product = torch.cat([
-            (h * self.weight[t].to(h.dtype)).sum(-1)
-            for h, t in zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
-        ])  # fmt: skip
-        return self._finish(product, None if self.bias is None else self.bias[targets])
-
-    def _finish(self, z: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is not None:
-            z += bias
-        if self.scale != 1:
-            z *= self.scale
-        if self.softcap is not None:
-            z.div_(self.softcap).tanh_().mul_(self.softcap)
-        return z
+        return head.logits(hidden, out=self._logits[: shape[0] * shape[1]].view(shape))
 
 
 def _in_vocabulary_chunks(
-    hidden: Tensor, head: _Head, top_k: int, temperatures: tuple[float, ...],
-    targets: Tensor | None,
+    hidden: Tensor, head: Head, buffers: _Buffers, top_k: int,
+    temperatures: tuple[float, ...], targets: Tensor | None,
 ) -> PositionStats:  # fmt: skip
     """On the CPU: [n, D] float32 in, one product of [n, chunk] logits after another."""
-    from ssd_probe.kernels import cpu
+    from ssd_probe.kernels.cpu import stats as cpu  # numba: see `position_stats`
 
     rows, width = hidden.shape
     vocabulary = len(head.weight)
@@ -140,7 +174,7 @@ def _in_vocabulary_chunks(
         value, counts = than.clone(), torch.zeros(rows, dtype=torch.int64)
     for first in range(0, vocabulary, size):
         ids = slice(first, min(first + size, vocabulary))
-        z = head.logits_in_buffer(hidden, ids)
+        z = buffers.logits(head.rows(ids), hidden)
         state.update(z, first)
         if targets is not None:
             cpu.count_before(z, first, than, targets, counts)

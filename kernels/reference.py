@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssd_probe.kernels.pair import PairStats
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PairStats, PositionStats
 
 
 def position_stats(

@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from ssd_probe.decoding import Decoding
-from ssd_probe.kernels.threads import in_threads
+from ssd_probe.kernels.cpu.threads import in_threads
 
 SLACK = 1e-7  # of `Decoding.kept` for float32 logits
 

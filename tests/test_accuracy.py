@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ssd_probe.kernels import reference
-from ssd_probe.kernels.stats import PositionStats, position_stats
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.stats import position_stats
 from tests.interpreter import INTERPRETED, interpret
 
 BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]

@@ -18,8 +18,9 @@ from tests.interpreter import INTERPRETED, interpret
 pytest.importorskip("triton")
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels import gpu, reference
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels import reference
+from ssd_probe.kernels.gpu import stats as gpu
+from ssd_probe.kernels.results import PositionStats
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="for the child")
 compiled = pytest.mark.skipif(INTERPRETED, reason="for the parent")

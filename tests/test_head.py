@@ -5,7 +5,7 @@ import torch
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import head, reference
-from ssd_probe.kernels.head import lm_head_stats
+from ssd_probe.kernels.head import Head, lm_head_stats
 
 FIELDS = ("log_partition", "entropy", "varentropy", "tail_log_mass", "log_partition_at",
           "top_logits", "target_logprob")  # fmt: skip
@@ -89,3 +89,25 @@ def test_wrong_arguments_are_refused_in_one_line(bad):
     arguments = {"hidden": torch.zeros(2, 4), "weight": torch.zeros(9, 4), **bad}
     with pytest.raises(UserError, match="^[^\n]+$"):
         lm_head_stats(**arguments)
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 40)], ids=["no bias", "bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_head_is_its_formula(dtype, bias):
+    """All ids, some of them, and each row's target alone."""
+    hidden, weight = torch.randn(9, 16).to(dtype), torch.randn(40, 16).to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    z = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
+    z = 3 * (0.5 * z / 3).tanh()
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
+    layer = Head(weight, bias, 0.5, 3.0)
+    targets = torch.arange(9) * 4
+    for got, want in (
+        (layer.logits(hidden), z),
+        (layer.rows(slice(30, None)).logits(hidden), z[:, 30:]),
+        (layer.of_targets(hidden, targets), z[torch.arange(9), targets]),
+    ):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), want.to(dtype).double(), **tolerance)
+    exact = layer.in_float32().logits(hidden)
+    torch.testing.assert_close(exact, z.float())

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import pair, reference
-from ssd_probe.kernels.pair import COMPARISONS, PairStats, pair_stats
+from ssd_probe.kernels.pair import pair_stats
+from ssd_probe.kernels.results import COMPARISONS, PairStats
 from ssd_probe.kernels.stats import position_stats
 from tests.interpreter import INTERPRETED, interpret
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import eager, reference
-from ssd_probe.kernels.stats import PositionStats, position_stats
+from ssd_probe.kernels.fields import RANKED, REQUIRED, SCALARS
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.stats import position_stats
 
 # What a backend may lose beyond the error of naive torch in float32, per element:
 # |truth - fast| <= |truth - naive| + absolute + relative * |truth|.
@@ -376,3 +378,56 @@ def test_concat_of_statistics_from_a_table():
     joined = PositionStats.concat(parts)
     for name, values in whole.to_columns().items():
         np.testing.assert_array_equal(joined.to_columns()[name], values)
+
+
+def parts_of(*sizes: int, **arguments) -> list[PositionStats]:
+    return [position_stats(torch.randn(n, 30), **{"top_k": 4} | arguments) for n in sizes]
+
+
+@pytest.mark.parametrize("sizes", [(5, 1), (5, 5), (3, 3), (2,), ()], ids=str)
+def test_parts_that_are_not_the_rows_are_refused(sizes):
+    """Also those that come after a first part which holds all of them."""
+    with pytest.raises(UserError, match=f"collect: the parts hold {sum(sizes)} rows, not 5"):
+        PositionStats.collect(iter(parts_of(*sizes)), 5)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (5, 0), (0, 5), (0, 2, 0, 3)], ids=str)
+def test_empty_parts_change_nothing(sizes):
+    parts = parts_of(*sizes)
+    whole = PositionStats.collect(iter(parts), 5)
+    for name, values in whole.to_columns().items():
+        joined = np.concatenate([part.to_columns()[name] for part in parts])
+        np.testing.assert_array_equal(values, joined)
+
+
+@pytest.mark.parametrize("unlike", [
+    {"temperatures": (0.7,)}, {"top_k": 3}, {"targets": torch.tensor([1, 2])},
+], ids=lambda arguments: next(iter(arguments)))  # fmt: skip
+def test_parts_of_different_kinds_are_refused(unlike):
+    """One without targets would leave the rows of `target_logprob` unwritten."""
+    parts = [*parts_of(2), *parts_of(2, **unlike)]
+    for order in (parts, parts[::-1]):
+        with pytest.raises(UserError, match="different temperatures, numbers of ranks or targets"):
+            PositionStats.concat(order)
+        with pytest.raises(UserError, match="different temperatures, numbers of ranks or targets"):
+            PositionStats.collect(iter(order), 4)
+
+
+def test_what_a_decoding_leaves_is_the_callers_to_edit():
+    stats = position_stats(torch.randn(6, 40), top_k=8)
+    for decodings in ([Decoding(1.6, 4, 0.8)], [Decoding()]):  # two ways to compute
+        first = stats.truncated(decodings)
+        kept = [column.clone() for column in first]
+        for column in first:
+            column.zero_()
+        for column, want in zip(stats.truncated(decodings), kept, strict=True):
+            assert torch.equal(column, want)
+
+
+def test_the_names_of_the_columns_are_those_of_the_fields():
+    """What a saved table must hold, in this order; the probe table's schema follows it."""
+    assert SCALARS == ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass")
+    assert set(REQUIRED) == {*SCALARS, *RANKED, "valid"}
+    columns = position_stats(torch.randn(3, 9), top_k=2).to_columns()
+    assert tuple(columns) == REQUIRED
+    assert {name for name, values in columns.items() if values.ndim == 2} == set(RANKED)

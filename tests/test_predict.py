@@ -17,7 +17,7 @@ from ssd_probe.analysis.prediction.check import (
     predicted_and_measured,
 )
 from ssd_probe.analysis.prediction.feasible import RESOLUTION, Limits, feasible_top_p, interval
-from ssd_probe.analysis.prediction.ideal import Head, ideal_student
+from ssd_probe.analysis.prediction.ideal import Ranks, ideal_student
 from ssd_probe.analysis.prediction.positions import Sample, draw_positions, same_positions
 from ssd_probe.analysis.prediction.predict import GAINS, predict, temperature_map
 from ssd_probe.cli.app import main
@@ -38,8 +38,8 @@ def sample_of(logits, kinds, ranks=64) -> Sample:
     return Sample(stats, kinds, np.arange(len(kinds)), len(kinds))
 
 
-def head_of(logits) -> Head:
-    return Head(stats_of(probe_of(np.asarray(logits, float))).top_logits)
+def ranks_of(logits) -> Ranks:
+    return Ranks(stats_of(probe_of(np.asarray(logits, float))).top_logits)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_the_toy_machine_is_predicted_exactly():
 def test_interval_ends_are_where_the_stated_shares_are_lost():
     logits = {LOCK: np.array([two_way(p) for p in np.linspace(0.9, 0.9999, 20)]),
               FORK: np.array([two_way(p) for p in np.linspace(0.5, 0.999, 20)])}  # fmt: skip
-    heads = {label: head_of(rows) for label, rows in logits.items()}
+    ranks = {label: ranks_of(rows) for label, rows in logits.items()}
     limits = Limits(lock_mass=0.97, lock_share=0.8, fork_branching=1.5, fork_share=0.6)
     truncation, span = Decoding(1.0, 20, 0.999), (0.1, 3.0)
 
@@ -160,7 +160,7 @@ def test_interval_ends_are_where_the_stated_shares_are_lost():
         precise = np.exp(lock.max(1)) >= limits.lock_mass
         return precise.mean(), (np.exp(theory.entropy(fork)) >= limits.fork_branching).mean()
 
-    found = interval(heads[LOCK], heads[FORK], truncation, span, limits)
+    found = interval(ranks[LOCK], ranks[FORK], truncation, span, limits)
     step = 2 * RESOLUTION
     assert shares(found.T_high)[0] >= 0.8 > shares(found.T_high + step)[0]
     assert shares(found.T_low)[1] >= 0.6 > shares(found.T_low - step)[1]
@@ -168,15 +168,15 @@ def test_interval_ends_are_where_the_stated_shares_are_lost():
     assert found.reach == pytest.approx(np.exp(theory.entropy(fork)).mean(), rel=1e-5)
     assert found.feasible == (found.T_low <= found.T_high) and not found.feasible
     wide = replace(limits, fork_share=0.2)
-    assert interval(heads[LOCK], heads[FORK], truncation, span, wide).feasible
+    assert interval(ranks[LOCK], ranks[FORK], truncation, span, wide).feasible
 
 
 def test_an_interval_without_a_temperature_is_nan_and_one_beyond_the_range_ends_with_it():
     never, always = [two_way(0.6)], [two_way(1 - 1e-12)]
-    none = interval(head_of(never), head_of(always), Decoding(1, 20), (0.5, 2), Limits())
+    none = interval(ranks_of(never), ranks_of(always), Decoding(1, 20), (0.5, 2), Limits())
     assert np.isnan([none.T_low, none.T_high, none.reach, none.top_p_low]).all()
     assert not none.feasible
-    both = interval(head_of(always), head_of(never), Decoding(1, 20), (0.5, 2), Limits())
+    both = interval(ranks_of(always), ranks_of(never), Decoding(1, 20), (0.5, 2), Limits())
     assert both[:3] == (0.5, 2, True)
 
 
@@ -186,12 +186,12 @@ def test_an_interval_without_a_temperature_is_nan_and_one_beyond_the_range_ends_
 def test_eq_40_of_one_fork_and_one_lock_is_the_theory_s(train, needs, keeps, temperature):
     limits = Limits(fork_tokens=needs, lock_tokens=keeps)
     for fork, lock in zip(LOGITS[:40:4], LOGITS[45:85:4], strict=True):
-        heads, rows = [head_of([lock]), head_of([fork])], [lock, fork]
+        ranks, rows = [ranks_of([lock]), ranks_of([fork])], [lock, fork]
         if train is not None:
-            heads = [ideal_student(head, train) for head in heads]
+            ranks = [ideal_student(r, train) for r in ranks]
             rows = [theory.target(row, train) for row in rows]
         expected = explain.feasible_top_p(rows[1], rows[0], needs, keeps, temperature, 20)
-        low, high = feasible_top_p(*heads, Decoding(temperature, 20), limits)
+        low, high = feasible_top_p(*ranks, Decoding(temperature, 20), limits)
         assert np.isfinite(low) == expected.possible
         if expected.possible:
             assert (low, high) == pytest.approx(
@@ -204,7 +204,7 @@ def test_eq_40_of_many_serves_the_stated_shares_up_to_its_ends():
     locks = np.array([two_way(p) for p in rng.uniform(0.85, 0.999, 40)])
     forks = np.array([two_way(p) for p in rng.uniform(0.5, 0.8, 40)])
     limits, at = Limits(lock_share=0.9, fork_share=0.7), Decoding(1.0, 20)
-    low, high = feasible_top_p(head_of(locks), head_of(forks), at, limits)
+    low, high = feasible_top_p(ranks_of(locks), ranks_of(forks), at, limits)
 
     def served(top_p):
         sizes = [theory.support(x, Decoding(1.0, 20, top_p)).sum(1) for x in (locks, forks)]
@@ -428,6 +428,8 @@ def test_bad_input_is_one_line(probes, options, message, tmp_path, monkeypatch, 
 def test_locks_stay_precise_and_forks_open_at_flat_rows():
     """A lock that only a nucleus keeps single: precise up to the T at which it takes a second."""
     rows = [two_way(0.9), flat(0.0)]
-    spans = interval(head_of(rows[:1]), head_of(rows[1:]), Decoding(1, 20, 0.8), (0.1, 5), Limits())
+    spans = interval(
+        ranks_of(rows[:1]), ranks_of(rows[1:]), Decoding(1, 20, 0.8), (0.1, 5), Limits()
+    )
     expected = np.log(0.9 / 0.1) / np.log(0.8 / 0.2)  # where 0.9^(1/T) against 0.1^(1/T) is 4 to 1
     assert spans.T_high == pytest.approx(expected, abs=2 * RESOLUTION)

@@ -303,3 +303,10 @@ def test_published_settings_are_the_presets():
         name = family.lower().removesuffix(" (high)")
         name = "llama-3.1-8b-instruct" if name == "llama-3.1-8b" else name
         assert Decoding(*values) == Decoding.preset(name, stage)
+
+
+def test_published_frames_are_the_callers_to_edit():
+    known = published()
+    known.table_2["estimate"] = 0.0
+    known.margins.clear()
+    assert published().table_2["estimate"].any() and published().margins

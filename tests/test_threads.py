@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
-from ssd_probe.kernels import threads
-from ssd_probe.kernels.threads import in_threads
+from ssd_probe.kernels.cpu import threads
+from ssd_probe.kernels.cpu.threads import in_threads
 
 
 @pytest.fixture(autouse=True)

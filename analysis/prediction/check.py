@@ -8,7 +8,7 @@ import pandas as pd
 
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.prediction.feasible import Limits, interval
-from ssd_probe.analysis.prediction.ideal import Head, ideal_student
+from ssd_probe.analysis.prediction.ideal import Ranks, ideal_student
 from ssd_probe.analysis.prediction.positions import Sample
 from ssd_probe.analysis.prediction.predict import (
     BASE,
@@ -38,10 +38,10 @@ def predicted_and_measured(
     known = (exactly_known(s.stats, [train], evals) for s in (base, student))
     both = np.logical_and(*(mask.numpy() for mask in known))
     before, after = (
-        {label: Head(part.top_logits) for label, part in by_label(s, both).items()}
+        {label: Ranks(part.top_logits) for label, part in by_label(s, both).items()}
         for s in (base, student)
     )
-    ideal = {label: ideal_student(head, train) for label, head in before.items()}
+    ideal = {label: ideal_student(ranks, train) for label, ranks in before.items()}
     models = {BASE: before, IDEAL: ideal, MEASURED: after}
     tables = [cells_of(model, evals, limits).assign(model=name) for name, model in models.items()]
     return pd.concat(tables, ignore_index=True)
@@ -55,7 +55,7 @@ def measured_intervals(
     Over the base's locks and forks. Raises UserError as `predict`, for the student's probe.
     """
     parts = by_label(student, exactly_known(student.stats, [train], evals).numpy())
-    locks, forks = Head(parts[LOCK].top_logits), Head(parts[FORK].top_logits)
+    locks, forks = Ranks(parts[LOCK].top_logits), Ranks(parts[FORK].top_logits)
     span = min(e.temperature for e in evals), max(e.temperature for e in evals)
     named = setting_of(train) | {"model": MEASURED}
     rows = [

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_probe.analysis.prediction.ideal import Head, draws
+from ssd_probe.analysis.prediction.ideal import Ranks, draws
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.truncation import Truncated
@@ -66,7 +66,7 @@ class Interval(NamedTuple):
 
 
 def interval(
-    locks: Head, forks: Head, truncation: Decoding, span: tuple[float, float], limits: Limits
+    locks: Ranks, forks: Ranks, truncation: Decoding, span: tuple[float, float], limits: Limits
 ) -> Interval:
     """The T_eval within `span` that serve both at the top-k and top-p of `truncation`.
 
@@ -75,9 +75,9 @@ def interval(
     end of the span may lie beyond it.
     """
 
-    def serves(head: Head, rule: Callable, share: float) -> Callable[[float], bool]:
+    def serves(ranks: Ranks, rule: Callable, share: float) -> Callable[[float], bool]:
         def at(temperature: float) -> bool:
-            drawn = draws(head, [replace(truncation, temperature=temperature)])
+            drawn = draws(ranks, [replace(truncation, temperature=temperature)])
             return rule(drawn).mean() >= share - 1e-12
 
         return at
@@ -94,7 +94,7 @@ def interval(
 
 
 def feasible_top_p(
-    locks: Head, forks: Head, decoding: Decoding, limits: Limits
+    locks: Ranks, forks: Ranks, decoding: Decoding, limits: Limits
 ) -> tuple[float, float]:
     """Eq. 40 at the T and top-k of `decoding`: low < top_p <= high; NaN twice where none does.
 
@@ -108,15 +108,15 @@ def feasible_top_p(
     return (low, high) if low < high else (np.nan, np.nan)
 
 
-def rank_mass(head: Head, decoding: Decoding, rank: int) -> NDArray[np.float64]:
+def rank_mass(ranks: Ranks, decoding: Decoding, rank: int) -> NDArray[np.float64]:
     """C_m, the mass of the first m ranks before top-p, [n]: 1 from the last survivor on.
 
     Before it a C that only rounds to 1 is put just below, as `explain.feasible_top_p` does.
     Source: eq. 40.
     """
-    whole = draws(head, [Decoding(decoding.temperature, decoding.top_k)])
-    first = head.ranked[:, :rank].double()
-    below = (first - head.ranked[:, :1].double()) / (head.temperature * decoding.temperature)
+    whole = draws(ranks, [Decoding(decoding.temperature, decoding.top_k)])
+    first = ranks.logits[:, :rank].double()
+    below = (first - ranks.logits[:, :1].double()) / (ranks.temperature * decoding.temperature)
     mass = (below.exp() * whole.top1).sum(1).numpy()
     return np.where(whole.size[:, 0].numpy() <= rank, 1.0, np.minimum(mass, np.nextafter(1, 0)))
 

@@ -9,14 +9,11 @@ from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import stats_of
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.fields import REQUIRED
+from ssd_probe.kernels.results import PositionStats
 from ssd_probe.probing.table import Probe, require_comparable
 
 _KEYS = ["sample_id", "position", "token_id"]
-_STATISTICS = [
-    "max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass", "valid",
-    "top_ids", "top_logits",
-]  # fmt: skip
 
 
 class Sample(NamedTuple):
@@ -43,7 +40,7 @@ def draw_positions(probe: Probe, rule: Any, positions: int = 0, seed: int = 0) -
     if 0 < positions < total:
         rows = np.sort(np.random.default_rng(seed).choice(total, positions, replace=False))
     stats, labels = [], []
-    for frame in _picked(probe, rows, [*_KEYS, *_STATISTICS]):
+    for frame in _picked(probe, rows, [*_KEYS, *REQUIRED]):
         stats.append(stats_of(frame))
         labels.append(np.asarray(rule.label(frame), dtype=str))
     return Sample(PositionStats.concat(stats), np.concatenate(labels), rows, total)
@@ -60,7 +57,7 @@ def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:
             f"{other.path}: {len(other)} positions, {base.path} has {len(base)}: probe both alike"
         )
     keys = pd.concat(_picked(base, sample.rows, _KEYS), ignore_index=True)
-    parts = list(_picked(other, sample.rows, [*_KEYS, *_STATISTICS]))
+    parts = list(_picked(other, sample.rows, [*_KEYS, *REQUIRED]))
     found = pd.concat([part[_KEYS] for part in parts], ignore_index=True)
     for name in _KEYS:
         unequal = np.flatnonzero(keys[name].to_numpy() != found[name].to_numpy())

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER
 from ssd_probe.analysis.prediction.feasible import Limits, interval
-from ssd_probe.analysis.prediction.ideal import Head, draws, ideal_student, log_totals, lost_mass
+from ssd_probe.analysis.prediction.ideal import Ranks, draws, ideal_student, log_totals, lost_mass
 from ssd_probe.analysis.prediction.positions import Sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
 
 TRAIN = ["T_train", "top_k_train", "top_p_train"]
 EVAL = ["T_eval", "top_k_eval", "top_p_eval"]
@@ -61,14 +61,14 @@ def predict(
     """
     limits = limits or Limits()
     stats = by_label(sample, exactly_known(sample.stats, trains, evals).numpy())
-    base = {label: Head(part.top_logits) for label, part in stats.items()}
+    base = {label: Ranks(part.top_logits) for label, part in stats.items()}
     span = min(e.temperature for e in evals), max(e.temperature for e in evals)
     truncations = dict.fromkeys(replace(e, temperature=1.0) for e in evals)
     cells, supports, intervals = [], [], []
     for train in (None, *trains):
         named, model = setting_of(train), base
         if train is not None:
-            model = {label: ideal_student(head, train) for label, head in base.items()}
+            model = {label: ideal_student(ranks, train) for label, ranks in base.items()}
             supports.append(_supports(stats, model, train).assign(**named))
         cells.append(cells_of(model, evals, limits).assign(**named))
         for cut in truncations:
@@ -127,7 +127,7 @@ def by_label(sample: Sample, known: NDArray[np.bool_]) -> dict[str, PositionStat
     return parts
 
 
-def cells_of(model: dict[str, Head], evals: Sequence[Decoding], limits: Limits) -> pd.DataFrame:
+def cells_of(model: dict[str, Ranks], evals: Sequence[Decoding], limits: Limits) -> pd.DataFrame:
     """Means of what a model draws, a row a label ("all" too) and evaluation setting.
 
     survivors (tokens); entropy (nats); branching; top1 (mass of its top token); precise and open
@@ -135,8 +135,8 @@ def cells_of(model: dict[str, Head], evals: Sequence[Decoding], limits: Limits) 
     """
     setting = pd.DataFrame([_values(e) for e in evals], columns=EVAL)
     tables = {}
-    for label, head in model.items():
-        drawn = draws(head, evals)
+    for label, ranks in model.items():
+        drawn = draws(ranks, evals)
         columns = {
             "survivors": drawn.size.double(),
             "entropy": drawn.entropy,
@@ -145,11 +145,11 @@ def cells_of(model: dict[str, Head], evals: Sequence[Decoding], limits: Limits) 
             "precise": torch.from_numpy(limits.precise(drawn)).double(),
             "open": torch.from_numpy(limits.open(drawn)).double(),
             "log_top1": drawn.top1.log(),
-            "log_inside": log_totals(head, evals),
-            "log_reshaped": log_totals(head, evals, head.temperature),
+            "log_inside": log_totals(ranks, evals),
+            "log_reshaped": log_totals(ranks, evals, ranks.temperature),
         }
         means = {name: value.mean(0).numpy() for name, value in columns.items()}
-        tables[label] = setting.assign(label=label, positions=len(head.ranked), **means)
+        tables[label] = setting.assign(label=label, positions=len(ranks.logits), **means)
     return pd.concat([_overall(tables), *tables.values()], ignore_index=True)
 
 
@@ -186,14 +186,14 @@ def _with_gains(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _supports(
-    base: dict[str, PositionStats], student: dict[str, Head], train: Decoding
+    base: dict[str, PositionStats], student: dict[str, Ranks], train: Decoding
 ) -> pd.DataFrame:
     """The rows of `Prediction.supports` for one training setting."""
     tables, plain = {}, [Decoding()]
-    for label, head in student.items():
-        lost = lost_mass(base[label], head, train)
-        drawn = draws(head, plain)
-        reshaping = log_totals(head, plain) - log_totals(head, plain, head.temperature)
+    for label, ranks in student.items():
+        lost = lost_mass(base[label], ranks, train)
+        drawn = draws(ranks, plain)
+        reshaping = log_totals(ranks, plain) - log_totals(ranks, plain, ranks.temperature)
         # Without truncation S is within the ranks only where nothing lies beyond them.
         whole = train.truncates | (base[label].tail_log_mass == -torch.inf)
         columns = {

@@ -17,9 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.stats import PositionStats, position_stats
+from ssd_probe.kernels.head import Head
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.stats import position_stats
 from ssd_probe.models.checkpoints import render_prompt
-from ssd_probe.probing.heads import Head, hidden_states, log_mass_from, own_logits, read_head
+from ssd_probe.probing.heads import hidden_states, log_mass, log_mass_from, own_logits, read_head
 from ssd_probe.problems.prompts import Prompt
 from ssd_probe.problems.texts import Text
 
@@ -151,7 +153,7 @@ class Scorer:
             # With a model spread over devices, the last layer's is not that of the ids.
             hidden = hidden[row.to(hidden.device), at.to(hidden.device) - 1]  # [N, D]
             stats = self.head.stats(hidden, targets, **options)
-            padding = self.head.log_mass(hidden, self.tokens)
+            padding = log_mass(self.head, hidden, self.tokens)
         else:
             parts, paddings = [], []
             for start in range(0, len(at), self.rows_per_chunk):

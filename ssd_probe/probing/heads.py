@@ -1,68 +1,21 @@
-"""A model's output layer, from its last hidden states on: weight, bias, scale and soft cap.
-
-    z = cap * tanh(scale * (W h + b) / cap),  without a cap  z = scale * (W h + b)
+"""A model's output layer as a `Head`, and its last hidden states.
 
 What a configuration says is tried against the model's own logits, not trusted: a layer that gives
 others is no `Head`, and the model then makes its logits itself.
 """
 
 import inspect
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ssd_probe.kernels.head import lm_head_stats
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.head import Head
 
 TRIED_TOKENS = 16
 # By dtype, how far two ways to the same logits may lie apart, relative to the largest logit.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-
-
-@dataclass(frozen=True)
-class Head:
-    """`weight` [V, D], `bias` [V] or None, `scale`, `softcap` or None."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def in_float32(self) -> "Head":
-        """The same with a float32 weight: a copy of [V, D], and products in float32 on GPUs."""
-        bias = None if self.bias is None else self.bias.float()
-        return replace(self, weight=self.weight.float(), bias=bias)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[N, V] of hidden states [N, D], in the weight's dtype."""
-        z = torch.nn.functional.linear(hidden.to(self.weight), self.weight, self.bias) * self.scale
-        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
-
-    def stats(self, hidden: Tensor, targets: Tensor, top_k: int, backend: str) -> PositionStats:
-        """`lm_head_stats` of hidden states [N, D]."""
-        device = self.weight.device
-        return lm_head_stats(
-            hidden.to(device),
-            self.weight,
-            bias=self.bias,
-            scale=self.scale,
-            softcap=self.softcap,
-            top_k=top_k,
-            targets=targets.to(device),
-            backend=backend,
-        )
-
-    def log_mass(self, hidden: Tensor, begin: int | None) -> Tensor:
-        """logsumexp [N] of the logits of ids from `begin` on; -inf where there are none."""
-        weight = self.weight[len(self.weight) if begin is None else begin :]
-        if not len(weight):
-            return weight.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
-        bias = None if self.bias is None else self.bias[begin:]
-        rows = replace(self, weight=weight, bias=bias)
-        return torch.cat([rows.logits(h).float().logsumexp(-1) for h in hidden.split(1024)])
 
 
 @torch.inference_mode()
@@ -101,6 +54,14 @@ def output_rows(model: PreTrainedModel) -> int:
     layer: Any = model.get_output_embeddings()
     rows = model.config.get_text_config().vocab_size
     return rows if layer is None else layer.weight.shape[0]
+
+
+def log_mass(head: Head, hidden: Tensor, begin: int | None) -> Tensor:
+    """logsumexp [N] of the logits of ids from `begin` on; -inf where there are none."""
+    rows = head.rows(slice(len(head.weight) if begin is None else begin, None))
+    if not len(rows.weight):
+        return head.weight.new_full((len(hidden),), -torch.inf, dtype=torch.float32)
+    return torch.cat([rows.logits(h).float().logsumexp(-1) for h in hidden.split(1024)])
 
 
 def log_mass_from(logits: Tensor, begin: int | None) -> Tensor:

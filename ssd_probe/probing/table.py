@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from ssd_probe.errors import UserError
 from ssd_probe.files.parts import Damaged, manifest_of, part_file
 from ssd_probe.files.record import read_record
-from ssd_probe.kernels.pair import COMPARISONS
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.fields import RANKED
+from ssd_probe.kernels.fields import SCALARS as MEASURED
+from ssd_probe.kernels.results import COMPARISONS, PositionStats
 from ssd_probe.probing.syntax import label_tokens
 
 if TYPE_CHECKING:  # reading a table must not wait for transformers
@@ -25,14 +26,9 @@ SCHEMA_VERSION = "2"
 SCALARS = {
     "logprob": "target_logprob",
     "rank": "target_rank",
-    "max_logit": "max_logit",
-    "log_partition": "log_partition",
-    "entropy": "entropy",
-    "varentropy": "varentropy",
-    "tail_log_mass": "tail_log_mass",
+    **{name: name for name in MEASURED},
     "padding_mass": "padding_mass",  # of `Scorer`: on rows of the output layer that are no tokens
 }
-_STATS_COLUMNS = [*SCALARS, "top_ids", "top_logits", "valid"]
 NOISE = "noise.parquet"
 OTHER = "other_"  # begins the columns of a pair's second model
 
@@ -190,13 +186,15 @@ class Probe:
 
     def stats(self) -> PositionStats:
         """All rows as `PositionStats`: supports, masses, entropies under any decoding."""
-        table = self._table(_STATS_COLUMNS)
-        columns: dict[str, np.ndarray] = {
-            SCALARS.get(name, name): table[name].to_numpy() for name in [*SCALARS, "valid"]
-        }
-        for name in ("top_ids", "top_logits"):
-            flat = table[name].combine_chunks().flatten()
-            columns[name] = flat.to_numpy().reshape(len(table), self.settings["top_k"])
+        top_k = self.settings["top_k"]
+        table = self._table(list(_measured(top_k, pair=False)))
+        columns: dict[str, np.ndarray] = {}
+        for name in table.column_names:
+            if name in RANKED:
+                flat = table[name].combine_chunks().flatten()
+                columns[name] = flat.to_numpy().reshape(len(table), top_k)
+            else:
+                columns[_field(name)] = table[name].to_numpy()
         return PositionStats.from_columns(columns)
 
     @property

@@ -9,18 +9,18 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ssd_probe.kernels import pair
-from ssd_probe.kernels.cpu import exp
-from ssd_probe.kernels.stats import PositionStats
-from ssd_probe.kernels.threads import in_threads
+from ssd_probe.kernels.cpu.stats import exp
+from ssd_probe.kernels.cpu.threads import in_threads
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.series import JS_FAR, JS_SERIES, KL_SERIES
 
 BLOCK = 512  # elements summed in float32 before they join the float64 sums
 HALF_ROWS = 2**18  # float16 logits widened at a time: 1 MB, within the second cache
 
 # numba freezes these; as Python floats they would draw the arithmetic into float64.
-_KL = tuple(np.float32(c) for c in pair.KL_SERIES)
-_JS = tuple(np.float32(c) for c in pair.JS_SERIES)
-_FAR = tuple(np.float32(c) for c in pair.JS_FAR)
+_KL = tuple(np.float32(c) for c in KL_SERIES)
+_JS = tuple(np.float32(c) for c in JS_SERIES)
+_FAR = tuple(np.float32(c) for c in JS_FAR)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _LEAST, _FAR_D, _HUGE, _TINY = np.float32(-87), np.float32(100), np.float32(1e30), np.float32(1e-37)
 
@@ -36,7 +36,7 @@ def _exp(t):
 
 @njit(cache=True, nogil=True, fastmath=_MATH, boundscheck=False)
 def _block(a, b, a_shift, b_shift, log_a, log_b, out):
-    """Add the six sums of `pair.close_pair` over one block to `out` [6].
+    """Add the six sums of `closing.close_pair` over one block to `out` [6].
 
     `a`, `b`: raw bits of the logits, uint32, or uint16 of bfloat16 with a shift of 16;
     `log_a`, `log_b`: float64 log normalisers.
@@ -110,7 +110,7 @@ def _bits(logits: Tensor) -> tuple[np.ndarray, int, np.uint32]:
 
 
 def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
-    """The sums [N, 6] float64 that `pair.close_pair` takes, of logits [N, V].
+    """The sums [N, 6] float64 that `closing.close_pair` takes, of logits [N, V].
 
     Each row is computed by one thread, in one order: its bits depend on nothing else.
     """

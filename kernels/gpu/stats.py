@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import TRITON_TOP_K
-from ssd_probe.kernels.gpu_finalise import _finalise, _ordered, _value
-from ssd_probe.kernels.gpu_scan import LANES, UNROLL, _load, _row, _scan, geometry
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
+from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
+from ssd_probe.kernels.results import PositionStats
 
 
 @triton.jit(do_not_specialize=["stride", "size"])

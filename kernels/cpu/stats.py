@@ -16,8 +16,8 @@ from numba.extending import overload
 from torch import Tensor
 
 from ssd_probe.kernels.closing import close, target_fields_of
-from ssd_probe.kernels.stats import PositionStats
-from ssd_probe.kernels.threads import in_threads
+from ssd_probe.kernels.cpu.threads import in_threads
+from ssd_probe.kernels.results import PositionStats
 
 BLOCK = 256
 UPCAST_ELEMENTS = 2**22  # float16 is converted this many elements at a time

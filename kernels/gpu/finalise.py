@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu_scan import LANES, LOG2_E, LOWEST, _add, _load, _rescale, _row
+from ssd_probe.kernels.gpu.scan import LANES, LOG2_E, LOWEST, _add, _load, _rescale, _row
 
 LN_2 = tl.constexpr(0.6931471805599453)
 BOTTOM = tl.constexpr(-0x7F7FFFFF << 32)  # the key of the lowest finite number at the last index

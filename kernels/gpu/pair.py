@@ -10,16 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssd_probe.kernels import pair
-from ssd_probe.kernels.stats import PositionStats
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.series import JS_FAR, JS_SERIES, KL_SERIES
 
 THREADS = 128
 SEGMENT = 2**15  # logits of a row that one program compares: a function of nothing else
 SUMS = 6
 
-_KL = tl.constexpr(pair.KL_SERIES)
-_JS = tl.constexpr(pair.JS_SERIES)
-_FAR = tl.constexpr(pair.JS_FAR)
+_KL = tl.constexpr(KL_SERIES)
+_JS = tl.constexpr(JS_SERIES)
+_FAR = tl.constexpr(JS_FAR)
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -136,7 +136,7 @@ def _pair(
 
 
 def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -> Tensor:
-    """The sums [N, 6] float64 that `pair.close_pair` takes, of logits [N, V] on a GPU.
+    """The sums [N, 6] float64 that `closing.close_pair` takes, of logits [N, V] on a GPU.
 
     The order of additions depends on V and the dtypes only, so a row's bits depend on nothing else.
     """

@@ -1,0 +1,1 @@
+"""The CPU backend: numba kernels over rows, in torch's own threads."""
