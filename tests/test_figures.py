@@ -8,9 +8,9 @@ from matplotlib.colors import to_rgba
 
 from ssd_probe.errors import UserError
 from ssd_probe.figures.distributions import fig_4, fig_5, fig_5_pair, fig_6a, fig_6b, fig_6c, fig_6d
+from ssd_probe.figures.pass_at_k import fig_2
 from ssd_probe.figures.saving import save
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, paper_style
-from ssd_probe.figures.sweeps import fig_2
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
