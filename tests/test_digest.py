@@ -14,6 +14,7 @@ from ssd_probe.analysis.curves import (
     truncation_curves,
 )
 from ssd_probe.analysis.digest import digest, example_positions, leverage_verdict
+from ssd_probe.analysis.frames import Missing
 from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
 from ssd_probe.analysis.leverage import conflict_totals, leverage
 from ssd_probe.decoding import Decoding
@@ -175,6 +176,22 @@ class TestDigest:
         _, missing = draw_digest(found, tmp_path)
         assert [name for name, _ in missing] == ["fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6d"]
         assert set(found.comparison["statistic"]) == set(STATISTICS)
+
+    def test_ten_ranks_and_greedy_training_lack_single_figures_and_stop_nothing(self, tmp_path):
+        few = [probe_of(logits, ranks=10).assign(segment="code", syntax="Name", token="a")
+               for logits in (self.logits, self.logits)]  # fmt: skip
+        few = [frame[frame["entropy"] < 2].reset_index(drop=True) for frame in few]
+        at = Decoding(1.6, 5, 0.8)
+        found = digest([tuple(few)], SupportRule(at), at, n_resamples=9)
+        assert [name for name, x in found._asdict().items() if isinstance(x, Missing)] == [
+            "bins", "ranked",
+        ]  # fmt: skip
+        assert found.ranked.why == "the probe keeps 10 ranks, 12 were asked for"
+        greedy = digest([tuple(self.frames())], SupportRule(), Decoding(0.0), n_resamples=9)
+        assert "greedy decoding has no steps" in greedy.steps.why
+        assert greedy.loss == Missing("greedy training has no loss terms")
+        drawn = draw_digest(greedy._replace(mass=Missing("m"), text=Missing("t")), tmp_path)
+        assert [name for name, _ in drawn.missing] == ["fig_4", "fig_8", "fig_6a", "loss_terms"]
 
     def test_nothing_to_compare(self):
         base, tuned = self.frames()

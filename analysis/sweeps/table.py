@@ -30,7 +30,10 @@ def read_sweep(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        what = "a folder; give the file of its table" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty; a sweep table has a row a cell, group and k")
     try:
         if path.suffix == ".csv":
             frame = pd.read_csv(path)
@@ -40,6 +43,8 @@ def read_sweep(path: str | Path) -> pd.DataFrame:
             frame = pd.DataFrame(read_jsonl(path))
         else:
             raise UserError(f"{path}: a sweep table is a .csv, .parquet or .jsonl file")
+    except UserError:
+        raise
     except (ValueError, OSError) as error:  # pandas' parser and Arrow errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not readable as {path.suffix[1:]}: {reason}") from error
