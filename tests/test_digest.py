@@ -187,7 +187,9 @@ class TestDigest:
             "bins", "ranked",
         ]  # fmt: skip
         assert found.ranked.why == "the probe keeps 10 ranks, 12 were asked for"
-        greedy = digest([tuple(self.frames())], SupportRule(), Decoding(0.0), n_resamples=9)
+        greedy = digest(
+            [tuple(self.frames())], SupportRule(), Decoding(0.0, 20, 0.8), n_resamples=9
+        )
         assert "greedy decoding has no steps" in greedy.steps.why
         assert greedy.loss == Missing("greedy training has no loss terms")
         drawn = draw_digest(greedy._replace(mass=Missing("m"), text=Missing("t")), tmp_path)

@@ -10,7 +10,7 @@ from ssd_probe.analysis.frames import Missing
 from ssd_probe.errors import UserError
 from ssd_probe.figures.distributions import fig_4, fig_5, fig_5_pair, fig_6a, fig_6b, fig_6c, fig_6d
 from ssd_probe.figures.pass_at_k import fig_2
-from ssd_probe.figures.saving import save
+from ssd_probe.figures.saving import Plan, save, save_all
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, paper_style
 
 matplotlib.use("Agg")
@@ -247,7 +247,7 @@ def test_save_writes_the_same_bytes_again_and_keeps_dots_in_the_name(tmp_path):
     assert b"CreationDate" not in paths[1].read_bytes()
 
 
-def test_save_all_says_what_is_missing_and_leaves_no_figure_open(tmp_path, monkeypatch):
+def test_save_all_says_what_is_missing_and_leaves_no_figure_open(tmp_path):
     styled, opened = [], plt.get_fignums()
 
     def draw(frame):
@@ -259,7 +259,7 @@ def test_save_all_says_what_is_missing_and_leaves_no_figure_open(tmp_path, monke
         raise UserError("no cell with a value")
 
     plans = [Plan("a", MASS, draw), Plan("b", Missing("too few ranks"), draw),
-             Plan("c", MASS, fail), Plan("d", MASS, lambda frame: (fig_6a(frame).figure, "Whole."))]  # fmt: skip
+             Plan("c", MASS, fail), Plan("d", MASS, lambda f: (fig_6a(f).figure, "Whole."))]  # fmt: skip
     with plt.rc_context({"font.size": 30}):
         saved = save_all(plans, tmp_path)
     assert saved.paths == [tmp_path / "a.png", tmp_path / "d.png"] and styled == [7.5]
