@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.changes import STATISTICS
-from ssd_probe.analysis.compare import compare
+from ssd_probe.analysis.compare import compare, loss_parts
 from ssd_probe.analysis.curves import (
     cumulative_mass,
     entropy_by_mass_bin,
@@ -177,7 +177,7 @@ class TestDigest:
         assert [name for name, _ in missing] == ["fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6d"]
         assert set(found.comparison["statistic"]) == set(STATISTICS)
 
-    def test_ten_ranks_and_greedy_training_lack_single_figures_and_stop_nothing(self, tmp_path):
+    def test_ten_ranks_lack_single_figures_and_stop_nothing(self, tmp_path):
         few = [probe_of(logits, ranks=10).assign(segment="code", syntax="Name", token="a")
                for logits in (self.logits, self.logits)]  # fmt: skip
         few = [frame[frame["entropy"] < 2].reset_index(drop=True) for frame in few]
@@ -187,13 +187,11 @@ class TestDigest:
             "bins", "ranked",
         ]  # fmt: skip
         assert found.ranked.why == "the probe keeps 10 ranks, 12 were asked for"
-        greedy = digest(
-            [tuple(self.frames())], SupportRule(), Decoding(0.0, 20, 0.8), n_resamples=9
-        )
-        assert "greedy decoding has no steps" in greedy.steps.why
-        assert greedy.loss == Missing("greedy training has no loss terms")
-        drawn = draw_digest(greedy._replace(mass=Missing("m"), text=Missing("t")), tmp_path)
-        assert [name for name, _ in drawn.missing] == ["fig_4", "fig_8", "fig_6a", "loss_terms"]
+        told = found.comparison[found.comparison["statistic"] != "target_kl"]
+        with pytest.raises(UserError, match="greedy training has no loss terms"):
+            loss_parts(told)
+        drawn = draw_digest(found._replace(mass=Missing("m"), text=Missing("t")), tmp_path)
+        assert [name for name, _ in drawn.missing] == ["fig_4", "fig_5", "fig_6a", "fig_6d"]
 
     def test_nothing_to_compare(self):
         base, tuned = self.frames()

@@ -258,8 +258,12 @@ def test_save_all_says_what_is_missing_and_leaves_no_figure_open(tmp_path):
         plt.figure()
         raise UserError("no cell with a value")
 
-    plans = [Plan("a", MASS, draw), Plan("b", Missing("too few ranks"), draw),
-             Plan("c", MASS, fail), Plan("d", MASS, lambda f: (fig_6a(f).figure, "Whole."))]  # fmt: skip
+    plans = [
+        Plan("a", MASS, draw),
+        Plan("b", Missing("too few ranks"), draw),
+        Plan("c", MASS, fail),
+        Plan("d", MASS, lambda frame: (fig_6a(frame).figure, "Whole.")),
+    ]
     with plt.rc_context({"font.size": 30}):
         saved = save_all(plans, tmp_path)
     assert saved.paths == [tmp_path / "a.png", tmp_path / "d.png"] and styled == [7.5]
