@@ -149,6 +149,26 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
     ]
 
 
+def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
+    """KL(q || p) in its two parts, before and after: a row a label ("all", lock, fork) and model.
+
+    comparison: `compare`'s frame. KL(q || p) = outside + inside, in nats: outside = -log K, what is
+    not yet in the support; inside = KL(q || pi), what has another shape within it.
+    Returns label, model ("base", "tuned"), outside, inside.
+    Raises UserError where the statistics of the loss are missing, as for greedy training.
+    """
+    if "target_kl" not in set(comparison["statistic"]):
+        raise UserError("greedy training has no loss terms")
+    wide = comparison.pivot(index="statistic", columns="label")
+    rows = []
+    for label in (label for label in (ALL, LOCK, FORK) if label in wide["base"]):
+        for model in ("base", "tuned"):
+            means = wide[model][label]
+            outside = means["compression"]
+            rows.append((label, model, outside, means["target_kl"] - outside))
+    return pd.DataFrame(rows, columns=["label", "model", "outside", "inside"])
+
+
 def noise_floors(
     first: pd.DataFrame, noise: pd.DataFrame, kinds: NDArray, decoding: Decoding
 ) -> dict[tuple[str, str], float]:

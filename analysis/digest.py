@@ -16,6 +16,7 @@ import torch
 from ssd_probe.analysis.compare import (
     Verdict,
     add_totals,
+    loss_parts,
     noise_floors,
     summarise,
     totals,
@@ -25,13 +26,16 @@ from ssd_probe.analysis.curves import (
     cumulative_mass,
     entropy_by_mass_bin,
     pooled,
+    ranked_probabilities,
     stack_models,
+    tempered_ranks,
     truncation_curves,
 )
-from ssd_probe.analysis.frames import stats_of
+from ssd_probe.analysis.frames import Missing, attempt, stats_of
 from ssd_probe.analysis.labels import FORK, LOCK, Rule
 from ssd_probe.analysis.leverage import LEAST_SLIP, Leverage, conflict_totals, leverage
 from ssd_probe.analysis.rates import fork_rates, label_counts
+from ssd_probe.analysis.steps import steps_of_row
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 
@@ -39,22 +43,31 @@ SIDES = ("base", "tuned")
 FIGURE_RANKS = 60  # of Figure 6a
 FIGURE_TOKENS = 400  # of Figure 4
 BIN_RANKS = 20  # that Figure 6d needs
+BAR_TEMPERATURES = (0.5, 2.0)  # low and high T_eval of Figure 4's bars
 WRITTEN = ("text", "thinking", "code")  # segments that a model writes and a person reads
 Parts = Iterable[tuple[pd.DataFrame, pd.DataFrame]]
 
 
 class Digest(NamedTuple):
-    """Frames for the figures and tables; curves of both models are told apart by `model`."""
+    """Frames for the tables and, in plot form, for the figures; with what they were made with.
 
+    Both models are told apart by the column `model`, fork and lock by `label`.
+    """
+
+    decoding: Decoding  # the training one
+    where: str  # which texts and positions, in words
     comparison: pd.DataFrame  # `compare`
     leverage: Leverage | None  # None without a lock or without a fork
     verdicts: list[Verdict]
     rates: pd.DataFrame  # `fork_rates`
+    loss: pd.DataFrame | Missing  # `loss_parts`
     mass: pd.DataFrame  # Figure 6a
     curves: pd.DataFrame  # Figures 6b, 6c
-    bins: pd.DataFrame | None  # Figure 6d; None where the probes keep fewer than 20 ranks
-    text: pd.DataFrame  # Figure 4: the base's rows of one text, with label and branching
-    examples: dict[str, tuple[pd.Series, pd.Series]]  # Figure 5: by label a row of each model
+    bins: pd.DataFrame | Missing  # Figure 6d
+    text: pd.DataFrame | Missing  # Figure 4: one text's tokens, with label and branching
+    bars: pd.DataFrame | Missing  # Figure 4's bars
+    ranked: pd.DataFrame | Missing  # Figure 5
+    steps: pd.DataFrame | Missing  # Figure 8
 
 
 def digest(
@@ -62,18 +75,21 @@ def digest(
     rule: Rule,
     decoding: Decoding,
     *,
+    where: str = "",
     noise: pd.DataFrame | None = None,
     names: tuple[str, str] = SIDES,
+    tokenizer: Any = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Digest:
     """Compare two probes part by part, with locks and forks by `rule` on the base.
 
     parts: (base, tuned) frames of the same whole texts; decoding: the training one, whose support S
-    is measured; its top-k and top-p are also those of the curves over T_eval; noise: as in
-    `compare`; names: of the two models in the curves. The examples come from the first part: for
-    Figure 4 the text with most forks among its first tokens, for Figure 5 the fork of highest
-    entropy and the lock of median entropy.
+    is measured; its top-k and top-p are also those of the curves over T_eval; where: which texts
+    and positions, for captions; noise: as in `compare`; names: of the two models in the curves;
+    tokenizer: names Figure 5's tokens. The examples come from the first part: for Figure 4 the text
+    with most forks among its first tokens, for Figures 5 and 8 the fork of highest entropy and the
+    lock of median entropy. What a figure lacks its data for is `Missing`.
     Raises UserError as `compare` does, and without parts.
     """
     source = iter(parts)
@@ -81,13 +97,13 @@ def digest(
     if first is None:
         raise UserError("no position is valid in both probes")
     labels = rule.label(first[0])
-    text = example_text(first[0], labels, decoding)
-    examples = example_positions(*first, labels)
     noisy = set() if noise is None else set(noise["sample_id"])
 
     def work(base: pd.DataFrame, tuned: pd.DataFrame) -> _Part | None:
         return _part(base, tuned, rule.label(base), decoding, noisy)
 
+    examples = _examples(example_positions(*first, labels), decoding, names, tokenizer)
+    text = attempt(lambda: example_text(first[0], labels, decoding))
     read = [part for part in _worked(chain([first], source), work) if part is not None]
     if not read:
         raise UserError("no position is valid in both probes")
@@ -97,15 +113,20 @@ def digest(
     found = _leverage(read, random)
     bins = [part.bins for part in read]
     return Digest(
+        decoding=decoding,
+        where=where,
         comparison=comparison,
         leverage=found,
         verdicts=[*verdicts(comparison), leverage_verdict(found)],
         rates=fork_rates([p.counts for p in read], **random),
+        loss=attempt(lambda: loss_parts(comparison)),
         mass=_stacked([p.mass for p in read], "rank", names),
         curves=_stacked([p.curves for p in read], "temperature", names),
-        bins=_stacked(bins, ["bin", "least_mass"], names) if bins[0] else None,
+        bins=_stacked(bins, ["bin", "least_mass"], names)
+        if bins[0]
+        else Missing(f"the probe keeps fewer than {BIN_RANKS} ranks"),
         text=text,
-        examples=examples,
+        **examples,
     )
 
 
@@ -189,12 +210,13 @@ def example_text(base: pd.DataFrame, labels: pd.Series, decoding: Decoding) -> p
     """Figure 4's rows: token, label, branching of the start of the text with most forks there.
 
     Of texts with code only the code; of no text more than `FIGURE_TOKENS` tokens.
+    Raises UserError where there is neither text nor code.
     """
     written = base["segment"].isin(["code"] if (base["segment"] == "code").any() else WRITTEN)
     shown = base[written & base["valid"]]
     shown = shown.groupby("sample_id", sort=False).head(FIGURE_TOKENS)
     if shown.empty:
-        return pd.DataFrame(columns=["token", "label", "branching"])
+        raise UserError("the first part of the probe holds no text or code")
     forks = (labels[shown.index] == FORK).groupby(shown["sample_id"], sort=False).sum()
     rows = shown[shown["sample_id"] == forks.idxmax()]
     entropy = stats_of(rows).truncated([decoding]).entropy[:, 0].numpy()
@@ -215,6 +237,35 @@ def example_positions(
             place = order[int(share * (len(order) - 1))]
             found[kind] = base.iloc[place], tuned.iloc[place]
     return found
+
+
+def _examples(
+    rows: dict[str, tuple[pd.Series, pd.Series]],
+    decoding: Decoding,
+    names: tuple[str, str],
+    tokenizer: Any,
+) -> dict[str, pd.DataFrame | Missing]:
+    """Figure 4's bars and Figures 5 and 8, from the rows of `example_positions`."""
+    for kind in (FORK, LOCK):
+        if kind not in rows:
+            none = Missing(f"the first part of the probe holds no {kind}")
+            return dict.fromkeys(("bars", "ranked", "steps"), none)
+
+    def stack(frame: Callable[[pd.Series], pd.DataFrame], sides: int = 1) -> pd.DataFrame:
+        frames = [
+            frame(row).assign(model=name, label=kind)
+            for kind in (FORK, LOCK)
+            for name, row in zip(names[:sides], rows[kind][:sides], strict=True)
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    return {
+        "bars": attempt(lambda: stack(lambda row: tempered_ranks(row, decoding, BAR_TEMPERATURES))),
+        "ranked": attempt(
+            lambda: stack(lambda row: ranked_probabilities(row, decoding, 12, tokenizer), sides=2)
+        ),
+        "steps": attempt(lambda: stack(lambda row: steps_of_row(row, decoding, ranks=24))),
+    }
 
 
 def _floors(

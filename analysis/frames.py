@@ -1,9 +1,9 @@
-"""Probe frames as arrays: their statistics, and what is refused about them."""
+"""Probe frames as arrays: their statistics, what is refused about them, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,22 @@ from ssd_probe.errors import UserError
 
 if TYPE_CHECKING:  # figures and pass@k come through here and must not wait for torch
     from ssd_probe.kernels.results import PositionStats
+
+T = TypeVar("T")
+
+
+class Missing(NamedTuple):
+    """In the place of data that there are not: why, in one line."""
+
+    why: str
+
+
+def attempt(make: Callable[[], T]) -> T | Missing:
+    """What `make` returns, or `Missing` with the line of the UserError that it raises."""
+    try:
+        return make()
+    except UserError as error:
+        return Missing(str(error))
 
 
 def stats_of(frame: pd.DataFrame | PositionStats) -> PositionStats:

@@ -25,8 +25,9 @@ def decoding_steps(
 
     logits [V], any order, or a probe row's K `top_logits` with `beyond`, the mass outside them at
     T=1. "temperature" and "top-k" are then of those K alone when T != 1 (nothing else is known of
-    the rest), and `whole` is False there. Returns step, rank, index (into `logits`), probability,
-    cumulative, kept, whole; steps that are off are left out. At most `ranks` ranks a step.
+    the rest), and `whole` is False there. Returns step, setting (T, top-k or top-p, NaN without),
+    rank, index (into `logits`), probability, cumulative, kept, whole; steps that are off are left
+    out. At most `ranks` ranks a step.
     Raises UserError for greedy decoding, no finite logit, or, with `beyond`, a top-k not in 1..K.
     Source: Figure 8, appendix A.
     """
@@ -57,12 +58,16 @@ def decoding_steps(
     if decoding.top_p < 1:
         steps.append(("top-p", _renormalised(tempered, top_k), nucleus, True))
     steps.append(("final", _renormalised(tempered, nucleus), nucleus, True))
+    settings = {
+        "temperature": decoding.temperature, "top-k": decoding.top_k, "top-p": decoding.top_p,
+    }  # fmt: skip
     shown = slice(0, min(ranks, int(everything.sum())))
     return pd.concat(
         [
             pd.DataFrame(
                 {
                     "step": step,
+                    "setting": float(settings.get(step, np.nan)),
                     "rank": np.arange(1, len(z) + 1)[shown],
                     "index": order[shown],
                     "probability": probability[shown],

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.changes import STATISTICS
-from ssd_probe.analysis.compare import compare
+from ssd_probe.analysis.compare import compare, loss_parts
 from ssd_probe.analysis.curves import (
     cumulative_mass,
     entropy_by_mass_bin,
@@ -13,12 +13,13 @@ from ssd_probe.analysis.curves import (
     tempered_ranks,
     truncation_curves,
 )
-from ssd_probe.analysis.digest import digest, leverage_verdict
+from ssd_probe.analysis.digest import digest, example_positions, leverage_verdict
+from ssd_probe.analysis.frames import Missing
 from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
 from ssd_probe.analysis.leverage import conflict_totals, leverage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures.draw_probes import draw_digest
+from ssd_probe.figures.comparison_set import draw_digest
 from tests.probes import TRAIN, branching_of, flat, probe_of, random_logits, softmax
 
 GRID = (0.5, 1.0, 1.5, 2.0)
@@ -140,7 +141,7 @@ class TestDigest:
         parts = [(base[a:b].reset_index(drop=True), tuned[a:b].reset_index(drop=True))
                  for a, b in cuts]  # fmt: skip
         noise = base[base["sample_id"] == 2]
-        found = digest(parts, rule, TRAIN, noise=noise, n_resamples=50)
+        found = digest(parts, rule, TRAIN, where="60 positions", noise=noise, n_resamples=50)
         whole = compare(base, tuned, rule.label(base), TRAIN, noise=noise, n_resamples=50)
         ends = ["low", "high"]
         pd.testing.assert_frame_equal(found.comparison.drop(columns=ends), whole.drop(columns=ends))
@@ -148,16 +149,17 @@ class TestDigest:
         np.testing.assert_allclose(curves["entropy"], truncation_curves(tuned)["entropy"])
         assert len(found.verdicts) == 3
         assert found.bins["model"].unique().tolist() == ["base", "tuned"]
-        fork, lock = found.examples[FORK][0], found.examples[LOCK][0]
         first = base[:25]
         labels = rule.label(first)
+        examples = example_positions(first, tuned[:25], labels)
+        fork, lock = examples[FORK][0], examples[LOCK][0]
         assert fork["entropy"] == first["entropy"][labels == FORK].max()
         assert lock["entropy"] in first["entropy"][labels == LOCK].to_numpy()
         np.testing.assert_allclose(
             found.text["branching"].iloc[0],
             branching_of(self.logits[found.text.index[0]], TRAIN), rtol=1e-5,
         )  # fmt: skip
-        paths, missing = draw_digest(found, tmp_path, "60 positions", TRAIN)
+        paths, missing = draw_digest(found, tmp_path)
         assert missing == [] and {p.stem for p in paths} == {
             "fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
             "loss_terms", "fork_rates",
@@ -171,9 +173,25 @@ class TestDigest:
         decoding = Decoding(1.6, 5, 0.8)
         found = digest([(frame, frame)], SupportRule(decoding), decoding, n_resamples=9)
         assert found.leverage is None and found.verdicts[2].holds is None
-        _, missing = draw_digest(found, tmp_path, "six", decoding)
+        _, missing = draw_digest(found, tmp_path)
         assert [name for name, _ in missing] == ["fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6d"]
         assert set(found.comparison["statistic"]) == set(STATISTICS)
+
+    def test_ten_ranks_lack_single_figures_and_stop_nothing(self, tmp_path):
+        few = [probe_of(logits, ranks=10).assign(segment="code", syntax="Name", token="a")
+               for logits in (self.logits, self.logits)]  # fmt: skip
+        few = [frame[frame["entropy"] < 2].reset_index(drop=True) for frame in few]
+        at = Decoding(1.6, 5, 0.8)
+        found = digest([tuple(few)], SupportRule(at), at, n_resamples=9)
+        assert [name for name, x in found._asdict().items() if isinstance(x, Missing)] == [
+            "bins", "ranked",
+        ]  # fmt: skip
+        assert found.ranked.why == "the probe keeps 10 ranks, 12 were asked for"
+        told = found.comparison[found.comparison["statistic"] != "target_kl"]
+        with pytest.raises(UserError, match="greedy training has no loss terms"):
+            loss_parts(told)
+        drawn = draw_digest(found._replace(mass=Missing("m"), text=Missing("t")), tmp_path)
+        assert [name for name, _ in drawn.missing] == ["fig_4", "fig_5", "fig_6a", "fig_6d"]
 
     def test_nothing_to_compare(self):
         base, tuned = self.frames()

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
+from ssd_probe.analysis.frames import Missing
 from ssd_probe.errors import UserError
 from ssd_probe.figures.distributions import fig_4, fig_5, fig_5_pair, fig_6a, fig_6b, fig_6c, fig_6d
-from ssd_probe.figures.saving import save
+from ssd_probe.figures.pass_at_k import fig_2
+from ssd_probe.figures.saving import Plan, save, save_all
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, paper_style
-from ssd_probe.figures.sweeps import fig_2
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -244,6 +245,35 @@ def test_save_writes_the_same_bytes_again_and_keeps_dots_in_the_name(tmp_path):
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert paths[2].read_text() == "Mean cumulative mass.\n"
     assert b"CreationDate" not in paths[1].read_bytes()
+
+
+def test_save_all_says_what_is_missing_and_leaves_no_figure_open(tmp_path):
+    styled, opened = [], plt.get_fignums()
+
+    def draw(frame):
+        styled.append(plt.rcParams["font.size"])
+        return fig_6a(frame), "Drawn."
+
+    def fail(frame):
+        plt.figure()
+        raise UserError("no cell with a value")
+
+    plans = [
+        Plan("a", MASS, draw),
+        Plan("b", Missing("too few ranks"), draw),
+        Plan("c", MASS, fail),
+        Plan("d", MASS, lambda frame: (fig_6a(frame).figure, "Whole.")),
+    ]
+    with plt.rc_context({"font.size": 30}):
+        saved = save_all(plans, tmp_path)
+    assert saved.paths == [tmp_path / "a.png", tmp_path / "d.png"] and styled == [7.5]
+    assert saved.missing == [("b", "too few ranks"), ("c", "no cell with a value")]
+    assert saved.lines()[-1] == "no c: no cell with a value"
+    assert plt.get_fignums() == opened
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written .*choose another --out"):
+        save_all(plans, tmp_path / "file")
+    assert plt.get_fignums() == opened
 
 
 def test_paper_style_leaves_the_settings_as_they_were():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssd_probe.analysis import explain, theory, toy
+from ssd_probe.analysis import explain, theory
 from ssd_probe.analysis.frames import stats_of
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
 from ssd_probe.analysis.prediction.check import (
@@ -18,8 +18,10 @@ from ssd_probe.analysis.prediction.check import (
 )
 from ssd_probe.analysis.prediction.feasible import RESOLUTION, Limits, feasible_top_p, interval
 from ssd_probe.analysis.prediction.ideal import Ranks, ideal_student
+from ssd_probe.analysis.prediction.pictures import prediction_pictures
 from ssd_probe.analysis.prediction.positions import Sample, draw_positions, same_positions
 from ssd_probe.analysis.prediction.predict import GAINS, predict, temperature_map
+from ssd_probe.analysis.toy.machine import PAPER, policy
 from ssd_probe.cli.app import main
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -129,7 +131,7 @@ def test_gains_are_prop_b3_within_the_evaluation_s_top_k_and_add_up(found, train
 
 def test_the_toy_machine_is_predicted_exactly():
     """All 16 tokens are kept, so top-p alone is known too: the paper's own settings."""
-    machine = toy.PAPER
+    machine = PAPER
     logits = np.log([s.probabilities for s in machine.positions])
     kinds = [NEITHER, FORK, LOCK]
     at = (0.639, 1.0, 2.09)
@@ -139,7 +141,7 @@ def test_the_toy_machine_is_predicted_exactly():
         support = pick(found.supports, machine.train, kind)
         assert support["support_size"] == (after.probabilities > 0).sum()
         for step, train in ((before, None), (after, machine.train)):
-            for q, evaluation in zip(toy.policy(step, at, machine.evaluation), evals, strict=True):
+            for q, evaluation in zip(policy(step, at, machine.evaluation), evals, strict=True):
                 row = pick(found.cells, train, kind, evaluation)
                 assert row["survivors"] == (q > 0).sum()
                 assert row["top1"] == pytest.approx(q.max(), abs=1e-6)
@@ -214,12 +216,23 @@ def test_eq_40_of_many_serves_the_stated_shares_up_to_its_ends():
     assert served(low - 1e-5) == (True, False) and served(high + 1e-5) == (False, True)
 
 
+def test_pictures_hold_a_map_a_pair_of_truncations_and_what_it_was_made_with(found):
+    rule = SupportRule(Decoding(1.3, 10, 0.9))
+    shown = prediction_pictures(found._replace(rule=rule))
+    pairs = {((t.top_k, t.top_p), (e.top_k, e.top_p)) for t in TRAINS for e in EVALS}
+    assert set(shown.maps) == pairs and shown.checks == {}
+    for (_, (k_eval, p_eval)), frame in shown.maps.items():
+        assert frame["T_train"].isna().any() and frame["T_train"].notna().any()
+        assert set(frame["top_k_eval"]) == {k_eval} and set(frame["top_p_eval"]) == {p_eval}
+    assert (shown.limits, shown.rule, shown.locks) == (LIMITS, rule.decoding, found.positions[LOCK])
+
+
 def test_settings_are_ordered_by_reach_and_the_map_says_what_is_feasible(found):
     reach = found.intervals["reach"]
     assert len(found.intervals) == 2 * (1 + len(TRAINS)) and reach.notna().any()
     assert reach.dropna().is_monotonic_decreasing
     assert reach.isna().is_monotonic_increasing  # those that no T_eval serves come last
-    table = temperature_map(found.cells, LIMITS)
+    table = temperature_map(found)
     assert len(table) == len(EVALS) * (1 + len(TRAINS)) and table["feasible"].nunique() == 2
     for row in table.to_dict("records"):
         train = None if np.isnan(row["T_train"]) else next(

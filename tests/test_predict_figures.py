@@ -5,6 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ssd_probe.analysis.prediction.feasible import Limits
+from ssd_probe.analysis.prediction.pictures import PredictionPictures
+from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.prediction import draw_prediction, fig_check, fig_map, fig_map_panel
 from ssd_probe.figures.style import MODELS, paper_style
@@ -130,16 +133,18 @@ def test_comparison_draws_three_models_locks_above_forks():
 
 
 def test_draw_prediction_makes_a_map_for_each_pair_of_truncations(tmp_path):
-    other = MAP.assign(top_p_eval=0.95)
-    paths = draw_prediction(pd.concat([MAP, other]), tmp_path, "the limits", "9 locks", CURVES)
-    assert [path.name for path in paths] == [
+    maps = {((20, 0.8), (20, p)): MAP.assign(top_p_eval=p) for p in (0.8, 0.95)}
+    shown = PredictionPictures(maps, {(20, 0.8): CURVES}, Limits(), 9, 4, Decoding(1.6, 20, 0.8))
+    drawn = draw_prediction(shown, tmp_path)
+    assert [path.name for path in drawn.paths] == [
         "predict_train_k20_p0.8_eval_k20_p0.8.png",
         "predict_train_k20_p0.8_eval_k20_p0.95.png",
         "predict_student_eval_k20_p0.8.png",
     ]
-    assert len(list(tmp_path.iterdir())) == 9
+    assert drawn.missing == [] and len(list(tmp_path.iterdir())) == 9
     caption = (tmp_path / "predict_train_k20_p0.8_eval_k20_p0.95.txt").read_text()
-    assert all(said in caption for said in ("top-p 0.95", "Outlined: the limits.", "9 locks"))
+    said = ("top-p 0.95", "9 locks and 4 forks", "Outlined: T_eval serves where 99 % of locks")
+    assert all(words in caption for words in said)
 
 
 @pytest.mark.parametrize("column", ["T_train", "T_eval", "precision", "branching", "feasible"])

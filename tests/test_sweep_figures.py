@@ -7,15 +7,18 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from ssd_probe.analysis.steps import decoding_steps
+from ssd_probe.analysis.sweeps.pictures import sweep_pictures
+from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.summaries import Margin, fit_settings
 from ssd_probe.analysis.sweeps.table import check_sweep
+from ssd_probe.analysis.sweeps.tables import table_2, to_markdown
+from ssd_probe.commands.figures import figures_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures import draw_sweeps
-from ssd_probe.figures.draw_sweeps import draw_published, draw_sweep
+from ssd_probe.figures.pass_at_k import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels
 from ssd_probe.figures.steps import fig_8
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, PAGE_WIDTH, paper_style
-from ssd_probe.figures.sweeps import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels
+from ssd_probe.figures.sweep_set import draw_published, draw_sweep
 from ssd_probe.figures.temperatures import fig_3a, fig_3b, fig_3b_panels, fig_7, fig_7_panels
 
 matplotlib.use("Agg")
@@ -195,7 +198,7 @@ def test_fig_8_has_a_panel_a_step_and_pales_what_it_removes():
     logits = np.log([0.4, 0.3, 0.2, 0.07, 0.03])
     decoding = Decoding(1.0, 4, 0.8)
     frame = decoding_steps(logits, decoding).assign(token=lambda f: "$t_" + f["rank"].astype(str))
-    fig = fig_8(frame, decoding)
+    fig = fig_8(frame)
     titles = [ax.get_title(loc="left") for ax in fig.axes]
     assert titles == ["model: softmax(z)", "1. top-k 4", "2. top-p 0.8", "3. renormalised: drawn"]
     nucleus = fig.axes[2]
@@ -206,7 +209,7 @@ def test_fig_8_has_a_panel_a_step_and_pales_what_it_removes():
     assert texts(nucleus) == ["3 kept, mass 0.928"]
     assert list(nucleus.lines[0].get_xdata()) == [3.5, 3.5]
     fig.canvas.draw()
-    both = fig_8(pd.concat([frame.assign(label=name) for name in ("fork", "lock")]), decoding)
+    both = fig_8(pd.concat([frame.assign(label=name) for name in ("fork", "lock")]))
     assert len(both.axes) == 8
     assert both.axes[4].get_ylabel() == "a lock: probability"
 
@@ -220,10 +223,10 @@ def test_a_missing_column_or_an_empty_frame_is_one_line(figure, frame):
 
 
 def test_a_whole_sweep_draws_everything(tmp_path):
-    paths, missing = draw_sweep(sweep(), tmp_path, sample="def f(:\n")
+    paths, missing = draw_sweep(sweep_pictures(sweep(), "def f(:\n"), tmp_path)
     assert missing == []
     stems = {"fig_1", "fig_2", "fig_3a", "fig_3b", "fig_7", "fig_9", "fig_10", "fig_11", "fig_15"}
-    assert {path.stem for path in paths if path.suffix == ".png"} == stems
+    assert {path.name for path in paths} == {f"{stem}.png" for stem in stems}
     assert all((tmp_path / f"{stem}.{end}").stat().st_size for stem in stems
                for end in ("png", "pdf", "txt"))  # fmt: skip
     caption = (tmp_path / "fig_2.txt").read_text()
@@ -232,7 +235,6 @@ def test_a_whole_sweep_draws_everything(tmp_path):
     fits = (tmp_path / "fig_3a.txt").read_text()
     assert "no truncation: 9 points, R^2 = 1.00, peak at T_eff = 1.00 [1.00, 1.00]" in fits
     assert "top-k 5: 3 points, no fit" in fits
-    assert {path.name for path in paths if path.suffix != ".png"} == {"sweep.md", "sweep.tex"}
 
 
 @pytest.mark.parametrize("table, stems, reason", [
@@ -248,8 +250,8 @@ def test_what_cannot_be_drawn_is_named_with_its_reason(tmp_path, monkeypatch, ta
         stem.with_suffix(".png").write_text(caption)
         return [stem.with_suffix(".png")]
 
-    monkeypatch.setattr(draw_sweeps, "save", touch)
-    paths, missing = draw_sweep(table, tmp_path)
+    monkeypatch.setattr("ssd_probe.figures.saving.save", touch)
+    paths, missing = draw_sweep(sweep_pictures(table), tmp_path)
     assert {stem for stem, _ in missing} == stems
     assert all(reason in why and "\n" not in why for _, why in missing)
     drawn = {path.stem for path in paths if path.suffix == ".png"}
@@ -257,16 +259,16 @@ def test_what_cannot_be_drawn_is_named_with_its_reason(tmp_path, monkeypatch, ta
 
 
 def test_the_published_figures_and_table_alone_and_beside_the_users(tmp_path):
-    alone = draw_published(tmp_path / "alone")
+    alone = figures_stage(None, None, True, tmp_path / "alone")
     names = ["published_fig_1.png", "published_fig_2.png", "published_table_2.md",
              "published_table_2.tex"]  # fmt: skip
-    assert [path.name for path in alone] == names
+    assert alone == [str(tmp_path / "alone" / name) for name in names]
     assert len((tmp_path / "alone" / names[2]).read_text().splitlines()) == 2 + 12
-    draw_published(tmp_path / "own", sweep())
-    table = (tmp_path / "own" / names[2]).read_text()
-    assert len(table.splitlines()) == 2 + 14
-    assert table.splitlines()[-2].startswith("| yours: ssd-0-2.0 | 42.0 | 62.0 | 47.0 | 22.0 |")
+    shown = published_pictures(sweep())
+    table = to_markdown(table_2(shown.scores)).splitlines()
+    assert len(table) == 2 + 14
+    assert table[-2].startswith("| yours: ssd-0-2.0 | 42.0 | 62.0 | 47.0 | 22.0 |")
+    draw_published(shown, tmp_path / "own")
     assert "your own" in (tmp_path / "own" / "published_fig_1.txt").read_text()
     with pytest.raises(UserError, match="no trained model"):
-        draw_published(tmp_path / "none", sweep(students=()))
-    assert not (tmp_path / "none").exists()
+        published_pictures(sweep(students=()))

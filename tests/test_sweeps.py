@@ -98,7 +98,7 @@ def test_bad_rows_are_one_line(change, message):
 
 @pytest.mark.parametrize("name, content, message", [
     ("none.csv", None, "no such file"),
-    ("empty.csv", b"", "not readable as csv"),
+    ("empty.csv", b"", "the file is empty"),
     ("header.csv", ",".join(COLUMNS).encode(), "holds no rows"),
     ("short.csv", b"model,k\nbase,1\n", "lacks the columns: T_train, "),
     ("broken.parquet", b"no parquet", "not readable as parquet"),

@@ -10,21 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ssd_probe.analysis.toy import (
-    PAPER,
-    T_RANGE,
-    Position,
-    distributions,
-    first_tokens,
-    load_machine,
-    optimum,
-    pieces,
-    policy,
-    solve,
-    success,
-    success_curve,
-    with_tail,
-)
+from ssd_probe.analysis.toy.machine import PAPER, Position, policy, with_tail
+from ssd_probe.analysis.toy.pictures import distributions, first_tokens, success_curve
+from ssd_probe.analysis.toy.reading import load_machine
+from ssd_probe.analysis.toy.solving import T_RANGE, optimum, pieces, solve, success
 from ssd_probe.cli.app import main
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -334,7 +323,7 @@ def test_another_machine_is_drawn_too(monkeypatch, capfd, tmp_path):
         drawn.append(stem.name)
         return [stem]
 
-    monkeypatch.setattr("ssd_probe.figures.toy.save", draw)
+    monkeypatch.setattr("ssd_probe.figures.saving.save", draw)
     code, said = run_toy(monkeypatch, capfd, "--machine", tmp_path / "m.json", "--out", tmp_path)
     assert code == 0, said.err
     assert drawn == ["fig_12", "fig_13", "fig_14"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,41 @@ from ssd_probe.analysis.prediction.predict import (
     BASE,
     EVAL,
     IDEAL,
+    Prediction,
     by_label,
     cells_of,
     exactly_known,
     setting_of,
+    span_of,
 )
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 
 MEASURED = "ssd"
 CURVES = {"entropy": "nats", "branching": "tokens", "survivors": "tokens", "top1": "mass"}
 _TRUNCATION = [name for name in EVAL if name != "T_eval"]
+
+
+class Check(NamedTuple):
+    """A prediction beside a student that was really trained."""
+
+    curves: pd.DataFrame  # `predicted_and_measured`
+    errors: pd.DataFrame  # `curve_errors`
+    measured: pd.DataFrame  # `measured_intervals`
+
+
+def check_prediction(found: Prediction, base: Sample, student: Sample) -> Check:
+    """How far `found`, predicted from `base`, is from the student trained at its one setting.
+
+    student: the same positions (`same_positions`). Raises UserError for a prediction of several
+    students, and as `predict`, for either probe.
+    """
+    if len(found.trains) != 1:
+        raise UserError("a trained student is compared with the one setting that it was trained at")
+    (train,) = found.trains
+    curves = predicted_and_measured(base, student, train, found.evals, found.limits)
+    measured = measured_intervals(student, train, found.evals, found.limits)
+    return Check(curves, curve_errors(curves), measured)
 
 
 def predicted_and_measured(
@@ -56,7 +82,7 @@ def measured_intervals(
     """
     parts = by_label(student, exactly_known(student.stats, [train], evals).numpy())
     locks, forks = Ranks(parts[LOCK].top_logits), Ranks(parts[FORK].top_logits)
-    span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+    span = span_of(evals)
     named = setting_of(train) | {"model": MEASURED}
     rows = [
         {**named, "top_k_eval": cut.top_k, "top_p_eval": cut.top_p,

@@ -45,6 +45,14 @@ class Limits:
             if not 1 <= getattr(self, name) < np.inf:
                 raise UserError(f"{name} = {getattr(self, name)!r}: must be at least 1")
 
+    def __str__(self) -> str:
+        """What is asked, in words."""
+        return (
+            f"T_eval serves where {100 * self.lock_share:g} % of locks give their top token "
+            f"{self.lock_mass:g} or more, and {100 * self.fork_share:g} % of forks branch "
+            f"{self.fork_branching:g} or more"
+        )
+
     def precise(self, drawn: Truncated) -> NDArray[np.bool_]:
         """Whether the top token has its mass, [n, D]."""
         return drawn.top1.numpy() >= self.lock_mass

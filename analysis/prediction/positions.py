@@ -23,6 +23,8 @@ class Sample(NamedTuple):
     labels: NDArray[np.str_]  # [n]
     rows: NDArray[np.int64]  # [n] row numbers in the probe
     of: int
+    rule: Any = None  # that labelled them
+    seed: int = 0  # that drew them
 
 
 def draw_positions(probe: Probe, rule: Any, positions: int = 0, seed: int = 0) -> Sample:
@@ -43,7 +45,7 @@ def draw_positions(probe: Probe, rule: Any, positions: int = 0, seed: int = 0) -
     for frame in _picked(probe, rows, [*_KEYS, *REQUIRED]):
         stats.append(stats_of(frame))
         labels.append(np.asarray(rule.label(frame), dtype=str))
-    return Sample(PositionStats.concat(stats), np.concatenate(labels), rows, total)
+    return Sample(PositionStats.concat(stats), np.concatenate(labels), rows, total, rule, seed)
 
 
 def same_positions(base: Probe, other: Probe, sample: Sample) -> Sample:

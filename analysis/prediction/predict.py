@@ -7,7 +7,7 @@ are right.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,22 @@ BASE, IDEAL, ALL = "base", "ideal fit", "all"
 
 
 class Prediction(NamedTuple):
-    """`supports`, `cells`, `intervals` as `predict` describes them, and how many positions."""
+    """`supports`, `cells`, `intervals` as of `predict`, and what they were made from."""
 
     supports: pd.DataFrame
     cells: pd.DataFrame
     intervals: pd.DataFrame
     positions: dict[str, int]  # by label
     left_out: int  # drawn, but not valid, or of supports that the K ranks cannot tell
+    trains: tuple[Decoding, ...]
+    evals: tuple[Decoding, ...]
+    limits: Limits
+    rule: Any  # that told locks and forks
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The lowest and the highest T_eval."""
+        return span_of(self.evals)
 
 
 def predict(
@@ -62,7 +71,7 @@ def predict(
     limits = limits or Limits()
     stats = by_label(sample, exactly_known(sample.stats, trains, evals).numpy())
     base = {label: Ranks(part.top_logits) for label, part in stats.items()}
-    span = min(e.temperature for e in evals), max(e.temperature for e in evals)
+    span = span_of(evals)
     truncations = dict.fromkeys(replace(e, temperature=1.0) for e in evals)
     cells, supports, intervals = [], [], []
     for train in (None, *trains):
@@ -82,6 +91,10 @@ def predict(
         intervals=pd.DataFrame(intervals).sort_values(**order, ignore_index=True),
         positions=positions,
         left_out=len(sample.labels) - sum(positions.values()),
+        trains=tuple(trains),
+        evals=tuple(evals),
+        limits=limits,
+        rule=sample.rule,
     )
 
 
@@ -153,16 +166,22 @@ def cells_of(model: dict[str, Ranks], evals: Sequence[Decoding], limits: Limits)
     return pd.concat([_overall(tables), *tables.values()], ignore_index=True)
 
 
-def temperature_map(cells: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+def temperature_map(found: Prediction) -> pd.DataFrame:
     """What the map shows, a row a model and evaluation setting.
 
     Columns: model, the training and evaluation setting, precision (mean mass of the top token at
     locks), branching (mean, at forks), feasible (both shares of `Limits` are reached).
     """
+    cells, limits = found.cells, found.limits
     locks, forks = (cells[cells["label"] == kind].reset_index(drop=True) for kind in (LOCK, FORK))
     feasible = (locks["precise"] >= limits.lock_share) & (forks["open"] >= limits.fork_share)
-    found = {"precision": locks["top1"], "branching": forks["branching"], "feasible": feasible}
-    return locks[["model", *TRAIN, *EVAL]].assign(**found)
+    shown = {"precision": locks["top1"], "branching": forks["branching"], "feasible": feasible}
+    return locks[["model", *TRAIN, *EVAL]].assign(**shown)
+
+
+def span_of(evals: Sequence[Decoding]) -> tuple[float, float]:
+    """The lowest and the highest temperature."""
+    return min(e.temperature for e in evals), max(e.temperature for e in evals)
 
 
 def setting_of(train: Decoding | None) -> dict[str, object]:

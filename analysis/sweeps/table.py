@@ -30,9 +30,12 @@ def read_sweep(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        what = "a folder; give the file of its table" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}")
     if path.suffix not in (".csv", ".parquet", ".jsonl", ".json"):
         raise UserError(f"{path}: a sweep table is a .csv, .parquet or .jsonl file")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty; a sweep table has a row a cell, group and k")
     try:
         if path.suffix == ".csv":
             frame = pd.read_csv(path)

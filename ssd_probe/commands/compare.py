@@ -1,11 +1,15 @@
 """`ssd-probe compare`: two probes of the same texts in; no model is loaded here."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe, require_comparable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RULES = ("support", "entropy", "quantile")
 
@@ -25,14 +29,25 @@ def compare_stage(
     from ssd_probe.analysis.digest import digest
 
     before, after = _sides(base, tuned, pair)
-    if len(before) != len(after) or before.record["parts"] != after.record["parts"]:
-        raise UserError(f"the probes differ: {len(before)} base rows, {len(after)} tuned rows")
-    parts = zip(before.batches(), after.batches(), strict=True)
-    found = digest(parts, _rule(rule, before, decoding), decoding, noise=before.noise)
+    found = digest(
+        paired_parts(before, after),
+        _rule(rule, before, decoding),
+        decoding,
+        where=f"{len(before)} positions of {before.path.name}, locks and forks by the {rule} rule",
+        noise=before.noise,
+        tokenizer=None if out is None else _tokenizer_of(before),
+    )
     lines = [verdict.sentence for verdict in found.verdicts]
     if out is not None:
-        lines += _write_comparison(found, before, decoding, rule, out)
+        lines += _write_comparison(found, out)
     return found, lines
+
+
+def paired_parts(base: Probe, tuned: Probe) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
+    """Both probes part by part. Raises UserError unless they hold the same texts in like parts."""
+    if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
+        raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
+    return zip(base.batches(), tuned.batches(), strict=True)
 
 
 def _rule(name: str, probe: Probe, decoding: Decoding) -> Any:
@@ -49,21 +64,17 @@ def _rule(name: str, probe: Probe, decoding: Decoding) -> Any:
     raise UserError(f"--rule {name}: choose {', '.join(RULES)}")
 
 
-def _write_comparison(
-    found: Any, probe: Probe, decoding: Decoding, rule: str, out: Path
-) -> list[str]:
+def _write_comparison(found: Any, out: Path) -> list[str]:
     from ssd_probe.analysis.sweeps.tables import comparison_table, write_table
-    from ssd_probe.figures.draw_probes import draw_digest
+    from ssd_probe.figures.comparison_set import draw_digest
 
-    tokenizer = _tokenizer_of(probe)
-    where = f"{len(probe)} positions of {probe.path.name}, locks and forks by the {rule} rule"
-    paths, missing = draw_digest(found, out, where, decoding, tokenizer)
-    paths += write_table(comparison_table(found.comparison), out / "comparison")
+    drawn = draw_digest(found, out)
+    tables = write_table(comparison_table(found.comparison), out / "comparison")
     for name, frame in (("comparison", found.comparison), ("fork_rates", found.rates)):
         path = out / f"{name}.csv"
         frame.to_csv(path, index=False)
-        paths.append(path)
-    return [*(f"{path}" for path in paths), *(f"no {name}: {why}" for name, why in missing)]
+        tables.append(path)
+    return drawn._replace(paths=[*drawn.paths, *tables]).lines()
 
 
 def _tokenizer_of(probe: Probe) -> Any:

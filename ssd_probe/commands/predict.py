@@ -4,21 +4,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from ssd_probe.analysis.labels import SupportRule
-from ssd_probe.analysis.prediction.check import (
-    curve_errors,
-    measured_intervals,
-    predicted_and_measured,
-)
+from ssd_probe.analysis.prediction.check import Check, check_prediction
 from ssd_probe.analysis.prediction.feasible import Limits
 from ssd_probe.analysis.prediction.positions import Sample, draw_positions, same_positions
-from ssd_probe.analysis.prediction.predict import Prediction, predict, temperature_map
+from ssd_probe.analysis.prediction.predict import Prediction, predict
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.prediction import describe, describe_errors, rules
+from ssd_probe.views.prediction import describe, describe_check
 
 
 class Question(NamedTuple):
@@ -33,12 +27,11 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The prediction; and with a trained student's probe how far it is off, by name."""
+    """The prediction; and with a trained student's probe how far it is off."""
 
-    asked: Question
     sample: Sample
     prediction: Prediction
-    checked: dict[str, pd.DataFrame]  # curves, errors, measured
+    check: Check | None
 
     def lines(self) -> list[str]:
         """As a person reads it."""
@@ -46,33 +39,30 @@ class Answer(NamedTuple):
         part = (
             f"{drawn} of {of} positions, drawn at random" if drawn < of else f"all {of} positions"
         )
-        evals, limits = self.asked.evals, self.asked.limits
-        lines = [f"{part}; locks and forks by branching at {self.asked.rule.decoding}"]
-        lines.append(describe(self.prediction, evals, limits))
-        if self.checked:
-            span = min(e.temperature for e in evals), max(e.temperature for e in evals)
-            errors, measured = self.checked["errors"], self.checked["measured"]
-            lines += ["", describe_errors(errors, measured, span)]
+        lines = [f"{part}; locks and forks by branching at {self.prediction.rule.decoding}"]
+        lines.append(describe(self.prediction))
+        if self.check is not None:
+            lines += ["", describe_check(self.check, self.prediction)]
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, stable keys; what is not known, or where there is no interval, is None."""
-        tables = {n: getattr(self.prediction, n) for n in ("supports", "cells", "intervals")}
+        """Stable keys; NaN (in JSON null) is what is not known, or where there is no interval."""
+        found = self.prediction
+        tables = {n: getattr(found, n) for n in ("supports", "cells", "intervals")}
+        if self.check is not None:
+            tables |= self.check._asdict()
         return {
             "bound": "ideal fit",
             "drawn": len(self.sample.rows),
             "of": self.sample.of,
-            "seed": self.asked.seed,
-            "positions": self.prediction.positions,
-            "left_out": self.prediction.left_out,
-            "rule": self.asked.rule.decoding.to_dict(),
-            "limits": asdict(self.asked.limits),
-            "train": [train.to_dict() for train in self.asked.trains],
-            "eval": [evaluation.to_dict() for evaluation in self.asked.evals],
-            **{
-                name: table.astype(object).where(table.notna(), None).to_dict("records")
-                for name, table in (tables | self.checked).items()
-            },
+            "seed": self.sample.seed,
+            "positions": found.positions,
+            "left_out": found.left_out,
+            "rule": found.rule.decoding.to_dict(),
+            "limits": asdict(found.limits),
+            "train": [train.to_dict() for train in found.trains],
+            "eval": [evaluation.to_dict() for evaluation in found.evals],
+            **{name: table.to_dict("records") for name, table in tables.items()},
         }
 
 
@@ -83,22 +73,16 @@ def predict_stage(probe: Path, student: Path | None, asked: Question) -> Answer:
     base = Probe.load(probe)
     sample = draw_positions(base, asked.rule, asked.positions, asked.seed)
     prediction = predict(sample, asked.trains, asked.evals, asked.limits)
-    checked = {}
+    check = None
     if student is not None:
         other = same_positions(base, Probe.load(student), sample)
-        train = asked.trains[0]
-        curves = predicted_and_measured(sample, other, train, asked.evals, asked.limits)
-        measured = measured_intervals(other, train, asked.evals, asked.limits)
-        checked = {"curves": curves, "errors": curve_errors(curves), "measured": measured}
-    return Answer(asked, sample, prediction, checked)
+        check = check_prediction(prediction, sample, other)
+    return Answer(sample, prediction, check)
 
 
-def draw_stage(answer: Answer, out: Path) -> list[Path]:
+def draw_stage(answer: Answer, out: Path) -> list[str]:
     """The maps over T_train and T_eval, and the check against a student, as files."""
+    from ssd_probe.analysis.prediction.pictures import prediction_pictures
     from ssd_probe.figures.prediction import draw_prediction
 
-    limits, count = answer.asked.limits, answer.prediction.positions
-    table = temperature_map(answer.prediction.cells, limits)
-    decoding = answer.asked.rule.decoding
-    where = f"{count['lock']} locks and {count['fork']} forks by branching at {decoding}"
-    return draw_prediction(table, out, rules(limits), where, answer.checked.get("curves"))
+    return draw_prediction(prediction_pictures(answer.prediction, answer.check), out).lines()

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ssd_probe.analysis.toy import PAPER, describe, load_machine, solve
+from ssd_probe.analysis.toy.machine import PAPER
+from ssd_probe.analysis.toy.reading import load_machine
+from ssd_probe.analysis.toy.solving import solve
+from ssd_probe.views.toy import describe
 
 
 def toy_stage(machine: Path | None, out: Path | None) -> tuple[dict[str, Any], list[str]]:
@@ -12,7 +15,8 @@ def toy_stage(machine: Path | None, out: Path | None) -> tuple[dict[str, Any], l
     solved = solve(chosen)
     lines = [describe(chosen, solved)]
     if out is not None:
+        from ssd_probe.analysis.toy.pictures import toy_pictures
         from ssd_probe.figures.toy import draw_toy
 
-        lines += map(str, draw_toy(chosen, solved, out))
+        lines += draw_toy(toy_pictures(chosen, solved), out).lines()
     return solved, lines

@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, new_axes
 
-PARTS = (  # of KL(q || p)
-    (r"support compression $-\log K$", "#0072B2"),
-    (r"within the support $\mathrm{KL}(q\,\Vert\,\pi)$", "#D98E04"),
-)
+PARTS = {  # of KL(q || p): name and colour
+    "outside": (r"support compression $-\log K$", "#0072B2"),
+    "inside": (r"within the support $\mathrm{KL}(q\,\Vert\,\pi)$", "#D98E04"),
+}
 HEAD_COLORS, TAIL_COLOR = ("#0072B2", "#56B4E9"), "#999999"
 
 
@@ -55,34 +54,27 @@ def fig_4_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How far training got towards its target: KL(q || p) in its two parts, before and after.
 
-    frame: of `compare`, with the statistics of the loss. KL(q || p) = -log K + KL(q || pi): what
-    is still outside the support, and what still has another shape inside it. A stacked bar a label
-    and model; no bar is a target reached.
+    frame: label, model ("base", "tuned"), outside, inside (nats), as of `loss_parts`. A stacked bar
+    a label and model; no bar is a target reached.
     """
-    require_columns(frame, ["label", "statistic", "base", "tuned"], "the loss figure")
+    require_columns(frame, ["label", "model", *PARTS], "the loss figure")
     ax = new_axes(ax)
-    wide = frame.pivot(index="statistic", columns="label")
-    labels = [label for label in ("all", LOCK, FORK) if label in wide["base"]]
     ticks = []
-    for i, label in enumerate(labels):
-        for side, name in enumerate(("base", "tuned")):
-            means = wide[name][label]
-            outside = means["compression"]
+    for i, (label, rows) in enumerate(frame.groupby("label", sort=False)):
+        for side, row in enumerate(rows.to_dict("records")):
             place, below = 2.6 * i + side, 0.0
-            for value, (_, color) in zip(
-                (outside, means["target_kl"] - outside), PARTS, strict=True
-            ):
-                ax.bar(place, value, bottom=below, color=color, edgecolor="white", lw=0.4)
-                below += value
+            for name, (_, color) in PARTS.items():
+                ax.bar(place, row[name], bottom=below, color=color, edgecolor="white", lw=0.4)
+                below += row[name]
             ax.annotate(f"{below:.3g}", (place, below), (0, 2), ha="center", size=6,
                         textcoords="offset points")  # fmt: skip
-            ticks.append((place, name))
-        ax.text(2.6 * i + 0.5, -0.2, label, ha="center", va="top", size=7.5,
+            ticks.append((place, row["model"]))
+        ax.text(2.6 * i + 0.5, -0.2, str(label), ha="center", va="top", size=7.5,
                 transform=ax.get_xaxis_transform())  # fmt: skip
     ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
     ax.set_ylabel(r"$\mathrm{KL}(q\,\Vert\,p)$, nats")
     ax.grid(False, axis="x")
-    keys = [Patch(facecolor=color, label=name) for name, color in PARTS]
+    keys = [Patch(facecolor=color, label=name) for name, color in PARTS.values()]
     ax.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=1)
     return ax
 

@@ -1,6 +1,6 @@
 """Figures of a prediction: the map over T_train x T_eval, and prediction against a real student.
 
-From frames of `analysis.predict` and `analysis.predict_check`; nothing is computed here.
+From frames of `analysis.prediction.pictures`; nothing is computed here.
 """
 
 from pathlib import Path
@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, withStroke
 from numpy.typing import NDArray
 
-from ssd_probe.analysis.labels import FORK, LOCK, require_columns
+from ssd_probe.analysis.frames import require_columns
+from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.prediction.pictures import PredictionPictures
 from ssd_probe.errors import UserError
-from ssd_probe.figures.saving import save
-from ssd_probe.figures.style import T_EVAL, by_model, line, paper_style
+from ssd_probe.figures.saving import Plan, Saved, save_all
+from ssd_probe.figures.style import PAGE_WIDTH, T_EVAL, by_model, line
 
-PAGE_WIDTH = 6.9  # inches: both columns
 _GAP = 0.35  # between the base's row and the students', in rows
 _MOST_NUMBERS = 12  # columns: beyond, numbers would not fit their cells
 _CURVES = {
@@ -31,37 +32,34 @@ _CURVES = {
 _MAP = ["model", "T_train", "T_eval", "precision", "branching", "feasible"]
 
 
-def draw_prediction(
-    table: pd.DataFrame, out: Path, rules: str, where: str, curves: pd.DataFrame | None = None
-) -> list[Path]:
-    """Draw a map for each pair of truncations, and with `curves` the comparison; the PNG files.
+def draw_prediction(shown: PredictionPictures, out: Path) -> Saved:
+    """Draw a map for each pair of truncations, and the check against a student if there is one."""
+    where = f"{shown.locks} locks and {shown.forks} forks by branching at {shown.rule}"
+    plans = []
+    for ((k, p), (k_eval, p_eval)), frame in shown.maps.items():
+        caption = (
+            f"Prediction of an ideal fit: students trained at top-k {k}, top-p {p:g}, above "
+            f"the base, all decoded at top-k {k_eval}, top-p {p_eval:g}; {where}. Outlined: "
+            f"{shown.limits}."
+        )
+        stem = f"predict_train_k{k}_p{p:g}_eval_k{k_eval}_p{p_eval:g}"
+        plans.append(Plan(stem, (frame, caption), _map))
+    for (k_eval, p_eval), frame in shown.checks.items():
+        caption = (
+            f"Ideal fit and trained student (SSD), decoded at top-k {k_eval}, top-p "
+            f"{p_eval:g}: means over locks (top) and forks (bottom); {where}."
+        )
+        stem = f"predict_student_eval_k{k_eval}_p{p_eval:g}"
+        plans.append(Plan(stem, (frame, caption), _check))
+    return save_all(plans, out)
 
-    table: of `predict.temperature_map`; curves: of `predicted_and_measured`. For the captions:
-    rules, what the outline means; where, which positions are locks and forks.
-    """
-    paths = []
-    with paper_style():
-        by = ["top_k_train", "top_p_train", "top_k_eval", "top_p_eval"]
-        students = table.dropna(subset=["T_train"])
-        for (k, p, k_eval, p_eval), part in students.groupby(by, sort=False):
-            cut = (table["top_k_eval"] == k_eval) & (table["top_p_eval"] == p_eval)
-            base = table[cut & table["T_train"].isna()]
-            caption = (
-                f"Prediction of an ideal fit: students trained at top-k {k:g}, top-p {p:g}, above "
-                f"the base, all decoded at top-k {k_eval:g}, top-p {p_eval:g}; {where}. Outlined: "
-                f"{rules}."
-            )
-            stem = f"predict_train_k{k:g}_p{p:g}_eval_k{k_eval:g}_p{p_eval:g}"
-            paths.append(_save(fig_map(pd.concat([base, part])), out / stem, caption))
-        cuts = ["top_k_eval", "top_p_eval"]
-        for (k_eval, p_eval), part in () if curves is None else curves.groupby(cuts, sort=False):
-            caption = (
-                f"Ideal fit and trained student (SSD), decoded at top-k {k_eval:g}, top-p "
-                f"{p_eval:g}: means over locks (top) and forks (bottom); {where}."
-            )
-            stem = f"predict_student_eval_k{k_eval:g}_p{p_eval:g}"
-            paths.append(_save(fig_check(part), out / stem, caption))
-    return paths
+
+def _map(data: tuple[pd.DataFrame, str]) -> tuple[Figure, str]:
+    return fig_map(data[0]), data[1]
+
+
+def _check(data: tuple[pd.DataFrame, str]) -> tuple[Figure, str]:
+    return fig_check(data[0]), data[1]
 
 
 def fig_map(frame: pd.DataFrame) -> Figure:
@@ -172,9 +170,3 @@ def _outline(ax: Axes, inside: NDArray[np.bool_], bottom: float) -> None:
         LineCollection(sides, colors="black", linewidths=1.5, capstyle="projecting", zorder=4,
                        clip_on=False, path_effects=halo)
     )  # fmt: skip
-
-
-def _save(figure: Figure, stem: Path, caption: str) -> Path:
-    path = save(figure, stem, caption)[0]
-    plt.close(figure)
-    return path

@@ -1,20 +1,80 @@
 """Figures as files."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ssd_probe.analysis.frames import Missing
+from ssd_probe.errors import UserError
+from ssd_probe.figures.style import figure_of, paper_style
+
+
+class Plan(NamedTuple):
+    """A figure to be: `draw(data)` draws what is already in plot form, and words its caption."""
+
+    stem: str
+    data: Any  # or `Missing`
+    draw: Callable[[Any], tuple[Figure | Axes, str]]
+
+
+class Saved(NamedTuple):
+    """The files that were written, and (figure, why it is missing) for the rest."""
+
+    paths: list[Path]
+    missing: list[tuple[str, str]]
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        return [*map(str, self.paths), *(f"no {name}: {why}" for name, why in self.missing)]
+
+
+def save_all(plans: Iterable[Plan], out: Path) -> Saved:
+    """Draw each plan in the paper's style and save it into `out`; the PNG files are returned.
+
+    Missing is what has no data, and what cannot be drawn from it (UserError). A figure is closed
+    before the next one is drawn, also where drawing or saving it fails.
+    Raises UserError as `save`.
+    """
+    paths, missing = [], []
+    with paper_style():
+        for stem, data, draw in plans:
+            if isinstance(data, Missing):
+                missing.append((stem, data.why))
+                continue
+            opened = set(plt.get_fignums())
+            try:
+                figure, caption = draw(data)
+            except UserError as error:
+                missing.append((stem, str(error)))
+            else:
+                figure = figure_of(figure) if isinstance(figure, Axes) else figure
+                paths.append(save(figure, out / stem, caption)[0])
+            finally:
+                for number in set(plt.get_fignums()) - opened:
+                    plt.close(number)
+    return Saved(paths, missing)
 
 
 def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:
     """Write `stem`.png (200 dpi), `stem`.pdf and the caption as `stem`.txt; returns the paths.
 
     No date and no version go into the files: the same data gives the same bytes.
+    Raises UserError where they cannot be written.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     # Not with_suffix: it would cut "fig_T0.8" short.
     png, pdf, txt = (stem.with_name(stem.name + end) for end in (".png", ".pdf", ".txt"))
-    fig.savefig(png, dpi=200, metadata={"Software": None})
-    fig.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    txt.write_text(caption.strip() + "\n", encoding="utf-8")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(png, dpi=200, metadata={"Software": None})
+        fig.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        txt.write_text(caption.strip() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or stem}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
     return [png, pdf, txt]

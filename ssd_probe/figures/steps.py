@@ -8,31 +8,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.decoding import Decoding
 from ssd_probe.figures.style import MODELS, MONOSPACE, PAGE_WIDTH, new_axes, tick_text
 
+_TITLES = {"raw": "model: softmax(z)", "final": "renormalised: drawn"}
 _MOST_NAMES = 16  # with more tokens than this the axis shows ranks
 
 
-def fig_8(frame: pd.DataFrame, decoding: Decoding) -> Figure:
+def fig_8(frame: pd.DataFrame) -> Figure:
     """Figure 8 whole: a panel a step, and with a column `label` a row of them a label.
 
     frame: of `analysis.steps.decoding_steps`, with a column `token` or not.
     """
-    require_columns(frame, ["step"], "Figure 8")
-    titles = {
-        "raw": "model: softmax(z)",
-        "temperature": f"temperature {decoding.temperature:g}",
-        "top-k": f"top-k {decoding.top_k}",
-        "top-p": f"top-p {decoding.top_p:g}",
-        "final": "renormalised: drawn",
-    }
-    steps = list(dict.fromkeys(frame["step"]))
+    require_columns(frame, ["step", "setting"], "Figure 8")
+    steps = dict(zip(frame["step"], frame["setting"], strict=True))
     labels = list(dict.fromkeys(frame["label"])) if "label" in frame else [""]
     size = (PAGE_WIDTH, 0.3 + 2 * len(labels))
     fig, panels = plt.subplots(len(labels), len(steps), figsize=size, sharey=True, squeeze=False)
-    for i, step in enumerate(steps):
-        name = (f"{i}. " if i else "") + titles[step]
+    for i, (step, setting) in enumerate(steps.items()):
+        name = (f"{i}. " if i else "") + _TITLES.get(step, f"{step} {setting:g}")
         panels[0, i].set_title(name, loc="left", fontsize=7)
     for label, row in zip(labels, panels, strict=True):
         part = frame[frame["label"] == label] if label else frame

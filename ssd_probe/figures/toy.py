@@ -1,7 +1,6 @@
-"""Figures 12-14 of the paper, the toy machine, from frames of `analysis.toy`."""
+"""Figures 12-14 of the paper, the toy machine, from frames of `analysis.toy.pictures`."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,55 +10,43 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from ssd_probe.analysis import toy
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.figures.saving import save
-from ssd_probe.figures.style import (
-    COLUMN_WIDTH,
-    FORK_COLOR,
-    LOCK_COLOR,
-    MODELS,
-    PAGE_WIDTH,
-    paper_style,
-)
+from ssd_probe.analysis.toy.pictures import ToyPictures
+from ssd_probe.figures.saving import Plan, Saved, save_all
+from ssd_probe.figures.style import COLUMN_WIDTH, FORK_COLOR, LOCK_COLOR, MODELS, PAGE_WIDTH
 
 _RIGHT, _WRONG = "#2E7D4F", "#B9B9B9"
 _MOST_BOXES, _MOST_ARROWS = 8, 3  # a longer machine is drawn with "x n" and "n tokens"
 
 
-def draw_toy(machine: toy.Machine, solved: dict[str, Any], out: Path) -> list[Path]:
-    """Draw Figures 12-14 of a solved machine into `out`; returns the PNG files."""
-    at = {"base": solved["base"]["temperature"], "ssd": solved["student"]["temperature"]}
-    raw, decoded = toy.distributions(machine), toy.distributions(machine, at)
-    shown = sorted({at["base"], 1.0, at["ssd"]})
-    fixed = {t: toy.first_tokens(toy.distributions(machine, {"base": t, "ssd": t})) for t in shown}
-    low, high = min(shown) / 4, 1.4 * max(shown)
-    curve = toy.success_curve(machine, max(low, toy.T_RANGE[0]), min(high, toy.T_RANGE[1]))
-    steps = pd.DataFrame(
-        {"position": [s.name for s in machine.positions],
-         "times": [s.times for s in machine.positions],
-         "right": [list(s.right) for s in machine.positions]}
-    )  # fmt: skip
-    cut = f"top-p {machine.evaluation.top_p:g}"
-    with paper_style():
-        figures = {
-            "fig_12": (fig_12(steps, raw[raw.model == "base"]),
-                "Figure 12. The toy machine: one right token (green) or more at each step, all "
-                "else fails; below, the base's distributions, nothing tempered or cut."),
-            "fig_13": (fig_13(raw, decoded, at),
-                f"Figure 13. Left: {machine.positions[-1].name} before and after the ideal fit at "
-                f"{machine.train}, log scale; right: what is drawn at each model's optimum, {cut}. "
-                "Right tokens have a green outline."),
-            "fig_14": (fig_14(fixed, curve),
-                f"Figure 14. What base (left) and SSD (right) draw at three temperatures, {cut}. "
-                "Right tokens have a green outline. Below, success against temperature, with every "
-                "jump, and each optimum (star)."),
-        }  # fmt: skip
-        paths = []
-        for stem, (figure, caption) in figures.items():
-            paths.append(save(figure, out / stem, caption)[0])
-            plt.close(figure)
-    return paths
+def draw_toy(shown: ToyPictures, out: Path) -> Saved:
+    """Draw Figures 12-14 of a solved machine into `out`."""
+    plans = [Plan("fig_12", shown, _fig_12), Plan("fig_13", shown, _fig_13),
+             Plan("fig_14", shown, _fig_14)]  # fmt: skip
+    return save_all(plans, out)
+
+
+def _fig_12(shown: ToyPictures) -> tuple[Figure, str]:
+    return fig_12(shown.steps, shown.raw[shown.raw["model"] == "base"]), (
+        "Figure 12. The toy machine: one right token (green) or more at each step, all else fails; "
+        "below, the base's distributions, nothing tempered or cut."
+    )
+
+
+def _fig_13(shown: ToyPictures) -> tuple[Figure, str]:
+    return fig_13(shown.raw, shown.decoded, shown.optima), (
+        f"Figure 13. Left: {shown.steps['position'].iloc[-1]} before and after the ideal fit at "
+        f"{shown.train}, log scale; right: what is drawn at each model's optimum, top-p "
+        f"{shown.top_p:g}. Right tokens have a green outline."
+    )
+
+
+def _fig_14(shown: ToyPictures) -> tuple[Figure, str]:
+    return fig_14(shown.fixed, shown.curve), (
+        "Figure 14. What base (left) and SSD (right) draw at three temperatures, top-p "
+        f"{shown.top_p:g}. Right tokens have a green outline. Below, success against temperature, "
+        "with every jump, and each optimum (star)."
+    )
 
 
 def fig_12(steps: pd.DataFrame, frame: pd.DataFrame) -> Figure:

@@ -1,12 +1,11 @@
 """A prediction as a person reads it: tables, and one sentence for each interval."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.analysis.prediction.feasible import RESOLUTION, Limits
+from ssd_probe.analysis.prediction.check import Check
+from ssd_probe.analysis.prediction.feasible import RESOLUTION
 from ssd_probe.analysis.prediction.predict import ALL, EVAL, TRAIN, Prediction
 from ssd_probe.decoding import Decoding
 
@@ -16,7 +15,7 @@ BOUND = (
 )
 
 
-def describe(found: Prediction, evals: Sequence[Decoding], limits: Limits) -> str:
+def describe(found: Prediction) -> str:
     """All of a prediction but its gains by T_eval, which only the frames hold."""
     count = found.positions
     lines = [
@@ -27,7 +26,6 @@ def describe(found: Prediction, evals: Sequence[Decoding], limits: Limits) -> st
         "Training supports: means; gains in log p(top token) at T=1 (Prop. B.3)",
         _supports(found.supports),
     ]
-    span = min(e.temperature for e in evals), max(e.temperature for e in evals)
     cuts = list(found.cells[EVAL[1:]].drop_duplicates().itertuples(index=False, name=None))
     for top_k, top_p in cuts:
         cut = str(Decoding(1.0, top_k, top_p)).removeprefix("T=1").removeprefix(", ") or "nothing"
@@ -38,19 +36,10 @@ def describe(found: Prediction, evals: Sequence[Decoding], limits: Limits) -> st
         lines += ["", f"Evaluated with {cut}: mean mass of the top token at locks, by T_eval"]
         lines += [_by_temperature(cells, LOCK, "top1"), "", "mean branching at forks, by T_eval"]
         lines += [_by_temperature(cells, FORK, "branching"), ""]
-        lines += [f"Order by reach, the forks' branching at T_high ({rules(limits)}):"]
+        lines += [f"Order by reach, the forks' branching at T_high ({found.limits}):"]
         ranked = found.intervals[here].to_dict("records")
-        lines += [f"{i}. {sentence(row, span)}" for i, row in enumerate(ranked, 1)]
+        lines += [f"{i}. {sentence(row, found.span)}" for i, row in enumerate(ranked, 1)]
     return "\n".join(lines)
-
-
-def rules(limits: Limits) -> str:
-    """What `Limits` ask, in words."""
-    return (
-        f"T_eval serves where {100 * limits.lock_share:g} % of locks give their top token "
-        f"{limits.lock_mass:g} or more, and {100 * limits.fork_share:g} % of forks branch "
-        f"{limits.fork_branching:g} or more"
-    )
 
 
 def sentence(row: dict, span: tuple[float, float]) -> str:
@@ -80,11 +69,12 @@ def model_name(row: dict) -> str:
     return f"student of {Decoding(values[0], int(values[1]), values[2])}"
 
 
-def describe_errors(errors: pd.DataFrame, measured: pd.DataFrame, span: tuple[float, float]) -> str:
+def describe_check(check: Check, found: Prediction) -> str:
     """The trained student's own intervals, and the prediction's error curve by curve."""
+    errors = check.errors
     shown = errors[errors["label"].isin([LOCK, FORK])]
     lines = ["The trained student, measured:"]
-    lines += [f"  {sentence(row, span)}" for row in measured.to_dict("records")]
+    lines += [f"  {sentence(row, found.span)}" for row in check.measured.to_dict("records")]
     lines += ["Prediction against it, over T_eval:"]
     for row in shown.to_dict("records"):
         none = "nothing changed" if np.isnan(row["relative"]) else f"{row['relative']:.2f} of it"

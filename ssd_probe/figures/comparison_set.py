@@ -1,0 +1,72 @@
+"""The figures of two compared probes with their captions, as files: 4-6, 8, loss, fork rates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssd_probe.analysis.digest import Digest
+from ssd_probe.decoding import Decoding
+from ssd_probe.figures import changes, distributions, steps
+from ssd_probe.figures.pass_at_k import fig_2
+from ssd_probe.figures.saving import Plan, Saved, save_all
+
+
+def draw_digest(found: Digest, out: Path) -> Saved:
+    """Draw all that two probes have data for into `out`."""
+    decoding, where = found.decoding, found.where
+    cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
+
+    def plan(stem: str, data: Any, draw: Callable[[Any], Figure | Axes], caption: str) -> Plan:
+        return Plan(stem, data, lambda frame: (draw(frame), f"{caption}; {where}."))
+
+    plans = [
+        plan("fig_4", found.text, distributions.fig_4,
+             f"Figure 4. Forks and locks of the base, by branching at {decoding}"),
+        plan("fig_4_bars", found.bars, changes.fig_4_bars,
+             "Figure 4, bars. Head (tokens that the training decoding keeps) and tail of one fork "
+             "and one lock of the base at low and high T_eval, among the probe's ranks; "
+             f"{decoding}"),
+        plan("fig_5", found.ranked, distributions.fig_5_pair,
+             "Figure 5. Ranked next-token probabilities (T=1) at the fork of highest and the lock "
+             f"of median entropy, both models; lines: where {decoding} cuts. Ticks name the base's "
+             "tokens"),
+        plan("fig_8", found.steps, steps.fig_8,
+             f"Figure 8. The decoding pipeline of {decoding}, step by step, at Figure 5's fork and "
+             "lock of the base"),
+        plan("fig_6a", found.mass, distributions.fig_6a, "Figure 6a. Mean cumulative mass"),
+        plan("fig_6b", found.curves, distributions.fig_6b,
+             f"Figure 6b. Mean number of tokens that {cut} keeps"),
+        plan("fig_6c", found.curves, distributions.fig_6c,
+             f"Figure 6c. Mean entropy after {cut}"),
+        plan("fig_6d", found.bins, distributions.fig_6d,
+             f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass"),
+        plan("loss_terms", found.loss, changes.fig_loss,
+             f"KL(q || p) from the training target q of {decoding}, before (base) and after "
+             "(tuned): -log K for the mass outside the support, and KL(q || p(.|S)) for its shape "
+             "inside"),
+        plan("fork_rates", found.rates, changes.fig_rates_panels,
+             "Share of forks among positions, with 95 % bootstrap intervals over problems; in "
+             "brackets: positions"),
+    ]  # fmt: skip
+    return save_all(plans, out)
+
+
+def draw_passes(curves: pd.DataFrame, decoding: Decoding, out: Path) -> Saved:
+    """Draw Figure 2 for each k of a demo's dev sweep, whose models share `decoding`'s truncation.
+
+    curves: of `pass_curves`, all problems together.
+    """
+
+    def draw(rows: pd.DataFrame) -> tuple[Axes, str]:
+        return fig_2(rows), (
+            f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
+            f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
+            "model; bands: 95 % bootstrap over problems; stars: each model's best."
+        )
+
+    plans = [Plan(f"fig_2_pass{k}", rows, draw) for k, rows in curves.groupby("k")]
+    return save_all(plans, out)
