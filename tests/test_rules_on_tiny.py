@@ -1,4 +1,4 @@
-"""The rules against the bundled domain's true forks and locks: the README's numbers."""
+"""The rules against the bundled domain's true forks and locks: the numbers of docs/results.md."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ssd_probe.analysis.scoring import agreement, score_against_truth
 from ssd_probe.commands.demo import QUICK, probe_model, write_programs
 from ssd_probe.commands.run_folder import labelled_probe
 
-README = {  # F1 of forks and of locks on 240 programs; here fewer, hence the tolerances
+PRINTED = {  # F1 of forks and of locks on 240 programs; here fewer, hence the tolerances
     "support": (SupportRule(), 1.0, 1.0, 0.01),
     "entropy": (EntropyRule(), 0.73, 1.0, 0.08),
     "quantile": (QuantileRule(), 0.78, 0.73, 0.08),
@@ -23,9 +23,9 @@ def frame(tmp_path_factory):
     return known[known["truth"].isin([FORK, LOCK])]
 
 
-@pytest.mark.parametrize("name", README)
-def test_the_table_of_the_readme(frame, name):
-    rule, fork_f1, lock_f1, tolerance = README[name]
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_table_of_the_results(frame, name):
+    rule, fork_f1, lock_f1, tolerance = PRINTED[name]
     found = score_against_truth(rule.label(frame), frame["truth"], rule.score(frame))
     scores = found.set_index("label")
     assert scores.loc[FORK, "f1"] == pytest.approx(fork_f1, abs=tolerance)
@@ -34,7 +34,7 @@ def test_the_table_of_the_readme(frame, name):
 
 
 def test_what_the_rules_agree_on(frame):
-    labels = {name: row[0].label(frame) for name, row in README.items()}
+    labels = {name: row[0].label(frame) for name, row in PRINTED.items()}
     kappa = agreement(labels).set_index(["first", "second"])["kappa"]
     assert kappa["support", "entropy"] == pytest.approx(0.76, abs=0.1)
     assert kappa["support", "quantile"] == pytest.approx(0.31, abs=0.1)

@@ -79,7 +79,7 @@ def figures(
 
 def toy(
     machine: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file of another machine; see the README.")
+        Path | None, typer.Option(help="YAML or JSON file of another machine; see docs/guide.md.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Draw Figures 12-14 into this folder.")] = None,
     as_json: AsJson = False,
