@@ -1,6 +1,15 @@
 """ssd-probe: what did fine-tuning do to my model's next-token distributions?"""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
+    from ssd_probe.decoding import Decoding as Decoding
+    from ssd_probe.errors import UserError as UserError
+    from ssd_probe.kernels.head import lm_head_stats as lm_head_stats
+    from ssd_probe.kernels.pair import pair_stats as pair_stats
+    from ssd_probe.kernels.stats import position_stats as position_stats
+    from ssd_probe.probing.table import Probe as Probe
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,6 @@
 """What is published: licence and citation, and a wheel that works far from the checkout."""
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -35,6 +36,28 @@ def test_licence_version_and_citation_agree():
     assert cited["license"] == PROJECT["license"]
     assert cited["version"] == PROJECT["version"] == ssd_probe.__version__
     assert "2604.01193" in cited["references"][0]["identifiers"][0]["value"]
+
+
+def test_type_checkers_are_told_of_every_lazy_export():
+    tree = ast.parse((ROOT / "ssd_probe/__init__.py").read_text())
+    told = {alias.asname: node.module for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module != "typing"
+            for alias in node.names}  # fmt: skip
+    assert told == ssd_probe._EXPORTS
+
+
+@pytest.mark.slow  # mypy reads torch's sources: half a minute
+def test_a_type_checker_understands_a_users_program(tmp_path):
+    (tmp_path / "user.py").write_text(
+        "import torch\nfrom ssd_probe import Decoding, position_stats\nDecoding(1.6, 20, 0.8)\n"
+        "reveal_type(position_stats(torch.randn(2, 9)).entropy)\n"
+    )
+    options = ["--ignore-missing-imports", "--follow-imports=silent", "--cache-dir", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *map(str, options), tmp_path / "user.py"],
+        cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Tensor" in done.stdout, done.stdout + done.stderr
 
 
 def build(kind: str, tree: Path, out: Path) -> Path:
