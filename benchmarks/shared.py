@@ -3,8 +3,9 @@
     python benchmarks/shared.py                                    # the command's setting and none
     python benchmarks/shared.py --setting "" GOMP_SPINCOUNT=10000  # others; "" is torch's default
 
-Each setting gets two processes of all cores that repeat two kinds of work: `sample` from the tiny
-model (hundreds of small operations a token) and `position_stats` of 64 x 32,768 logits. Rounds are
+Each setting gets two processes of all cores that repeat three kinds of work: `sample` from the tiny
+model (hundreds of small operations a token), `forward` (24 products of [64, 1024] states, as in a
+small language model) and `position_stats` of 64 x 32,768 logits. Rounds are
 interleaved: one process alone, then both at once. Medians in ms; `slowdown` is both over alone, 2
 being a fair share. The last line is JSON.
 """
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from ssd_probe.cli.environment import WAITING
 
 OURS = " ".join(f"{name}={value}" for name, value in WAITING.items())
-WORK = ("sample", "position_stats")
+WORK = ("sample", "forward", "position_stats")
 
 
 def work() -> dict[str, Callable]:
@@ -35,7 +36,14 @@ def work() -> dict[str, Callable]:
     model, logits = load_model("tiny"), normal_logits(64, 32_768, torch.float32, "cpu")
     ids = torch.ones(16, 8, dtype=torch.long)
     options = {"attention_mask": ids, "min_new_tokens": 24, "max_new_tokens": 24}
-    return {"sample": lambda: model.generate(ids, **options, do_sample=False),
+    layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(24)))
+    hidden = torch.randn(64, 1024)  # a small language model's products, one after another
+
+    @torch.inference_mode()
+    def forward() -> None:
+        layers(hidden)
+
+    return {"sample": lambda: model.generate(ids, **options, do_sample=False), "forward": forward,
             "position_stats": lambda: [position_stats(logits) for _ in range(5)]}  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_without_bubblewrap_only_programs_of_the_domains_language_run(tmp_path, 
         canary = tmp_path / "canary"
         return [rows[0] | {"completion": f"open({str(canary)!r}, 'w')"}, *rows[1:]]
 
-    monkeypatch.setattr(module, "missing", lambda: "no bubblewrap here")
+    monkeypatch.setattr(module, "obstacle", lambda: "no bubblewrap here")
     monkeypatch.setattr(module, "sample_from", with_a_hostile_one)
     evaluate_model(tmp_path, config, "base", "dev", 1.0)
     verdicts = results(tmp_path, "base", "dev", 1.0)["verdict"]

@@ -12,15 +12,20 @@ from ssd_probe.cli.app import main
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("own", [None, "ACTIVE"])
-def test_idle_threads_sleep_unless_a_person_says_otherwise(monkeypatch, capsys, own):
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_sleep_soon_unless_a_person_says_otherwise(monkeypatch, capsys, own, found):
     monkeypatch.setattr(sys, "argv", ["ssd-probe", "--help"])
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if own:
-        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         main()
-    assert os.environ["OMP_WAIT_POLICY"] == (own or "PASSIVE")
+    assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
 def test_the_openmp_of_torch_goes_by_it():
@@ -30,12 +35,13 @@ def test_the_openmp_of_torch_goes_by_it():
         "assert 'torch' not in sys.modules; import torch\n"
     )
     environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
-    environment.pop("OMP_WAIT_POLICY", None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        environment.pop(name, None)
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" not in said.stderr:
         pytest.skip("this OpenMP does not say")
-    assert "GOMP_SPINCOUNT = '0'" in said.stderr
+    assert "GOMP_SPINCOUNT = '1000'" in said.stderr
 
 
 def test_the_callers_ranks_threads_and_screen_count_for_nothing():
