@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Forks, locks and simple self-distillation: a first look
 #
-# This notebook reads the run that `ssd-probe demo` left (about five minutes on two cores; set
+# This notebook reads the run that `ssd-probe demo` left (about four minutes on two cores; set
 # `SSD_PROBE_RUN` to read another run, e.g. that of `ssd-probe demo --quick --out runs/quick`).
 # A **lock** is a position with one right token and a tail of distractors; a **fork** is a position
 # with several good tokens. Simple self-distillation (SSD) is said to cut the tail at locks and to

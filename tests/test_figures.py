@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgba
 
 from ssd_probe.analysis.frames import Missing
 from ssd_probe.errors import UserError
+from ssd_probe.figures.changes import fig_rates_panels
 from ssd_probe.figures.distributions import fig_4, fig_5, fig_5_pair, fig_6a, fig_6b, fig_6c, fig_6d
 from ssd_probe.figures.pass_at_k import fig_2
 from ssd_probe.figures.saving import Plan, save, save_all
@@ -283,3 +284,19 @@ def test_paper_style_leaves_the_settings_as_they_were():
         with paper_style():
             assert plt.rcParams["font.size"] == 7.5
         assert dict(plt.rcParams) == before
+
+
+def test_every_fork_rate_is_within_the_axis():
+    """The panels share an axis: it ended at the first one's highest rate."""
+    rates = {"segment": [0.1, 0.3], "syntax": [0.84, 0.0, 1.0], "depth": [0.2]}
+    frame = pd.DataFrame([
+        {"by": way, "group": f"{way} {i}", "positions": 100 - i, "fork_rate": rate,
+         "low": 0.9 * rate, "high": min(1.0, 1.1 * rate)}
+        for way, given in rates.items() for i, rate in enumerate(given)
+    ])  # fmt: skip
+    with paper_style():
+        for ax in fig_rates_panels(frame).axes:
+            drawn = ax.collections[0].get_segments()
+            assert drawn and all(x <= ax.get_xlim()[1] for each in drawn for x, _ in each)
+            assert ax.get_xlim()[0] == 0
+    plt.close("all")

@@ -94,7 +94,9 @@ def fig_rates(frame: pd.DataFrame, ax: Axes | None = None, most: int = 12) -> Ax
     ax.errorbar(rate, places, xerr=np.nan_to_num(spread), fmt="o", **style)
     names = [f"{g} ({n:,})" for g, n in zip(kept["group"], kept["positions"], strict=True)]
     ax.set_yticks(places, names)
-    ax.set(xlabel="share of forks", ylim=(len(kept) - 0.5, -0.5), xlim=(0, None))
+    highest = kept[["fork_rate", "high"]].max().max()
+    right = 1.05 * highest if highest > 0 else 1
+    ax.set(xlabel="share of forks", ylim=(len(kept) - 0.5, -0.5), xlim=(0, right))
     return ax
 
 
@@ -106,9 +108,11 @@ def fig_rates_panels(frame: pd.DataFrame) -> Figure:
     fig, panels = plt.subplots(
         len(parts), 1, figsize=size, squeeze=False, height_ratios=heights, sharex=True
     )
+    right = 0.0  # of the one axis that all share
     for ax, (way, rows) in zip(panels[:, 0], parts, strict=True):
-        fig_rates(rows, ax)
+        right = max(right, fig_rates(rows, ax).get_xlim()[1])
         ax.set_title(f"by {way}" if way != "depth" else "by depth, in tokens", loc="left")
         if ax is not panels[-1, 0]:
             ax.set_xlabel("")
+    panels[0, 0].set_xlim(0, right)
     return fig
