@@ -26,9 +26,6 @@ if INTERPRETED:
     patch_once()
 
 RUNS = {"demo_run", "full_demo_run"}  # fixtures to be made once over all workers
-SLOW = {  # of files that several people write
-    "test_every_shell_snippet_of_the_readme_runs": "all commands in turn, each loads torch",
-}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` reads the marks
@@ -36,8 +33,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         for run in RUNS & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(run))
-        if reason := SLOW.get(getattr(item, "originalname", "")):
-            item.add_marker(pytest.mark.slow(reason=reason))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -25,7 +25,7 @@ def draw_digest(found: Digest, out: Path) -> Saved:
 
     plans = [
         plan("fig_4", found.text, distributions.fig_4,
-             f"Figure 4. Forks and locks of the base, by branching at {decoding}"),
+             f"Figure 4. Forks and locks of the base; stronger: more branching at {decoding}"),
         plan("fig_4_bars", found.bars, changes.fig_4_bars,
              "Figure 4, bars. Head (tokens that the training decoding keeps) and tail of one fork "
              "and one lock of the base at low and high T_eval, among the probe's ranks; "
