@@ -165,7 +165,8 @@ def _split(entropy: Floats, log_head: Floats, tail: Floats) -> dict[str, Floats]
     kept = masses.sum(1)
     pi = np.divide(masses, kept[:, None], out=np.zeros_like(masses), where=kept[:, None] > 0)
     head_entropy = entr(pi).sum(1)
-    gate = entr(tail) - xlog1py(1 - tail, -np.minimum(tail, 1))
+    tail = np.minimum(tail, 1)  # a sum, which rounding may carry beyond
+    gate = entr(tail) - xlog1py(1 - tail, -tail)
     return {
         "entropy": entropy,
         "tail_mass": tail,

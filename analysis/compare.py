@@ -149,6 +149,19 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
     ]
 
 
+def caveat(comparison: pd.DataFrame) -> str | None:
+    """What missing ranks do to `compare`'s numbers, as a sentence; None where none are missing."""
+    share = comparison["missing"].max()
+    if not share > 0:
+        return None
+    return (
+        "The tuned model's ranks lack tokens of the base's support at up to "
+        f"{100 * share:.3g} % of the positions of a kind: there its kept mass, head entropy and "
+        "loss terms are too low, its tail mass too high. `ssd-probe probe --pair` lacks none, a "
+        "larger --top-k fewer."
+    )
+
+
 def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
     """KL(q || p) in its two parts, before and after: a row a label ("all", lock, fork) and model.
 
@@ -210,6 +223,6 @@ def _verdict(
         f"{claim}: {answer}. Mean {name.replace('_', ' ')} at {label}s "
         f"{row['base']:.3g} -> {row['tuned']:.3g}, difference {row['difference']:+.3g} "
         f"[{row['low']:+.3g}, {row['high']:+.3g}] over {row['positions']} positions "
-        f"of {row['problems']} problems."
+        f"of {row['problems']} problems; only a fall of more than {100 * margin:g} % counts."
         + (f" Scoring the base again changes as much: {floor:.2g}." if in_noise else ""),
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ssd_probe.analysis import theory
-from ssd_probe.analysis.changes import STATISTICS, position_statistics
-from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
+from ssd_probe.analysis.changes import STATISTICS, _split, position_statistics
+from ssd_probe.analysis.compare import add_totals, caveat, compare, summarise, totals, verdicts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -95,6 +95,17 @@ class TestCompare:
         assert found["tuned_head_entropy"].tolist() == [0, 0]
         table = compare(probe_of(base), probe_of(tuned), [FORK] * 2, self.decoding, n_resamples=9)
         assert (table["missing"] == 1).all()
+        assert "at up to 100 % of the positions" in caveat(table)
+
+    def test_nothing_missing_needs_no_caveat(self):
+        frame = probe_of(random_logits())
+        table = compare(frame, frame, SupportRule().label(frame), self.decoding, n_resamples=9)
+        assert caveat(table) is None
+
+    def test_a_tail_beyond_1_by_rounding_has_no_gate(self):
+        """With no token of S among the tuned ranks, one such position made the mean infinite."""
+        split = _split(np.array([2.0]), np.full((1, 3), -np.inf), np.array([1 + 1e-7]))
+        assert split["gate_part"] == 0 and split["tail_part"] == 2 and split["tail_mass"] == 1
 
     def test_a_vocabulary_smaller_than_the_ranks(self):
         logits = random_logits(6, vocab=10)

@@ -136,7 +136,12 @@ def by_label(sample: Sample, known: NDArray[np.bool_]) -> dict[str, PositionStat
     }
     for label in (LOCK, FORK):
         if label not in parts:
-            raise UserError(f"no {label} among {known.sum()} positions: draw more, or other texts")
+            other = len(parts.get(FORK if label == LOCK else LOCK, ()))
+            raise UserError(
+                f"no {label} among {known.sum()} positions (of the other kind: {other}): other "
+                "texts, more positions, or another decoding of the rule that labels "
+                "(--rule-temperature, --rule-top-p)"
+            )
     return parts
 
 

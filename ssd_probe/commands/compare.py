@@ -26,6 +26,7 @@ def compare_stage(
 
     Read part by part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
     """
+    from ssd_probe.analysis.compare import caveat
     from ssd_probe.analysis.digest import digest
 
     before, after = _sides(base, tuned, pair)
@@ -37,7 +38,8 @@ def compare_stage(
         noise=before.noise,
         tokenizer=None if out is None else _tokenizer_of(before),
     )
-    lines = [verdict.sentence for verdict in found.verdicts]
+    warning = caveat(found.comparison)
+    lines = [*([warning] if warning else []), *(verdict.sentence for verdict in found.verdicts)]
     if out is not None:
         lines += _write_comparison(found, out)
     return found, lines
