@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.files import parts
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
 from ssd_probe.probing import writer
 from ssd_probe.probing.forward import Scorer
 from ssd_probe.probing.probe import Probe, probe

@@ -18,7 +18,7 @@ from ssd_probe.analysis.prediction.check import (
 )
 from ssd_probe.analysis.prediction.feasible import RESOLUTION, Limits, feasible_top_p, interval
 from ssd_probe.analysis.prediction.ideal import Ranks, ideal_student
-from ssd_probe.analysis.prediction.pictures import prediction_pictures
+from ssd_probe.analysis.prediction.plot_data import prediction_pictures
 from ssd_probe.analysis.prediction.positions import Sample, draw_positions, same_positions
 from ssd_probe.analysis.prediction.predict import GAINS, predict, temperature_map
 from ssd_probe.analysis.toy.machine import PAPER, policy

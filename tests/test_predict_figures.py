@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.prediction.feasible import Limits
-from ssd_probe.analysis.prediction.pictures import PredictionPictures
+from ssd_probe.analysis.prediction.plot_data import PredictionPictures
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.prediction import draw_prediction, fig_check, fig_map, fig_map_panel

@@ -10,8 +10,8 @@ import torch
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files import record as record_module
-from ssd_probe.files.identity import digest
-from ssd_probe.files.locks import claim, ranks, record_lock
+from ssd_probe.files.claims import claim, ranks, record_lock
+from ssd_probe.files.digests import digest
 from ssd_probe.files.record import begin, read_record
 from ssd_probe.models.checkpoints import device_name
 
@@ -47,7 +47,7 @@ def test_a_damaged_record_is_one_line(tmp_path):
 def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from ssd_probe.files.locks import claim; from ssd_probe.errors import UserError\n"
+        "from ssd_probe.files.claims import claim; from ssd_probe.errors import UserError\n"
         "try:\n"
         "    with claim(Path(sys.argv[1])): print('held')\n"
         "except UserError as error: print(error)\n"
@@ -79,7 +79,7 @@ def test_ranks_share_a_folder_with_each_other_only(tmp_path):
 
 def test_the_record_is_written_by_one_rank_at_a_time(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from ssd_probe.files.locks import record_lock\n"
+        "import sys; from pathlib import Path; from ssd_probe.files.claims import record_lock\n"
         "print('waiting', flush=True)\n"
         "with record_lock(Path(sys.argv[1])): print(Path(sys.argv[1], 'x').read_text())\n"
     )

@@ -7,11 +7,11 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from ssd_probe.analysis.steps import decoding_steps
-from ssd_probe.analysis.sweeps.pictures import sweep_pictures
+from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
+from ssd_probe.analysis.sweeps.printed import table_2, to_markdown
 from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.summaries import Margin, fit_settings
 from ssd_probe.analysis.sweeps.table import check_sweep
-from ssd_probe.analysis.sweeps.tables import table_2, to_markdown
 from ssd_probe.commands.figures import figures_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError

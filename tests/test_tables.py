@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
-from ssd_probe.analysis.sweeps.published import published
-from ssd_probe.analysis.sweeps.tables import (
+from ssd_probe.analysis.sweeps.printed import (
     comparison_table,
     difference_table,
     pass_at_k_table,
@@ -19,6 +18,7 @@ from ssd_probe.analysis.sweeps.tables import (
     with_interval,
     write_table,
 )
+from ssd_probe.analysis.sweeps.published import published
 from ssd_probe.errors import UserError
 
 NAN = float("nan")

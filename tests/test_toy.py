@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ssd_probe.analysis.toy.machine import PAPER, Position, policy, with_tail
-from ssd_probe.analysis.toy.pictures import distributions, first_tokens, success_curve
+from ssd_probe.analysis.toy.plot_data import distributions, first_tokens, success_curve
 from ssd_probe.analysis.toy.reading import load_machine
 from ssd_probe.analysis.toy.solving import T_RANGE, optimum, pieces, solve, success
 from ssd_probe.cli.app import main

@@ -46,7 +46,7 @@ def compare(
         }
         print_json(told)
         return
-    from ssd_probe.analysis.sweeps.tables import comparison_table
+    from ssd_probe.analysis.sweeps.printed import comparison_table
 
     print(comparison_table(found.comparison).to_string(index=False))
     print(*lines, sep="\n")

@@ -65,7 +65,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
         "runs/demo"
     ),
-    quick: Annotated[bool, typer.Option("--quick", help="One to two minutes; a shorter training.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute or two; a shorter training.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -67,7 +67,7 @@ def _rule(name: str, probe: Probe, decoding: Decoding) -> Any:
 
 
 def _write_comparison(found: Any, out: Path) -> list[str]:
-    from ssd_probe.analysis.sweeps.tables import comparison_table, write_table
+    from ssd_probe.analysis.sweeps.printed import comparison_table, write_table
     from ssd_probe.figures.comparison_set import draw_digest
 
     drawn = draw_digest(found, out)

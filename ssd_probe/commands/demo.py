@@ -27,7 +27,7 @@ from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.execution.sandbox import obstacle
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import null_for_nan, write_json, write_jsonl

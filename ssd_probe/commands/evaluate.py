@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
-from ssd_probe.files.identity import digest
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import null_for_nan, write_json

@@ -8,10 +8,10 @@ from ssd_probe.analysis.digest import digest
 from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import pass_curves
-from ssd_probe.analysis.sweeps.pictures import sweep_pictures
+from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
+from ssd_probe.analysis.sweeps.printed import sweep_table, table_2, write_table
 from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.table import read_sweep
-from ssd_probe.analysis.sweeps.tables import sweep_table, table_2, write_table
 from ssd_probe.commands.compare import paired_parts
 from ssd_probe.commands.run_folder import PROBED, PROGRAMS
 from ssd_probe.decoding import Decoding

@@ -82,7 +82,7 @@ def predict_stage(probe: Path, student: Path | None, asked: Question) -> Answer:
 
 def draw_stage(answer: Answer, out: Path) -> list[str]:
     """The maps over T_train and T_eval, and the check against a student, as files."""
-    from ssd_probe.analysis.prediction.pictures import prediction_pictures
+    from ssd_probe.analysis.prediction.plot_data import prediction_pictures
     from ssd_probe.figures.prediction import draw_prediction
 
     return draw_prediction(prediction_pictures(answer.prediction, answer.check), out).lines()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
-from ssd_probe.files.identity import digest
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.models.checkpoints import device_name

@@ -21,8 +21,8 @@ from ssd_probe.core.lanes import Run, lanes
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
-from ssd_probe.files.identity import digest
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import atomic_path, write_jsonl

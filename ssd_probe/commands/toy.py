@@ -15,7 +15,7 @@ def toy_stage(machine: Path | None, out: Path | None) -> tuple[dict[str, Any], l
     solved = solve(chosen)
     lines = [describe(chosen, solved)]
     if out is not None:
-        from ssd_probe.analysis.toy.pictures import toy_pictures
+        from ssd_probe.analysis.toy.plot_data import toy_pictures
         from ssd_probe.figures.toy import draw_toy
 
         lines += draw_toy(toy_pictures(chosen, solved), out).lines()

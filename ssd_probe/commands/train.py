@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.files.identity import digest
-from ssd_probe.files.locks import claim
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
 from ssd_probe.files.writing import write_json

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from ssd_probe.config_fields import SEEDS, check_limits, setting
 from ssd_probe.errors import UserError
-from ssd_probe.settings import SEEDS, check_limits, setting
 
 
 @dataclasses.dataclass(frozen=True)

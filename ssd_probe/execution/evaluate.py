@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.judge import VERDICTS, Judge, Verdict
-from ssd_probe.files.identity import digest
+from ssd_probe.files.digests import digest
 from ssd_probe.problems.tasks import Task, program
 
 if TYPE_CHECKING:

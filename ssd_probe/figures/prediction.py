@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.analysis.prediction.pictures import PredictionPictures
+from ssd_probe.analysis.prediction.plot_data import PredictionPictures
 from ssd_probe.errors import UserError
 from ssd_probe.figures.saving import Plan, Saved, save_all
 from ssd_probe.figures.style import PAGE_WIDTH, T_EVAL, by_model, line

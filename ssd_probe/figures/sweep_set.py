@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_probe.analysis.sweeps.pictures import Difficulty, Effective, HeatMaps, Margins, Stress
+from ssd_probe.analysis.sweeps.plot_data import Difficulty, Effective, HeatMaps, Margins, Stress
 from ssd_probe.analysis.sweeps.published import PublishedPictures
 from ssd_probe.figures import pass_at_k, temperatures
 from ssd_probe.figures.saving import Plan, Saved, save_all

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.analysis.toy.pictures import ToyPictures
+from ssd_probe.analysis.toy.plot_data import ToyPictures
 from ssd_probe.figures.saving import Plan, Saved, save_all
 from ssd_probe.figures.style import COLUMN_WIDTH, FORK_COLOR, LOCK_COLOR, MODELS, PAGE_WIDTH
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.errors import Resumable
-from ssd_probe.files.identity import file_digest
+from ssd_probe.files.digests import file_digest
 from ssd_probe.files.writing import atomic_path, write_json
 
 # A part is what a machine that loses power has to do again, and what a reader holds in memory.

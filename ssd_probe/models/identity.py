@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ssd_probe.errors import UserError
-from ssd_probe.files.identity import bytes_digest, digest, file_digest
+from ssd_probe.files.digests import bytes_digest, digest, file_digest
 from ssd_probe.models.checkpoints import base_of, load_model, load_tokenizer, source_of, unreadable
 from ssd_probe.models.weights import (
     adapter_config,

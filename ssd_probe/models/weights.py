@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssd_probe.errors import UserError
-from ssd_probe.files.identity import bytes_digest, digest
+from ssd_probe.files.digests import bytes_digest, digest
 
 _LFS = b"version https://git-lfs"
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from ssd_probe.config_fields import check_limits, setting
 from ssd_probe.errors import UserError
-from ssd_probe.settings import check_limits, setting
 
 # Where and in how large pieces: numbers differ by less than `noise_floor` shows. And what is added
 # to a finished table.

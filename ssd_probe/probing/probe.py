@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ssd_probe.errors import UserError
-from ssd_probe.files.identity import digest
+from ssd_probe.files.digests import digest
 from ssd_probe.models.checkpoints import load_model, load_tokenizer, resolve_model
 from ssd_probe.models.identity import (
     Identity,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from ssd_probe.files.locks import record_lock
+from ssd_probe.files.claims import record_lock
 from ssd_probe.files.record import read_record
 from ssd_probe.files.writing import atomic_path, write_json
 from ssd_probe.kernels import reference

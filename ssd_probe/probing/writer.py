@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ssd_probe.errors import Resumable, UserError
-from ssd_probe.files.locks import claim, ranks, record_lock
+from ssd_probe.files.claims import claim, ranks, record_lock
 from ssd_probe.files.parts import (
     Damaged,
     manifest_of,

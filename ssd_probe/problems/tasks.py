@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ssd_probe.errors import UserError
-from ssd_probe.files.identity import digest
+from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import numbered_rows
 from ssd_probe.problems import livecodebench
 from ssd_probe.problems.humaneval import humaneval
