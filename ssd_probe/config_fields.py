@@ -8,7 +8,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ssd_probe.errors import UserError
 
@@ -25,17 +25,29 @@ def setting(
 
 
 def check_limits(settings: Any) -> None:
-    """`UserError` "NAME = VALUE: must be ..." for the first field that is beyond its limits."""
+    """Whole numbers, numbers and flags as plain Python ones, so that they compare and record alike.
+
+    `UserError` "NAME = VALUE: must be ..." for the first field of another kind (None is one, unless
+    it is the default) or beyond its limits; NaN and infinities are no settings.
+    """
     for field in dataclasses.fields(settings):
         value, said = getattr(settings, field.name), field.metadata
-        if value is None or not said.keys() & {"least", "most"}:
+        kinds = get_args(field.type) or (field.type,)  # int | None: both
+        plain = next((kind for kind in _KINDS if kind in kinds), None)
+        if plain is None or (value is None and field.default is None):
             continue
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not number or not said.get("least", -math.inf) <= value <= said.get("most", math.inf):
-            raise UserError(f"{field.name} = {value!r}: must be {_wanted(said)}")
+        least, most = said.get("least", -math.inf), said.get("most", math.inf)
+        legal = isinstance(value, _KINDS[plain]) and isinstance(value, bool) == (plain is bool)
+        if not legal or not math.isfinite(value) or not least <= value <= most:
+            raise UserError(f"{field.name} = {value!r}: must be {_wanted(plain, said)}")
+        object.__setattr__(settings, field.name, plain(value))
 
 
-def _wanted(said: Mapping[str, Any]) -> str:
-    if "most" not in said:
-        return f"at least {said['least']:g}"
-    return f"from {said.get('least', -math.inf):g} to {said['most']:,}"
+_KINDS: dict[type, Any] = {bool: bool, int: numbers.Integral, float: numbers.Real}
+
+
+def _wanted(plain: type, said: Mapping[str, Any]) -> str:
+    what = {bool: "true or false", int: "a whole number", float: "a finite number"}[plain]
+    if "most" in said:
+        return f"{what} from {said.get('least', -math.inf):g} to {said['most']:,}"
+    return f"{what} of at least {said['least']:g}" if "least" in said else what

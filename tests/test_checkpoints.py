@@ -97,6 +97,12 @@ def _other_template(path):
     (path / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
 
+def _older_name_of_dtype(path):
+    content = json.loads((path / "config.json").read_text())
+    content["torch_dtype"] = content.pop("dtype")
+    (path / "config.json").write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -115,6 +121,8 @@ def _other_template(path):
         (_shards, set()),
         (lambda path: edit(path / "config.json", transformers_version="4"), set()),
         (lambda path: edit(path / "config.json", _name_or_path="x"), set()),
+        (lambda path: edit(path / "config.json", use_cache=False), set()),
+        (_older_name_of_dtype, set()),
         (lambda path: edit(path / "generation_config.json", transformers_version=""), set()),
         (lambda path: edit(path / "tokenizer.json"), set()),
         (lambda path: (path / "README.md").write_text("x"), set()),
@@ -146,6 +154,9 @@ def test_a_tokenizer_is_the_same_from_disk_in_memory_and_after_use(good):
     assert before == tokenizer_identity(tiny_tokenizer())
     tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
     assert tokenizer_identity(tokenizer) == before
+    tokenizer.split_special_tokens = True  # in the text they are then letters
+    assert changed_parts(before, tokenizer_identity(tokenizer)) == {"tokenizer"}
+    tokenizer.split_special_tokens = False
     tokenizer.add_tokens(["<new>"])
     assert changed_parts(before, tokenizer_identity(tokenizer)) == {"tokenizer"}
 

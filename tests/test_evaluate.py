@@ -61,7 +61,7 @@ def test_a_program_sees_neither_the_expected_values_nor_our_environment(monkeypa
     assert verdict(spy) == "pass"
 
 
-def test_orphans_are_killed():
+def test_orphans_are_killed(monkeypatch):
     code = (
         "import os, time\n"
         "def solve(xs):\n"
@@ -69,12 +69,28 @@ def test_orphans_are_killed():
         "        time.sleep(61.25)\n"
         "    return sum(xs)"
     )
-    verdict(code, seconds=1.0)
+    mine = f"box-of-{os.getpid()}-and-no-other-worker"
+    command = sandbox._command
+    monkeypatch.setattr(sandbox, "_command", lambda *arguments: [*command(*arguments), mine])
+    seen = []
+    close = sandbox.Box.close
+
+    def look_and_close(box):
+        seen.append(len(running(mine)))
+        close(box)
+
+    monkeypatch.setattr(sandbox.Box, "close", look_and_close)
+    verdict(code, seconds=1.0)  # in a box with a filter it cannot even fork
+    assert max(seen) > 0 and running(mine) == []
+
+
+def running(mark):
+    """The command lines in which `mark` stands."""
     commands = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
             commands.append(file.read())
-    assert not any(b"candidate.py" in command for command in commands)
+    return [command for command in commands if mark.encode() in command]
 
 
 def test_rows_are_in_sample_order_and_number_the_samples_of_a_problem():

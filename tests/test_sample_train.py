@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import bundled_checkpoint, load_model, load_tokenizer
+from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -108,6 +110,77 @@ def interrupt_after(function, calls):
     return called
 
 
+def test_what_is_there_without_a_record_is_nobodys_to_use(tmp_path):
+    """After `--out` was refused, deleting only the record took the old samples for the new ones."""
+    path, greedy = tmp_path / "s.jsonl", Decoding(0)
+    sample_stage("tiny", "tiny:dev", DECODING, path, CONFIG, limit=2)
+    for name in ("s.jsonl", "s.jsonl.part"):
+        (tmp_path / "s.jsonl.run.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f"{name}: exists, and s.jsonl.run.json does not say"):
+            sample_stage("tiny", "tiny:dev", greedy, path, CONFIG, limit=2)
+        path.rename(tmp_path / "s.jsonl.part") if path.exists() else None
+    samples = tmp_path / "x.jsonl"
+    sample_stage("tiny", "tiny:ssd", DECODING, samples, CONFIG, limit=8)
+    student = tmp_path / "student"
+    shutil.copytree(bundled_checkpoint(), student)
+    with pytest.raises(UserError, match="exists, and run.json does not say"):
+        train_stage("tiny", samples, TrainConfig(max_steps=1), student)
+
+
+def test_bad_input_leaves_no_record_that_refuses_the_mended_one(tmp_path):
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "s.jsonl"
+    prompts.write_text(json.dumps({"prompt": "what the template refuses"}))
+    few = replace(CONFIG, max_new_tokens=2)
+
+    def refuse(*arguments):
+        raise UserError("the chat template refuses these messages")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="template"):
+        patch.setattr(core, "render_prompt", refuse)
+        sample_stage("tiny", str(prompts), DECODING, out, few)
+    prompts.write_text(json.dumps({"prompt": "def f(xs):"}))
+    assert len(sample_stage("tiny", str(prompts), DECODING, out, few)) == 1
+    longer = TrainConfig(max_steps=1, max_length=2)
+    with pytest.raises(UserError, match="nothing to train on"):
+        train_stage("tiny", out, longer, tmp_path / "student")
+    assert not (tmp_path / "student" / "run.json").exists()
+
+
+def test_answers_that_a_prompt_file_holds_are_not_the_samples(tiny):
+    model, tokenizer = tiny
+    theirs = {"completion": "theirs", "completion_ids": [1], "finished": True, "level": "hard"}
+    prompt = replace(PROMPTS[0], meta=theirs)
+    (row,) = sample(model, tokenizer, [prompt], DECODING, CONFIG)
+    assert row["completion"] != "theirs" and row["completion_ids"] != [1]
+    assert row["level"] == "hard"
+
+
+@pytest.mark.parametrize("ids", ["abc", [1.5], [-1], [10**6]])
+def test_ids_that_are_none_are_refused(tiny, tmp_path, ids):
+    row = {"sample_id": "a", "prompt_ids": [1], "completion_ids": ids}
+    with pytest.raises(UserError, match="sample a: `completion_ids` must be a list of token ids"):
+        train(tiny[0], tiny[1], [row], TrainConfig(max_steps=1), tmp_path)
+
+
+@pytest.mark.parametrize(("config", "wrong"), [
+    (SampleConfig, {"n": None}), (SampleConfig, {"batch_size": 1.5}), (SampleConfig, {"n": True}),
+    (SampleConfig, {"seed": float("nan")}), (TrainConfig, {"learning_rate": "1"}),
+    (TrainConfig, {"learning_rate": float("inf")}), (TrainConfig, {"epochs": float("inf")}),
+    (TrainConfig, {"bf16": "1"}), (TrainConfig, {"epochs": 0}), (ProbeConfig, {"top_k": 1.5}),
+    (ProbeConfig, {"max_length": 1}), (ProbeConfig, {"include_prompt": 1}),
+])  # fmt: skip
+def test_settings_of_a_wrong_kind_are_one_line(config, wrong):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} = [^\n]+$"):
+        config(**wrong)
+
+
+def test_settings_are_plain_numbers():
+    config = SampleConfig(n=np.int64(3), seed=np.uint8(1))
+    assert type(config.n) is int and json.dumps(config.recorded())
+    assert type(TrainConfig(learning_rate=np.float32(1)).learning_rate) is float
+    assert ProbeConfig(max_length=None).max_length is None
+
+
 def test_stubs_are_dropped_and_nothing_else():
     rows = [{"completion": text} for text in ("", "pass", "\n pass \n", "def f():\n    wrong(")]
     assert usable(rows) == rows[3:]
@@ -139,7 +212,7 @@ def loss_of(model, rows):
 
 def test_only_the_completion_has_a_loss():
     row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
-    example = _examples([row], 100)[0]
+    example = _examples([row], 100, 50_000)[0]
     assert example["labels"] == [IGNORED] * 3 + [8, 9]
     assert example["input_ids"] == [5, 6, 7, 8, 9]
 

@@ -164,6 +164,14 @@ def test_a_model_in_memory_as_pair_must_have_the_same_tokens(models, tmp_path):
     assert "kl_base_other" in frame.columns
 
 
+def test_the_dtype_of_a_named_pair_is_recorded_also_beside_a_model_in_memory(models, tmp_path):
+    options = OPTIONS | {"tokenizer": tiny_tokenizer(), "pair": models / "base"}
+    model = tiny_model("qwen3")
+    probe(model, TEXTS[:1], tmp_path / "p", dtype="float32", **options)
+    with pytest.raises(UserError, match="dtype: float32 -> bfloat16"):
+        probe(model, TEXTS[:1], tmp_path / "p", dtype="bfloat16", **options)
+
+
 def test_too_long_texts_are_skipped_when_asked(models, tmp_path, capsys):
     done = probe(models / "base", TEXTS, tmp_path / "p", max_length=70, too_long="skip", **OPTIONS)
     lengths = [len(encode(text, tiny_tokenizer()).ids) for text in TEXTS]

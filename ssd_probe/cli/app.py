@@ -38,7 +38,7 @@ RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
 
 # What a path that a person named can be, and what a disk can.
 _PATHS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
-          errno.ENOENT}  # fmt: skip
+          errno.ENOENT, errno.ENAMETOOLONG}  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(

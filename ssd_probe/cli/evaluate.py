@@ -16,8 +16,8 @@ def evaluate(
     samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here; resumes.")] = None,
     workers: Annotated[int, typer.Option(min=1)] = 2,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a program.")] = 3.0,
-    memory: Annotated[int, typer.Option(min=128, help="Megabytes a program.")] = 1024,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds a program.")] = 3.0,
+    memory: Annotated[int, typer.Option(min=128, max=2**20, help="Megabytes a program.")] = 1024,
     k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
     i_accept_unsandboxed_execution: Annotated[
         bool, typer.Option(help="Where nothing isolates: run under limits only; recorded.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, print_json
+from ssd_probe.cli.options import AsJson, Config, Seed, print_json
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 
@@ -37,7 +37,7 @@ def predict(
     ] = PAPER_TRAIN.temperature,
     rule_top_k: int = PAPER_TRAIN.top_k,
     rule_top_p: float = PAPER_TRAIN.top_p,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Draw the map into this folder.")] = None,
     as_json: AsJson = False,
     config: Config = None,

@@ -15,7 +15,7 @@ from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import begin
+from ssd_probe.files.record import recording
 from ssd_probe.files.writing import null_for_nan, write_json
 from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 
@@ -58,9 +58,9 @@ def evaluate_stage(
             **limits,
         }
         about = {"problems": problems, "source": str(samples)}
-        begin(out.with_name(out.name + ".run.json"), settings, about)
         part = out.with_name(out.name + ".verdicts.jsonl")
-        result = _evaluate(tasks, rows, ks, isolated, options, part)
+        with recording(out.with_name(out.name + ".run.json"), settings, about, (out, part)):
+            result = _evaluate(tasks, rows, ks, isolated, options, part)
         write_json(out, null_for_nan(result))
         return result
 

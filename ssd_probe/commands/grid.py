@@ -77,8 +77,9 @@ def _grid(values: Any) -> Grid:
         if key in values and not (key == "limit" and values[key] is None):
             _whole(key, values[key], least)
     timeout = values.get("timeout", 3.0)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise UserError(f"timeout: {timeout!r} must be a number of seconds above 0")
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout <= 86_400:
+        raise UserError(f"timeout: {timeout!r} must be a number of seconds above 0 (at most a day)")
     n = values.get("n", Grid.n)
     ks = _listed(values.get("k", [k for k in (1, 5) if k <= n]))
     for k in ks:

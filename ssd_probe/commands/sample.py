@@ -7,7 +7,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import begin
+from ssd_probe.files.record import recording
 from ssd_probe.models.checkpoints import device_name
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.problems.prompts import read_prompts
@@ -44,8 +44,9 @@ def sample_stage(
             "prompts": len(chosen),
             "device": device_name(checkpoint.device),
         }
-        begin(out.with_name(out.name + ".run.json"), settings, about)
-        if out.exists():
-            return read_jsonl(out)
-        loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
-        return sample_to_file(out, loaded, tokenizer, chosen, decoding, config)
+        made = out, out.with_name(out.name + ".part")
+        with recording(out.with_name(out.name + ".run.json"), settings, about, made):
+            if out.exists():
+                return read_jsonl(out)
+            loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
+            return sample_to_file(out, loaded, tokenizer, chosen, decoding, config)

@@ -107,7 +107,9 @@ def _begin(
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
         settings = {"model": identity, "trained_on": decoding}
-        begin(out / "samples" / trained.name / "run.json", settings, {"model": trained.model})
+        folder = out / "samples" / trained.name
+        made = sorted(folder.glob("*.jsonl"))
+        begin(folder / "run.json", settings, {"model": trained.model}, made)
 
 
 _open: list[Checkpoint] = []  # at most one: the model this process holds

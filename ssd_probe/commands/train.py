@@ -1,7 +1,7 @@
 """`ssd-probe train`: raw samples in, a checkpoint folder out, its settings recorded in it."""
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ssd_probe.core.config import TrainConfig
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import begin
+from ssd_probe.files.record import recording
 from ssd_probe.files.writing import write_json
 from ssd_probe.models.checkpoints import device_name, load_model
 from ssd_probe.models.identity import Checkpoint
@@ -28,10 +28,13 @@ def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> No
     base = Checkpoint(model)
     settings = {"model": base.identity, "samples": digest(rows), **asdict(config)}
     first = os.environ.get("RANK", "0") == "0"
-    with claim(out) if first else nullcontext():
+    about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
+    about |= {"device": device_name(None)}
+    with ExitStack() as held:
         if first:
-            about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
-            begin(out / "run.json", settings, about | {"device": device_name(None)})
+            held.enter_context(claim(out))
+            made = [file for file in out.iterdir() if not file.name.startswith(".")]
+            held.enter_context(recording(out / "run.json", settings, about, made))
         if (out / "done.json").exists():
             return
         loaded = load_model(model, device="cpu", dtype="float32")  # the Trainer places it

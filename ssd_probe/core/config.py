@@ -1,7 +1,6 @@
 """How samples are drawn and how a model is fine-tuned on them: every setting, default and limit."""
 
 import dataclasses
-import math
 from typing import Any
 
 from ssd_probe.config_fields import SEEDS, check_limits, setting
@@ -34,7 +33,7 @@ class SampleConfig:
 class TrainConfig:
     """The paper's recipe by default (appendix): AdamW (0.9, 0.95), decay 0.1, cosine to lr / 5."""
 
-    learning_rate: float = setting(5e-6, "Peak of the cosine schedule.")
+    learning_rate: float = setting(5e-6, "Peak of the cosine schedule.", least=0)
     epochs: float = setting(1.0, "Passes over the samples.", least=0)
     max_steps: int = setting(-1, "End after so many steps; -1: by epochs.", least=-1)
     batch_size: int = setting(32, "Samples at a time, on each device.", least=1)
@@ -50,9 +49,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        if not 0 <= self.learning_rate < math.inf:
-            raise UserError(
-                f"learning_rate = {self.learning_rate!r}: must be at least 0 and finite"
-            )
         if self.max_steps == 0:
             raise UserError("max_steps = 0: must be at least 1, or -1 to train by epochs")
+        if self.max_steps < 0 and self.epochs == 0:
+            raise UserError("epochs = 0: nothing would be trained; must be above 0")

@@ -146,6 +146,7 @@ def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int
     prompt = request.prompt
     asked = {"messages": prompt.messages} if prompt.messages else {"prompt": prompt.text}
     return {
+        **prompt.meta,  # first: a prompt file may hold answers of its own under these names
         "sample_id": f"{prompt.problem_id}/{request.index}",
         "problem_id": prompt.problem_id,
         **asked,
@@ -153,7 +154,6 @@ def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int
         "prompt_ids": request.ids,
         "completion_ids": completion_ids,
         "finished": completion_ids[-1] in _stop_ids(model, tokenizer),
-        **prompt.meta,
     }
 
 

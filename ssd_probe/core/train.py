@@ -30,7 +30,7 @@ def train(
     interrupted run goes on from its last checkpoint in `out`/trainer.
     Errors: `UserError` if no sample has token ids or all are longer than `max_length`.
     """
-    dataset = _examples(rows, config.max_length)
+    dataset = _examples(rows, config.max_length, model.get_input_embeddings().weight.shape[0])
     work = out / "trainer"
     trainer = Trainer(
         model=model,
@@ -52,19 +52,33 @@ def train(
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _examples(rows: Sequence[dict], max_length: int) -> list[dict]:
+def _examples(rows: Sequence[dict], max_length: int, vocabulary: int) -> list[dict]:
     examples = []
     for row in rows:
-        if "prompt_ids" not in row or "completion_ids" not in row:
-            name = row.get("sample_id", "?")
-            raise UserError(f"sample {name}: no token ids; make samples with `ssd-probe sample`")
-        ids = row["prompt_ids"] + row["completion_ids"]
-        if len(ids) <= max_length:
-            labels = [IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]
+        prompt, completion = (
+            _ids(row, key, vocabulary) for key in ("prompt_ids", "completion_ids")
+        )
+        ids = prompt + completion
+        if completion and len(ids) <= max_length:
+            labels = [IGNORED] * len(prompt) + completion
             examples.append({"input_ids": ids, "labels": labels, "length": len(ids)})
     if not examples:
-        raise UserError(f"nothing to train on: no sample is at most {max_length} tokens long")
+        raise UserError(
+            f"nothing to train on: no sample has a completion and at most {max_length} tokens"
+        )
     return examples
+
+
+def _ids(row: dict, key: str, vocabulary: int) -> list[int]:
+    name, ids = row.get("sample_id", "?"), row.get(key)
+    if ids is None:
+        raise UserError(f"sample {name}: no token ids; make samples with `ssd-probe sample`")
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < vocabulary for i in ids):
+        raise UserError(
+            f"sample {name}: `{key}` must be a list of token ids from 0 to below {vocabulary}, the "
+            "model's vocabulary; were they made with another model's tokenizer?"
+        )
+    return ids
 
 
 def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:

@@ -4,6 +4,8 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,13 +17,16 @@ FORMAT = 2  # of records; 1 knew models by their weights alone and problems by t
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 
 
-def begin(record: Path, settings: dict, about: dict | None = None) -> None:
+def begin(
+    record: Path, settings: dict, about: dict | None = None, made: Iterable[Path] = ()
+) -> None:
     """Write the record of a new output, or check that an old one was made with these settings.
 
     `about` is recorded too, but not compared: names, paths and the device, which may change without
-    changing the result. Raises `UserError` "RECORD: key: old -> new" for the first setting that
-    differs, as an output is never a mixture of two settings; and for a record of an older format,
-    which can be read and not gone on with.
+    changing the result. `made`: the files, finished or not, that the record is of. Raises
+    `UserError` "RECORD: key: old -> new" for the first setting that differs, as an output is never
+    a mixture of two settings; for a record of an older format, which can be read and not gone on
+    with; and for something `made` that has no record, whoever's it is.
     """
     flat = _flatten(settings)
     if record.exists():
@@ -36,10 +41,31 @@ def begin(record: Path, settings: dict, about: dict | None = None) -> None:
             if old.get(key) != flat.get(key):
                 raise UserError(
                     f"{record}: {key}: {old.get(key)} -> {flat.get(key)}; "
-                    "use another --out for other settings, or delete this one"
+                    "use another --out for other settings, or delete all of this output"
                 )
         return
+    for path in made:
+        if path.exists():
+            raise UserError(
+                f"{path}: exists, and {record.name} does not say how it was made; "
+                "use another --out, or delete it"
+            )
     write_json(record, {"format": FORMAT, "settings": settings, **provenance(), **(about or {})})
+
+
+@contextmanager
+def recording(
+    record: Path, settings: dict, about: dict | None = None, made: Sequence[Path] = ()
+) -> Iterator[None]:
+    """`begin` for a block; bad input that shows only there leaves no record of nothing."""
+    new = not record.exists()
+    begin(record, settings, about, made)
+    try:
+        yield
+    except UserError:
+        if new and not any(path.exists() for path in made):
+            record.unlink(missing_ok=True)
+        raise
 
 
 def read_record(record: Path) -> dict:

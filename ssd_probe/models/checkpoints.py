@@ -175,6 +175,8 @@ def _device(name: str | None) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device {name!r}: unknown; give cpu, cuda, cuda:1 or auto") from None
+    if device.type == "meta":
+        raise UserError(f"device {name!r}: holds no numbers; give cpu, cuda, cuda:1 or auto")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: this machine has no usable GPU; use cpu")
     return name

@@ -27,10 +27,10 @@ from ssd_probe.models.weights import (
     weights_digest,
 )
 
-# Who wrote a config and where it lay: nothing that a result depends on.
+# Who wrote a config, where it lay, and whether a cache is kept: nothing that a result depends on.
 _ORIGIN = {
     *("transformers_version", "peft_version", "_name_or_path", "_commit_hash"),
-    *("_from_model_config", "base_model_name_or_path"),
+    *("_from_model_config", "base_model_name_or_path", "use_cache"),
 }
 Identity = dict[str, str | None]
 
@@ -93,7 +93,10 @@ def _content(settings: Any) -> Any:
         return [_content(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
-    return {key: _content(value) for key, value in settings.items() if key not in _ORIGIN}
+    content = {key: _content(value) for key, value in settings.items() if key not in _ORIGIN}
+    if "torch_dtype" in content:  # the older name
+        content.setdefault("dtype", content.pop("torch_dtype"))
+    return content
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> Identity:
@@ -106,6 +109,7 @@ def tokenizer_identity(tokenizer: Tokenizer) -> Identity:
         "rules": _rules(tokenizer),
         "special": tokenizer.special_tokens_map,
         "clean_up": bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+        "split_special": bool(getattr(tokenizer, "split_special_tokens", False)),
     }
     template = tokenizer.chat_template
     return {

@@ -104,7 +104,9 @@ def probe(
         "pair": None if pair is None else _identity(pair, None),
         "texts": digest([digest(sequence.content()) for sequence in sequences]),
     }
-    chosen = config if isinstance(model, str | Path) else replace(config, dtype=_dtype(model))
+    chosen = config
+    if not isinstance(model, str | Path) and not isinstance(pair, str | Path):
+        chosen = replace(config, dtype=_dtype(model))  # nothing is loaded by `config.dtype`
     done = write_folder(Path(out), inputs | chosen.recorded(), about, load)
     if done.finished:
         record_trust(done, load, config.verify, config.noise_floor)
