@@ -6,7 +6,7 @@ under a decoding: the tail is the mass outside S, the head is the distribution i
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,14 @@ ALL = "all"
 
 
 class Verdict(NamedTuple):
-    """One claim of the paper on these probes: `holds` is True, False, or None for undecided."""
+    """One claim of the paper on these probes: `holds` is True, False, or None for undecided.
+
+    `basis`: the numbers it was judged by, by name; or `lacks`, the kind of which there was none.
+    """
 
     claim: str
     holds: bool | None
-    sentence: str
+    basis: dict[str, Any]
 
 
 def compare(
@@ -136,7 +139,7 @@ def summarise(
 
 
 def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
-    """The paper's two claims, judged on `compare`'s frame, each with a sentence to print.
+    """The paper's two claims, judged on `compare`'s frame (in words: `views.comparison`).
 
     Locks lost their tail: the tail mass at locks fell. Forks kept their head: the entropy of the
     head at forks did not fall. "Fell" means that the whole interval of the difference lies below
@@ -147,19 +150,6 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
         _verdict(comparison, LOCK, "tail_mass", "locks lost their tail", True, margin),
         _verdict(comparison, FORK, "head_entropy", "forks kept their head", False, margin),
     ]
-
-
-def caveat(comparison: pd.DataFrame) -> str | None:
-    """What missing ranks do to `compare`'s numbers, as a sentence; None where none are missing."""
-    share = comparison["missing"].max()
-    if not share > 0:
-        return None
-    return (
-        "The tuned model's ranks lack tokens of the base's support at up to "
-        f"{100 * share:.3g} % of the positions of a kind: there its kept mass, head entropy and "
-        "loss terms are too low, its tail mass too high. `ssd-probe probe --pair` lacks none, a "
-        "larger --top-k fewer."
-    )
 
 
 def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -207,22 +197,11 @@ def _verdict(
 ) -> Verdict:
     found = comparison[(comparison["label"] == label) & (comparison["statistic"] == name)]
     if found.empty:
-        return Verdict(claim, None, f"{claim}: undecided, no {label} was found.")
+        return Verdict(claim, None, {"lacks": label})
     row = found.iloc[0]
     limit = -margin * row["base"]
     fell = True if row["high"] < limit else False if row["low"] >= limit else None
-    floor = row.get("floor", 0)
-    in_noise = abs(row["difference"]) < floor
-    if fell and in_noise:
+    if fell and abs(row["difference"]) < row.get("floor", 0):
         fell = None
     holds = None if fell is None else fell == should_fall
-    answer = {True: "yes", False: "no", None: "undecided"}[holds]
-    return Verdict(
-        claim,
-        holds,
-        f"{claim}: {answer}. Mean {name.replace('_', ' ')} at {label}s "
-        f"{row['base']:.3g} -> {row['tuned']:.3g}, difference {row['difference']:+.3g} "
-        f"[{row['low']:+.3g}, {row['high']:+.3g}] over {row['positions']} positions "
-        f"of {row['problems']} problems; only a fall of more than {100 * margin:g} % counts."
-        + (f" Scoring the base again changes as much: {floor:.2g}." if in_noise else ""),
-    )
+    return Verdict(claim, holds, row.to_dict() | {"margin": margin})

@@ -152,20 +152,9 @@ def leverage_verdict(found: Leverage | None) -> Verdict:
     """The third claim: at the same slip of the locks, the tuned model's forks open further."""
     claim = "T_eval gained leverage"
     if found is None:
-        return Verdict(claim, None, f"{claim}: undecided, it needs both locks and forks.")
+        return Verdict(claim, None, {"lacks": f"{LOCK} or no {FORK}"})
     holds = True if found.low > 0 else False if found.high <= 0 else None
-    answer = {True: "yes", False: "no", None: "undecided"}[holds]
-    tops = [f"{t:.2f}" for t in (found.base_temperature, found.tuned_temperature)]
-    ends = [f"{top} (the highest tried)" if float(top) >= found.highest else top for top in tops]
-    return Verdict(
-        claim,
-        holds,
-        f"{claim}: {answer}. With at most {found.slip:.2g} of the mass off the locks' top token "
-        f"(the base's at T=1, or {LEAST_SLIP:g}), the entropy that truncation leaves at forks "
-        f"reaches {found.base:.3g} nats at T={ends[0]} for the base and {found.tuned:.3g} at "
-        f"T={ends[1]} for the tuned model, difference {found.difference:+.3g} [{found.low:+.3g}, "
-        f"{found.high:+.3g}] over {found.problems} problems.",
-    )
+    return Verdict(claim, holds, found._asdict() | {"least_slip": LEAST_SLIP})
 
 
 class _Part(NamedTuple):

@@ -1,10 +1,11 @@
 """Every test runs offline, on one thread and one seed, with uninitialised memory poisoned.
 
-What the caller's environment says of ranks, threads, figures and this package counts for nothing.
+What the caller says of ranks, threads, figures, signals and this package counts for nothing.
 Tests that share a run share a worker of pytest-xdist; slow ones start first.
 """
 
 import os
+import signal
 
 import pytest
 
@@ -22,6 +23,8 @@ for name in [*os.environ]:
         del os.environ[name]
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 prepare()  # before torch is loaded: the fixtures below import it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what it does not wait for
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if INTERPRETED:
     patch_once()
 

@@ -7,11 +7,12 @@ import torch
 
 from ssd_probe.analysis import theory
 from ssd_probe.analysis.changes import STATISTICS, _split, position_statistics
-from ssd_probe.analysis.compare import add_totals, caveat, compare, summarise, totals, verdicts
+from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
+from ssd_probe.views.comparison import caveat, sentence
 from tests.probes import (
     TRAIN,
     branching_of,
@@ -184,8 +185,8 @@ class TestVerdicts:
         columns = "label statistic positions problems base tuned difference low high missing"
         locks, forks = verdicts(pd.DataFrame(rows, columns=columns.split()))
         assert (locks.holds, forks.holds) == (lost, kept)
-        assert "tail mass at locks 1 -> 0.7, difference -0.3" in locks.sentence
-        assert forks.sentence.startswith("forks kept their head: ")
+        assert "tail mass at locks 1 -> 0.7, difference -0.3" in sentence(locks)
+        assert sentence(forks).startswith("forks kept their head: ")
 
     def test_nothing_below_the_noise_floor_is_called_real(self):
         logits = random_logits()
@@ -199,7 +200,7 @@ class TestVerdicts:
         assert entropy["floor"] == pytest.approx(change, rel=1e-6)
         rows = table[table.statistic == "tail_mass"].assign(low=-2.0, high=-1.0)
         locks, _ = verdicts(rows)
-        assert locks.holds is None and "Scoring the base again" in locks.sentence
+        assert locks.holds is None and "Scoring the base again" in sentence(locks)
         assert verdicts(rows.assign(floor=0.0))[0].holds is True
 
     def test_a_label_that_does_not_occur_is_undecided(self):
@@ -208,7 +209,7 @@ class TestVerdicts:
         assert set(table["statistic"]) == set(STATISTICS)
         locks, forks = verdicts(table)
         assert locks.holds is False  # nothing changed, so nothing was lost
-        assert forks.holds is None and "no fork was found" in forks.sentence
+        assert forks.holds is None and "no fork was found" in sentence(forks)
 
     def test_ssd_in_the_ideal_is_found_to_do_what_the_paper_says(self):
         """The ideal student (Prop. B.2): the base, tempered and truncated, next to nothing else."""

@@ -38,9 +38,14 @@ def compare(
 
     found, lines = compare_stage(base, tuned, pair, decoding, rule, out)
     if as_json:
+        from ssd_probe.views.comparison import sentence
+
         told = {
             "table": found.comparison.to_dict("records"),
-            "verdicts": [verdict._asdict() for verdict in found.verdicts],
+            "verdicts": [
+                {"claim": verdict.claim, "holds": verdict.holds, "sentence": sentence(verdict)}
+                for verdict in found.verdicts
+            ],
             "leverage": found.leverage and found.leverage._asdict(),
             "fork_rates": found.rates.to_dict("records"),
         }

@@ -26,8 +26,8 @@ def compare_stage(
 
     Read part by part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
     """
-    from ssd_probe.analysis.compare import caveat
     from ssd_probe.analysis.digest import digest
+    from ssd_probe.views.comparison import caveat, sentence
 
     before, after = _sides(base, tuned, pair)
     found = digest(
@@ -39,7 +39,7 @@ def compare_stage(
         tokenizer=None if out is None else _tokenizer_of(before),
     )
     warning = caveat(found.comparison)
-    lines = [*([warning] if warning else []), *(verdict.sentence for verdict in found.verdicts)]
+    lines = [*([warning] if warning else []), *map(sentence, found.verdicts)]
     if out is not None:
         lines += _write_comparison(found, out)
     return found, lines

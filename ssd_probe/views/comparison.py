@@ -1,0 +1,56 @@
+"""What a comparison of two probes says, in sentences."""
+
+from typing import Any
+
+import pandas as pd
+
+from ssd_probe.analysis.compare import Verdict
+
+_ANSWERS = {True: "yes", False: "no", None: "undecided"}
+
+
+def sentence(verdict: Verdict) -> str:
+    """The claim, whether it holds, and the numbers that it was judged by."""
+    head, basis = f"{verdict.claim}: {_ANSWERS[verdict.holds]}", verdict.basis
+    if "lacks" in basis:
+        return f"{head}, no {basis['lacks']} was found."
+    return f"{head}. {_leverage(basis) if 'slip' in basis else _means(basis)}"
+
+
+def _means(basis: dict[str, Any]) -> str:
+    told = (
+        f"Mean {basis['statistic'].replace('_', ' ')} at {basis['label']}s "
+        f"{basis['base']:.3g} -> {basis['tuned']:.3g}, difference {basis['difference']:+.3g} "
+        f"[{basis['low']:+.3g}, {basis['high']:+.3g}] over {basis['positions']} positions "
+        f"of {basis['problems']} problems; only a fall of more than {100 * basis['margin']:g} % "
+        "counts."
+    )
+    floor = basis.get("floor", 0)
+    if abs(basis["difference"]) < floor:
+        told += f" Scoring the base again changes as much: {floor:.2g}."
+    return told
+
+
+def _leverage(basis: dict[str, Any]) -> str:
+    tops = [f"{basis[side]:.2f}" for side in ("base_temperature", "tuned_temperature")]
+    ends = [f"{top} (the highest tried)" if float(top) >= basis["highest"] else top for top in tops]
+    return (
+        f"With at most {basis['slip']:.2g} of the mass off the locks' top token (the base's at "
+        f"T=1, or {basis['least_slip']:g}), the entropy that truncation leaves at forks reaches "
+        f"{basis['base']:.3g} nats at T={ends[0]} for the base and {basis['tuned']:.3g} at "
+        f"T={ends[1]} for the tuned model, difference {basis['difference']:+.3g} "
+        f"[{basis['low']:+.3g}, {basis['high']:+.3g}] over {basis['problems']} problems."
+    )
+
+
+def caveat(comparison: pd.DataFrame) -> str | None:
+    """What missing ranks do to `compare`'s numbers, as a sentence; None where none are missing."""
+    share = comparison["missing"].max()
+    if not share > 0:
+        return None
+    return (
+        "The tuned model's ranks lack tokens of the base's support at up to "
+        f"{100 * share:.3g} % of the positions of a kind: there its kept mass, head entropy and "
+        "loss terms are too low, its tail mass too high. `ssd-probe probe --pair` lacks none, a "
+        "larger --top-k fewer."
+    )
