@@ -79,7 +79,7 @@ def test_help_shows_examples_and_imports_nothing_heavy(command):
         (["probe", "--model", "cut", "--text", "code.py", "--out", "o"], "model.safetensors"),
         (
             ["probe", "--text", "code.py", "--top-k", "0", "--out", "o"],
-            "top_k = 0: must be at least",
+            "top_k = 0: must be a whole number",
         ),
         (
             ["probe", "--text", "code.py", "--too-long", "drop", "--out", "o"],

@@ -314,8 +314,8 @@ def test_damaged_folders(checkpoint, texts, tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("ids", "options", "message"),
     [
-        ([40], {"top_k": 0}, "top_k = 0: must be at least 1"),
-        ([40], {"max_length": 0}, "max_length = 0: must be at least 2"),
+        ([40], {"top_k": 0}, "top_k = 0: must be a whole number of at least 1"),
+        ([40], {"max_length": 0}, "max_length = 0: must be a whole number of at least 2"),
         ([40], {"max_length": 3}, "nothing to score"),
         ([], {}, "nothing to score"),
         ([507], {}, "s/1: token id 507 is outside the model's vocabulary of 507"),
