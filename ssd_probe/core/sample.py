@@ -145,8 +145,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
 def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int]) -> dict:
     prompt = request.prompt
     asked = {"messages": prompt.messages} if prompt.messages else {"prompt": prompt.text}
-    return {
-        **prompt.meta,  # first: a prompt file may hold answers of its own under these names
+    row = {
         "sample_id": f"{prompt.problem_id}/{request.index}",
         "problem_id": prompt.problem_id,
         **asked,
@@ -155,6 +154,8 @@ def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int
         "completion_ids": completion_ids,
         "finished": completion_ids[-1] in _stop_ids(model, tokenizer),
     }
+    # A prompt file may hold answers of its own under these names.
+    return row | {key: value for key, value in prompt.meta.items() if key not in row}
 
 
 def _append_part(part: Path | None, rows: dict[int, dict]) -> None:
