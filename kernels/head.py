@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,10 +13,11 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.closing import target_fields
 from ssd_probe.kernels.results import PositionStats
-from ssd_probe.kernels.stats import check, position_stats
+from ssd_probe.kernels.stats import check, check_gradient, measure
 
 ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
 CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each
+UNIT = 2.0**-24  # a float32 rounding, relative
 TARGETS = 128  # rows whose targets' rows of the weight exist at once
 LOGITS_BYTES = 2**28  # of the logits of a chunk of rows, elsewhere
 
@@ -49,13 +51,22 @@ class Head:
             return self._finish(torch.mm(hidden, self.weight.T, out=out))
         return self._finish(torch.addmm(self.bias.to(hidden), hidden, self.weight.T, out=out))
 
-    def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The logit [n] of each row's target, in the dtype of `hidden`."""
-        z = torch.cat([
-            (h * self.weight[t].to(h.dtype)).sum(-1)
+    def of_targets(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's target's logit [n], float64, and how far a float32 product may be off it.
+
+        |rounding| <= 2 u sqrt(D) (|w h| + |w * h|_2),  u = 2^-24: largest seen 1.7 of the 2
+        """
+        products = [
+            h.double() * self.weight[t].double()
             for h, t in zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
-        ])  # fmt: skip
-        return self._finish(z if self.bias is None else z + self.bias[targets])
+        ]
+        z = torch.cat([p.sum(-1) for p in products])
+        error = 2 * hidden.shape[1] ** 0.5 * (z.abs() + torch.cat([p.norm(dim=-1) for p in products]))
+        if self.bias is not None:
+            z += self.bias[targets].double()
+        z = self._finish(z)
+        error = abs(self.scale) * error + 4 * z.abs()
+        return z, UNIT * (error if self.softcap is None else error + 4 * self.softcap)
 
     def stats(self, hidden: Tensor, targets: Tensor, top_k: int, backend: str) -> PositionStats:
         """`lm_head_stats` of hidden states [N, D], on the layer's device."""
@@ -74,7 +85,6 @@ class Head:
         return z
 
 
-@torch.no_grad()
 def lm_head_stats(
     hidden: Tensor,
     weight: Tensor,
@@ -92,47 +102,75 @@ def lm_head_stats(
 
         z = scale * (hidden @ weight.T + bias);  with a soft cap, z = cap * tanh(z / cap)
 
-    `hidden` [N, D], `weight` [V, D], `bias` [V]; the other arguments are those of
+    `hidden` [..., D], `weight` [V, D], `bias` [V]; the other arguments are those of
     `position_stats`. The extra memory does not grow with N. On the CPU all is computed in float32
     whatever the dtypes, rows and vocabulary in chunks; elsewhere the product has the weight's
-    dtype, as the model's own, rows in chunks. The rank of a target beyond rank K is counted
-    against its own dot product, which may differ from the matrix product's in the last bit.
+    dtype, as the model's own, rows in chunks. On the CPU the rank of a target beyond rank K is
+    counted against its own dot product: logits within the rounding of such products count as equal
+    to it, so that equal rows of the weight tie.
 
-    Errors: `UserError` for a wrong shape, dtype, range or backend.
+    Errors: `UserError` for a wrong kind, shape, dtype, range or backend, and for tensors whose
+    gradient is recorded.
     Source: design section 2.
     """
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+    _check_layer(hidden, weight, bias, scale, softcap)
+    shape = *hidden.shape[:-1], len(weight)
+    top_k, temperatures, targets = check(
+        shape, top_k, temperatures, targets, vocab_size, hidden.device
+    )
+    name, _ = choose(backend, hidden.device, top_k)
+    softcap = None if softcap == math.inf else softcap
+    head = Head(weight, bias, scale, softcap).rows(slice(vocab_size))
+    with torch.no_grad():
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        return _in_row_chunks(rows, head, top_k, temperatures, targets, name)
+
+
+def _check_layer(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> None:
+    if hidden.ndim < 1 or weight.ndim != 2 or hidden.shape[-1] != weight.shape[1]:
         shapes = f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
-        raise UserError(f"hidden and weight of shapes {shapes}: must be [N, D] and [V, D]")
+        raise UserError(f"hidden and weight of shapes {shapes}: must be [..., D] and [V, D]")
+    if len(weight) == 0:
+        raise UserError(f"weight of shape {tuple(weight.shape)}: must be [V, D] with V >= 1")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise UserError(f"bias of shape {tuple(bias.shape)}: must be [{weight.shape[0]}]")
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
+            raise UserError(f"{name} of {tensor.dtype}: must be of floating point")
+        if tensor.device != hidden.device:
+            raise UserError(f"{name} on {tensor.device}: must be on {hidden.device}, as hidden")
+        check_gradient(name, tensor)
+    if not math.isfinite(scale):
+        raise UserError(f"scale = {scale}: must be finite")
     if softcap is not None and not softcap > 0:
         raise UserError(f"softcap = {softcap}: must be > 0, or None for no cap")
-    temperatures = tuple(float(t) for t in temperatures)
-    shape = torch.empty(len(hidden), len(weight), device="meta")  # of the logits, without memory
-    check(shape, top_k, temperatures, targets, vocab_size)
-    if targets is not None:
-        targets = targets.to(hidden.device, torch.int64)
-    head = Head(weight, bias, scale, softcap).rows(slice(vocab_size))
+
+
+def _in_row_chunks(
+    hidden: Tensor, head: Head, top_k: int, temperatures: tuple[float, ...],
+    targets: Tensor | None, backend: str,
+) -> PositionStats:  # fmt: skip
+    """Hidden states [N, D] in, as many at a time as the memory for a chunk's logits allows."""
     on_cpu = hidden.device.type == "cpu"
-    name, _ = choose(backend, hidden.device, top_k)
-    if name != "cpu" and on_cpu:
+    if backend != "cpu" and on_cpu:
         head = head.in_float32()
-    dtype = torch.float32 if on_cpu else weight.dtype
-    rows = ROWS if name == "cpu" else max(1, LOGITS_BYTES // (len(weight) * dtype.itemsize))
+    dtype = torch.float32 if on_cpu else head.weight.dtype
+    rows = max(1, LOGITS_BYTES // (len(head.weight) * dtype.itemsize))
+    rows = ROWS if backend == "cpu" else rows
     buffers = _Buffers()
 
     def parts() -> Iterator[PositionStats]:
         for start in range(0, max(len(hidden), 1), rows):  # one empty step for N = 0
             h = hidden[start : start + rows].to(dtype)
             wanted = None if targets is None else targets[start : start + rows]
-            if name == "cpu":
+            if backend == "cpu":
                 yield _in_vocabulary_chunks(h, head, buffers, top_k, temperatures, wanted)
             else:
-                yield position_stats(
-                    head.logits(h), top_k=top_k, temperatures=temperatures, targets=wanted,
-                    backend=name,
-                )  # fmt: skip
+                yield measure(head.logits(h), top_k, temperatures, wanted, None, backend)
 
     return PositionStats.collect(parts(), len(hidden))
 
@@ -170,14 +208,16 @@ def _in_vocabulary_chunks(
     size = max(cpu.BLOCK, CHUNK_ELEMENTS // max(width, ROWS) // cpu.BLOCK * cpu.BLOCK)
     state = cpu.State(rows, top_k, temperatures)
     if targets is not None:
-        than = head.of_targets(hidden, targets)  # known before its chunk's turn comes
-        value, counts = than.clone(), torch.zeros(rows, dtype=torch.int64)
+        # Known before their chunk's turn comes; -100 has no logit, and takes that of id 0.
+        than, error = head.of_targets(hidden, targets.clamp(min=0))
+        low, high = (than - error).float(), (than + error).float()
+        value, counts = than.float(), torch.zeros_like(targets)
     for first in range(0, vocabulary, size):
         ids = slice(first, min(first + size, vocabulary))
         z = buffers.logits(head.rows(ids), hidden)
         state.update(z, first)
         if targets is not None:
-            cpu.count_before(z, first, than, targets, counts)
+            cpu.count_before(z, first, low, high, targets, counts)
             here = ((targets >= first) & (targets < ids.stop)).nonzero()[:, 0]
             value[here] = z[here, targets[here] - first]
     stats = state.finish()

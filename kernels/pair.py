@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,10 +11,9 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.closing import close_pair
 from ssd_probe.kernels.results import PairStats, PositionStats
-from ssd_probe.kernels.stats import position_stats
+from ssd_probe.kernels.stats import check, check_logits, measure
 
 
-@torch.no_grad()
 def pair_stats(
     base_logits: Tensor,
     other_logits: Tensor,
@@ -30,7 +29,7 @@ def pair_stats(
         KL(p||q) = sum p log(p/q)    JS = (KL(p||m) + KL(q||m)) / 2, m = (p + q) / 2
         TV = sum |p - q| / 2
 
-    Both [N, V], float32, bfloat16 or float16, not necessarily the same; the other arguments are
+    Both [..., V], float32, bfloat16 or float16, not necessarily the same; the other arguments are
     those of `position_stats` and hold for both. Each logit is read twice: the divergences need
     both log partitions first. `backend`: see `kernels/backends.py`.
 
@@ -38,23 +37,37 @@ def pair_stats(
     in tokens rarer than e^-50); TV likewise, plus 1e-7 absolute (2e-9 from KL = 5e-9 up);
     identical rows give exactly 0.
     Cost on one core at V = 151,936: 0.96 ms a pair of rows, `position_stats` of both being 0.34.
-    Errors: `UserError` for a wrong shape, dtype, range or backend.
+    Errors: `UserError` for a wrong kind, shape, dtype, range or backend, and for logits whose
+    gradient is recorded.
     Source: design section 2; `kernels/reference.py` has the formulas.
     """
+    check_logits("base_logits", base_logits)
+    check_logits("other_logits", other_logits)
     if base_logits.shape != other_logits.shape:
         shapes = f"{tuple(base_logits.shape)} and {tuple(other_logits.shape)}"
-        raise UserError(f"logits of shapes {shapes}: both must be [N, V] alike")
+        raise UserError(f"logits of shapes {shapes}: both must be [..., V] alike")
     if base_logits.device != other_logits.device:
         devices = f"{base_logits.device} and {other_logits.device}"
         raise UserError(f"logits on {devices}: both must be on one device")
-    backend, _ = choose(backend, base_logits.device, top_k)
-
-    def stats(logits: Tensor) -> PositionStats:
-        return position_stats(
-            logits, top_k=top_k, temperatures=temperatures, targets=targets,
-            vocab_size=vocab_size, backend=backend,
+    shape, device = base_logits.shape, base_logits.device
+    top_k, temperatures, targets = check(shape, top_k, temperatures, targets, vocab_size, device)
+    backend, _ = choose(backend, device, top_k)
+    size = shape[-1]
+    with torch.no_grad():
+        return _measure(
+            base_logits.reshape(-1, size), other_logits.reshape(-1, size), vocab_size, backend,
+            lambda x: measure(x, top_k, temperatures, targets, vocab_size, backend),
         )  # fmt: skip
 
+
+def _measure(
+    base_logits: Tensor,
+    other_logits: Tensor,
+    vocab_size: int | None,
+    backend: str,
+    stats: Callable[[Tensor], PositionStats],
+) -> PairStats:
+    """`pair_stats` of [N, V] by a backend, where `stats` measures one side."""
     base, other = stats(base_logits), stats(other_logits)
     x, y = base_logits[:, :vocab_size], other_logits[:, :vocab_size]
     valid = base.valid & other.valid

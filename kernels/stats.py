@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +16,9 @@ from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.results import PositionStats
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+IGNORED = -100  # the target of a position that has none, as in torch's cross entropy
 
 
-@torch.no_grad()
 def position_stats(
     logits: Tensor,
     *,
@@ -28,53 +30,157 @@ def position_stats(
 ) -> PositionStats:
     """Statistics of each row's next-token distribution.
 
-    `logits` [N, V] float32, bfloat16 or float16 (-inf entries are legal); `top_k` = K ranks kept;
-    `temperatures` to give `log_partition_at`; `targets` [N] ids for `target_logprob` and
-    `target_rank`; columns >= `vocab_size` (padding of the matrix) are not part of p.
+    `logits` [..., V] float32, bfloat16 or float16 (-inf entries are legal), of N rows in all, which
+    come back as [N] in the order of `logits.flatten(0, -2)`; `top_k` = K ranks kept;
+    `temperatures` to give `log_partition_at`; `targets` [...] ids for `target_logprob` and
+    `target_rank`, -100 where a row has none: NaN and -1; columns >= `vocab_size` (padding of the
+    matrix) are not part of p.
     `backend`: "triton", "cpu" (numba), "torch", or "auto": see `kernels/backends.py`.
 
-    Errors: `UserError` for a wrong shape, dtype, range or backend.
+    The host does not wait for a GPU. So targets on one are not looked at before: an id outside
+    0..V-1 counts as -100 there, and is refused elsewhere. Nothing here has a gradient.
+
+    Errors: `UserError` for a wrong kind, shape, dtype, range or backend, and for logits whose
+    gradient is recorded.
     Source: design section 2; `kernels/reference.py` has the formulas.
     """
-    temperatures = tuple(float(t) for t in temperatures)
-    check(logits, top_k, temperatures, targets, vocab_size)
-    logits = logits[:, :vocab_size]
-    if targets is not None:
-        targets = targets.to(logits.device, torch.int64)
+    check_logits("logits", logits)
+    top_k, temperatures, targets = check(
+        logits.shape, top_k, temperatures, targets, vocab_size, logits.device
+    )
     name, _ = choose(backend, logits.device, top_k)
-    # Imported when called: Triton and numba take time, and may be missing.
-    if name == "triton":
-        from ssd_probe.kernels.gpu.stats import position_stats as run
-    elif name == "cpu":
-        from ssd_probe.kernels.cpu.stats import position_stats as run
-    else:
-        from ssd_probe.kernels.eager import position_stats as run
-    return run(logits, top_k, temperatures, targets)
+    return measure(logits, top_k, temperatures, targets, vocab_size, name)
 
 
-def check(
+def measure(
     logits: Tensor,
     top_k: int,
     temperatures: tuple[float, ...],
     targets: Tensor | None,
     vocab_size: int | None,
-) -> None:
-    """Raise `UserError` where `position_stats` cannot take these arguments."""
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise UserError(f"logits of shape {tuple(logits.shape)}: must be [N, V] with V >= 1")
+    backend: str,
+) -> PositionStats:
+    """`position_stats` of arguments that were checked, `targets` being [N], by that backend."""
+    # Imported when called: Triton and numba take time, and may be missing.
+    if backend == "triton":
+        from ssd_probe.kernels.gpu.stats import position_stats as run
+    elif backend == "cpu":
+        from ssd_probe.kernels.cpu.stats import position_stats as run
+    else:
+        from ssd_probe.kernels.eager import position_stats as run
+
+    def parts() -> Iterator[PositionStats]:
+        done = 0
+        for x in _matrices(logits[..., :vocab_size]):
+            wanted = None if targets is None else targets[done : done + len(x)]
+            done += len(x)
+            yield run(x, top_k, temperatures, wanted)
+
+    with torch.no_grad():
+        return PositionStats.collect(parts(), math.prod(logits.shape[:-1]))
+
+
+def _matrices(logits: Tensor) -> Iterator[Tensor]:
+    """The rows of [..., V] in order, as [n, V] in the memory where they lie: one, where it can."""
+    try:
+        matrix = logits.view(-1, logits.shape[-1])
+    except RuntimeError:  # no single stride leads from each row to the next
+        for part in logits:
+            yield from _matrices(part)
+    else:
+        yield matrix
+
+
+def check_logits(name: str, logits: Any) -> None:
+    """Raise `UserError` unless this is a tensor [..., V] that the kernels read."""
+    if not isinstance(logits, Tensor):
+        raise UserError(f"{name}: a {type(logits).__name__}; must be a tensor [..., V]")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise UserError(f"{name} of shape {tuple(logits.shape)}: must be [..., V] with V >= 1")
     if logits.dtype not in DTYPES:
-        raise UserError(f"logits of {logits.dtype}: must be float32, bfloat16 or float16")
-    columns = logits.shape[1]
-    if vocab_size is not None and not 1 <= vocab_size <= columns:
-        raise UserError(f"vocab_size = {vocab_size}: must be in 1..{columns}, the columns")
+        raise UserError(f"{name} of {logits.dtype}: must be float32, bfloat16 or float16")
+    check_gradient(name, logits)
+
+
+def check_gradient(name: str, tensor: Tensor) -> None:
+    """Raise `UserError` where a gradient is wanted, of which there is none."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise UserError(
+            f"{name}: its gradient is recorded, and the statistics have none; "
+            "call under torch.no_grad(), or give .detach() of it"
+        )
+
+
+def check(
+    shape: Sequence[int],
+    top_k: int,
+    temperatures: Sequence[float],
+    targets: Tensor | None,
+    vocab_size: int | None,
+    device: torch.device,
+) -> tuple[int, tuple[float, ...], Tensor | None]:
+    """`top_k`, `temperatures` and `targets` [N] int64 on `device`, for logits of this shape.
+
+    Errors: `UserError` where `position_stats` cannot take them.
+    """
+    columns = shape[-1]
+    top_k = _integer("top_k", top_k, "the ranks to keep")
     if top_k < 1:
         raise UserError(f"top_k = {top_k}: must be an integer >= 1, the ranks to keep")
-    for t in temperatures:
+    if vocab_size is not None:
+        vocab_size = _integer("vocab_size", vocab_size, "the columns that are tokens")
+        if not 1 <= vocab_size <= columns:
+            raise UserError(f"vocab_size = {vocab_size}: must be in 1..{columns}, the columns")
+    size = vocab_size or columns
+    return top_k, _checked_temperatures(temperatures), _checked_targets(
+        targets, shape[:-1], size, device
+    )
+
+
+def _integer(name: str, value: Any, meaning: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} = {value!r}: must be an integer, {meaning}") from None
+
+
+def _checked_temperatures(temperatures: Any) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, temperatures)) if not isinstance(temperatures, str) else None
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        raise UserError(f"temperatures = {temperatures!r}: must be numbers, as (0.7, 1.6)")
+    for t in found:
         if not (math.isfinite(t) and t >= GREEDY_BELOW):
             raise UserError(f"temperatures: {t}: must be finite and >= {GREEDY_BELOW}")
+    return found
+
+
+def _checked_targets(
+    targets: Any, shape: Sequence[int], size: int, device: torch.device
+) -> Tensor | None:
     if targets is None:
-        return
-    if targets.shape != logits.shape[:1] or targets.is_floating_point():
-        raise UserError(f"targets of shape {tuple(targets.shape)}: must be integers [N]")
-    if ((targets < 0) | (targets >= (vocab_size or columns))).any():
-        raise UserError(f"targets: must be ids in 0..{(vocab_size or columns) - 1}")
+        return None
+    if not isinstance(targets, Tensor):
+        raise UserError(f"targets: a {type(targets).__name__}; must be a tensor of integers")
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    if tuple(targets.shape) != tuple(shape) or not integers or targets.dtype == torch.bool:
+        raise UserError(
+            f"targets of shape {tuple(targets.shape)}, {targets.dtype}: "
+            f"must be integers of shape {tuple(shape)}, one for each row of logits"
+        )
+    targets = targets.to(torch.int64).reshape(-1)
+    if _seen_by_host(targets):
+        outside = (targets != IGNORED) & ((targets < 0) | (targets >= size))
+        if outside.any():
+            wrong = targets[outside][0].item()
+            raise UserError(f"targets: {wrong}: must be ids in 0..{size - 1}, or {IGNORED}: none")
+    return targets.to(device)
+
+
+def _seen_by_host(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -12,7 +12,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels import pair, reference
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS, PairStats
-from ssd_probe.kernels.stats import position_stats
+from ssd_probe.kernels.stats import measure, position_stats
 from tests.interpreter import INTERPRETED, interpret
 
 # |truth - fast| <= absolute + relative * |truth|. Usually 6e-7; where all the difference lies in
@@ -33,9 +33,7 @@ INF = math.inf
 def _only_the_comparison(monkeypatch):
     """Interpreted, `position_stats` is slow and has tests of its own."""
     if INTERPRETED:
-        monkeypatch.setattr(
-            pair, "position_stats", lambda x, backend, **rest: position_stats(x, **rest)
-        )
+        monkeypatch.setattr(pair, "measure", lambda *arguments: measure(*arguments[:-1], "torch"))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the child")
@@ -228,7 +226,7 @@ def test_statistics_of_each_side_and_columns(backend):
     targets = torch.arange(9)
     arguments = {"top_k": 4, "temperatures": (0.7,), "targets": targets}
     stats = pair_stats(x, y, backend=backend, **arguments)
-    own = position_stats(y, **arguments, backend="auto" if INTERPRETED else backend)
+    own = position_stats(y, **arguments, backend="torch" if INTERPRETED else backend)
     assert torch.equal(stats.other.entropy, own.entropy)
     assert torch.equal(stats.other.target_rank, own.target_rank)
     assert torch.equal(stats.other_at_base_top, y.gather(1, stats.base.top_ids.long()))

@@ -230,11 +230,15 @@ def same(a: PositionStats, b: PositionStats) -> None:
 
 
 @pytest.mark.parametrize("bad", [
-    {"logits": torch.zeros(3)}, {"logits": torch.zeros(2, 0)},
+    {"logits": torch.tensor(3.0)}, {"logits": torch.zeros(2, 0)}, {"logits": [[0.0, 1.0]]},
     {"logits": torch.zeros(2, 3, dtype=torch.float64)}, {"top_k": 0}, {"temperatures": (0.0,)},
     {"temperatures": (math.nan,)}, {"vocab_size": 0}, {"vocab_size": 4}, {"backend": "cuda"},
     {"targets": torch.tensor([0])}, {"targets": torch.tensor([0, 3])},
     {"targets": torch.tensor([0, -1])}, {"targets": torch.tensor([0, 2]), "vocab_size": 2},
+    {"targets": [0, 1]}, {"targets": torch.tensor([True, False])}, {"targets": torch.zeros(2)},
+    {"targets": torch.zeros(1, 2, dtype=torch.long)}, {"top_k": 2.0}, {"top_k": True},
+    {"temperatures": 1.6}, {"temperatures": "1.6"}, {"temperatures": (None,)},
+    {"vocab_size": 2.0}, {"logits": torch.zeros(2, 3, requires_grad=True)},
 ], ids=str)  # fmt: skip
 def test_wrong_arguments_are_refused_in_one_line(bad):
     arguments = {"logits": torch.zeros(2, 3), **bad}

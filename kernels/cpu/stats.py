@@ -199,15 +199,15 @@ def _rows(flat, stride, size, first_id, inverse_t, values, ids, tails, begin, en
 
 
 @njit(cache=True, nogil=True)
-def _count(flat, stride, size, first_id, than, target, counts, begin, end):
-    """Add to `counts` the logits that rank before `than` of id `target`, row by row."""
+def _count(flat, stride, size, first_id, low, high, target, counts, begin, end):
+    """`count_before`, row by row."""
     for r in range(begin, end):
         x = flat[r * stride : r * stride + size]
         before = min(max(target[r] - first_id, 0), size)  # equal ones before it rank before it
         for i in range(before):
-            counts[r] += logit(x, i) >= than[r]
+            counts[r] += logit(x, i) >= low[r]
         for i in range(before + (0 <= target[r] - first_id < size), size):
-            counts[r] += logit(x, i) > than[r]
+            counts[r] += logit(x, i) > high[r]
 
 
 def _flat(logits: Tensor) -> tuple[np.ndarray, int]:
@@ -255,12 +255,15 @@ class State:
 
 
 def count_before(
-    logits: Tensor, first_id: int, than: Tensor, targets: Tensor, counts: Tensor
+    logits: Tensor, first_id: int, low: Tensor, high: Tensor, targets: Tensor, counts: Tensor
 ) -> None:
-    """Add to `counts` [N] how many of the logits [N, c] rank before the target's logit `than`."""
+    """Add to `counts` [N] how many of the logits [N, c] rank before the target.
+
+    What lies between `low` and `high` [N] equals the target's logit: it is before by a lower id.
+    """
     flat, stride = _flat(logits)
     size = logits.shape[1]
-    arrays = than.numpy(), targets.numpy(), counts.numpy()
+    arrays = low.numpy(), high.numpy(), targets.numpy(), counts.numpy()
 
     def work(begin: int, end: int) -> None:
         _count(flat, stride, size, first_id, *arrays, begin, end)
