@@ -56,14 +56,14 @@ class Head:
 
         |rounding| <= 2 u sqrt(D) (|w h| + |w * h|_2),  u = 2^-24: largest seen 1.7 of the 2
         """
-        products = [
-            h.double() * self.weight[t].double()
+        z, norm = map(torch.cat, zip(*(
+            ((product := h.double() * self.weight[t].double()).sum(-1), product.norm(dim=-1))
             for h, t in zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
-        ]
-        z = torch.cat([p.sum(-1) for p in products])
-        error = 2 * hidden.shape[1] ** 0.5 * (z.abs() + torch.cat([p.norm(dim=-1) for p in products]))
+        ), strict=True))  # fmt: skip
+        error = 2 * hidden.shape[1] ** 0.5 * (z.abs() + norm)
         if self.bias is not None:
-            z += self.bias[targets].double()
+            bias = self.bias[targets].double()
+            z, error = z + bias, error + 4 * bias.abs()
         z = self._finish(z)
         error = abs(self.scale) * error + 4 * z.abs()
         return z, UNIT * (error if self.softcap is None else error + 4 * self.softcap)

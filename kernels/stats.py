@@ -132,9 +132,8 @@ def check(
         if not 1 <= vocab_size <= columns:
             raise UserError(f"vocab_size = {vocab_size}: must be in 1..{columns}, the columns")
     size = vocab_size or columns
-    return top_k, _checked_temperatures(temperatures), _checked_targets(
-        targets, shape[:-1], size, device
-    )
+    targets = _checked_targets(targets, shape[:-1], size, device)
+    return top_k, _checked_temperatures(temperatures), targets
 
 
 def _integer(name: str, value: Any, meaning: str) -> int:

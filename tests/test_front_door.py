@@ -113,7 +113,7 @@ def test_a_gradient_is_refused_and_not_dropped(backend):
         with pytest.raises(UserError, match=r"no_grad"):
             call()
         with torch.no_grad():
-            assert not next(iter(vars(call()).values())).__class__ is None
+            call()
         with torch.inference_mode():
             call()
 

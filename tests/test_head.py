@@ -85,7 +85,8 @@ def test_rows_that_are_not_valid(backend):
     {"hidden": torch.zeros(2, 4, dtype=torch.int32)}, {"weight": torch.zeros(0, 4)},
     {"weight": torch.zeros(9, 4, requires_grad=True)}, {"weight": torch.zeros(9, 4, device="meta")},
     {"hidden": torch.zeros(2, 4, requires_grad=True)}, {"scale": torch.inf}, {"softcap": torch.nan},
-    {"softcap": 0.0}, {"top_k": 0}, {"targets": [0, 1]}, {"temperatures": (0.0,)}, {"targets": torch.tensor([0, 9])},
+    {"softcap": 0.0}, {"top_k": 0}, {"targets": [0, 1]},
+    {"temperatures": (0.0,)}, {"targets": torch.tensor([0, 9])},
     {"vocab_size": 10}, {"backend": "cuda"},
 ], ids=str)  # fmt: skip
 def test_wrong_arguments_are_refused_in_one_line(bad):
