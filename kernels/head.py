@@ -13,7 +13,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.closing import target_fields
 from ssd_probe.kernels.results import PositionStats
-from ssd_probe.kernels.stats import check, check_gradient, measure
+from ssd_probe.kernels.stats import DTYPES, check, check_gradient, measure
 
 ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
 CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each
@@ -50,6 +50,16 @@ class Head:
         if self.bias is None:
             return self._finish(torch.mm(hidden, self.weight.T, out=out))
         return self._finish(torch.addmm(self.bias.to(hidden), hidden, self.weight.T, out=out))
+
+    def wide_logits(self, hidden: Tensor) -> Tensor:
+        """`logits`; in float32, as they were added up, where a 16-bit product can give them so.
+
+        Rounded to bfloat16, logits of 16 to 32 are multiples of 1/8: ties that the model never had.
+        """
+        if not _keeps_float32(self.weight):
+            return self.logits(hidden)
+        z = torch.mm(hidden.to(self.weight), self.weight.T, out_dtype=torch.float32)
+        return self._finish(z if self.bias is None else z.add_(self.bias))
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's target's logit [n], float64, and how far a float32 product may be off it.
@@ -104,10 +114,10 @@ def lm_head_stats(
 
     `hidden` [..., D], `weight` [V, D], `bias` [V]; the other arguments are those of
     `position_stats`. The extra memory does not grow with N. On the CPU all is computed in float32
-    whatever the dtypes, rows and vocabulary in chunks; elsewhere the product has the weight's
-    dtype, as the model's own, rows in chunks. On the CPU the rank of a target beyond rank K is
-    counted against its own dot product: logits within the rounding of such products count as equal
-    to it, so that equal rows of the weight tie.
+    whatever the dtypes, rows and vocabulary in chunks; elsewhere the product is of the weight's
+    dtype, added up and kept in float32 (`Head.wide_logits`), rows in chunks. On the CPU the rank of
+    a target beyond rank K is counted against its own dot product: logits within the rounding of
+    such products count as equal to it, so that equal rows of the weight tie.
 
     Errors: `UserError` for a wrong kind, shape, dtype, range or backend, and for tensors whose
     gradient is recorded.
@@ -141,6 +151,8 @@ def _check_layer(
             continue
         if not tensor.is_floating_point():
             raise UserError(f"{name} of {tensor.dtype}: must be of floating point")
+        if tensor.dtype not in DTYPES and hidden.device.type != "cpu":
+            raise UserError(f"{name} of {tensor.dtype}: must be float32, bfloat16 or float16")
         if tensor.device != hidden.device:
             raise UserError(f"{name} on {tensor.device}: must be on {hidden.device}, as hidden")
         check_gradient(name, tensor)
@@ -159,7 +171,7 @@ def _in_row_chunks(
     if backend != "cpu" and on_cpu:
         head = head.in_float32()
     dtype = torch.float32 if on_cpu else head.weight.dtype
-    rows = max(1, LOGITS_BYTES // (len(head.weight) * dtype.itemsize))
+    rows = max(1, LOGITS_BYTES // (len(head.weight) * torch.float32.itemsize))
     rows = ROWS if backend == "cpu" else rows
     buffers = _Buffers()
 
@@ -170,9 +182,14 @@ def _in_row_chunks(
             if backend == "cpu":
                 yield _in_vocabulary_chunks(h, head, buffers, top_k, temperatures, wanted)
             else:
-                yield measure(head.logits(h), top_k, temperatures, wanted, None, backend)
+                yield measure(head.wide_logits(h), top_k, temperatures, wanted, None, backend)
 
     return PositionStats.collect(parts(), len(hidden))
+
+
+def _keeps_float32(weight: Tensor) -> bool:
+    """Whether `torch.mm` of it takes `out_dtype` (PyTorch 2.8: CUDA and HIP)."""
+    return weight.device.type == "cuda" and weight.dtype in (torch.bfloat16, torch.float16)
 
 
 class _Buffers:

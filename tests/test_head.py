@@ -158,3 +158,20 @@ def test_leading_dimensions_and_rows_without_a_target(backend):
     assert torch.equal(got.target_rank[rest], whole.target_rank[rest])
     assert torch.equal(got.target_logprob[rest], whole.target_logprob[rest])
     assert torch.equal(got.entropy, whole.entropy)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bias", [None, 3.0])
+def test_a_16_bit_product_keeps_its_float32_where_it_can(dtype, bias, monkeypatch):
+    """As on GPUs, whose product takes `out_dtype`; this CPU's does not, so here float32 stands in.
+    Rounded to bfloat16 these logits tie by the dozen."""
+    hidden, weight = torch.randn(4, 64).to(dtype), torch.randn(700, 64).to(dtype)
+    bias = None if bias is None else torch.full((700,), bias).to(dtype)
+    z = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
+    assert len(Head(weight, bias).logits(hidden)[0].unique()) < 690
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, out_dtype: mm(a.to(out_dtype), b.to(out_dtype)))
+    monkeypatch.setattr(head, "_keeps_float32", lambda weight: True)
+    wide = Head(weight, bias, 2.0, 30.0).wide_logits(hidden)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide, (30 * (2 * z / 30).tanh()).float(), rtol=1e-5, atol=1e-5)
