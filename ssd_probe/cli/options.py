@@ -68,7 +68,11 @@ Config = Annotated[
     typer.Option(callback=_load_config, is_eager=True, help="YAML file with values of the flags."),
 ]
 Model = Annotated[
-    str, typer.Option(help="`tiny` (bundled), a checkpoint folder, or a hub model id.")
+    str,
+    typer.Option(
+        help="`tiny` (bundled), `smollm2` (brought by pip), a checkpoint folder, a .gguf file, or "
+        "a hub model id."
+    ),
 ]
 Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]

@@ -81,10 +81,10 @@ def _write_comparison(found: Any, out: Path) -> list[str]:
 
 def _tokenizer_of(probe: Probe) -> Any:
     """Of the probed model, to name tokens; None where the model is not on this machine."""
-    from ssd_probe.models.checkpoints import load_tokenizer
+    from ssd_probe.models.checkpoints import is_here, load_tokenizer
 
     model = str(probe.record.get("model"))
-    return load_tokenizer(model) if model == "tiny" or Path(model).is_dir() else None
+    return load_tokenizer(model) if is_here(model) else None
 
 
 def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Probe, Probe]:

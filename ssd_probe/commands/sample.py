@@ -8,7 +8,7 @@ from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import recording
-from ssd_probe.models.checkpoints import device_name
+from ssd_probe.models.checkpoints import device_name, named
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.problems.prompts import read_prompts
 
@@ -39,7 +39,7 @@ def sample_stage(
     }
     with claim(out, is_file=True):
         about = {
-            "model": checkpoint.name,
+            **named(checkpoint.name),
             "source": str(prompts),
             "prompts": len(chosen),
             "device": device_name(checkpoint.device),

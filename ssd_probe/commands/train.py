@@ -11,7 +11,7 @@ from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import recording
 from ssd_probe.files.writing import write_json
-from ssd_probe.models.checkpoints import device_name, load_model
+from ssd_probe.models.checkpoints import device_name, load_model, named
 from ssd_probe.models.identity import Checkpoint
 
 
@@ -28,7 +28,7 @@ def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> No
     base = Checkpoint(model)
     settings = {"model": base.identity, "samples": digest(rows), **asdict(config)}
     first = os.environ.get("RANK", "0") == "0"
-    about = {"model": model, "source": str(samples), "of": len(rows), "used": len(kept)}
+    about = {**named(model), "source": str(samples), "of": len(rows), "used": len(kept)}
     about |= {"device": device_name(None)}
     with ExitStack() as held:
         if first:

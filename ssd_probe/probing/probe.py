@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.digests import digest
-from ssd_probe.models.checkpoints import load_model, load_tokenizer, resolve_model
+from ssd_probe.models.checkpoints import load_model, load_tokenizer, named, resolve_model
 from ssd_probe.models.identity import (
     Identity,
     model_identity,
@@ -170,4 +170,4 @@ def _named(model: Model, identity: Identity) -> dict:
     if not isinstance(model, str | Path):
         return {"model": model.name_or_path, "revision": None}
     on_hub = isinstance(resolve_model(model), str)
-    return {"model": str(model), "revision": identity.get("commit") if on_hub else None}
+    return {**named(model), "revision": identity.get("commit") if on_hub else None}
