@@ -55,9 +55,16 @@ def _logit(x, i):
 
 
 @njit
-def _flip(bits):
-    """Order-preserving between the bits of a float and int32; its own inverse."""
-    return I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF)))
+def _key(bits):
+    """An int32 that orders floats: -inf, the finite ones, +inf, NaN of either sign."""
+    return I32(I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF))) - I32(0x007FFFFF))
+
+
+@njit
+def _of_key(key):
+    """The float whose `_key` this is."""
+    bits = I32(key + I32(0x007FFFFF))
+    return I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF))).view(np.float32)
 
 
 @njit(fastmath={"reassoc", "contract", "nsz"})
@@ -66,8 +73,8 @@ def _block(x, inverse_t, sums):
     then of e^(y / T). NaN and +inf make the first sum NaN."""
     key = I32(-(2**31))
     for i in range(len(x)):  # a maximum of integers vectorises, one of floats does not
-        key = max(key, _flip(F32(logit(x, i)).view(np.int32)))
-    top = I32(_flip(key)).view(np.float32)
+        key = max(key, _key(F32(logit(x, i)).view(np.int32)))
+    top = _of_key(key)
     s0, s1, s2 = F32(0), F32(0), F32(0)
     if top > MINUS_INF or top != top:
         for i in range(len(x)):
