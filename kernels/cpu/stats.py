@@ -23,6 +23,7 @@ BLOCK = 256
 UPCAST_ELEMENTS = 2**22  # float16 is converted this many elements at a time
 LEAST = np.float32(-87)  # below it e^y is a subnormal number, and slow
 F32, I32 = np.float32, np.int32
+HALF = F32(0.5)
 MINUS_INF = F32(-np.inf)
 LOG2E = F32(1.4426950408889634)
 LN2 = F32(0.6931471805599453)
@@ -89,8 +90,10 @@ def _block(x, inverse_t, sums):
     for j in range(len(inverse_t)):
         s0 = F32(0)
         for i in range(len(x)):
-            y = F32((logit(x, i) - top) * inverse_t[j])
-            s0 += exp(LEAST if y < LEAST else y)
+            v = logit(x, i)  # halved, or the difference of the largest floats would be -inf
+            y = F32((v * HALF - top * HALF) * (inverse_t[j] + inverse_t[j]))
+            w = exp(LEAST if y < LEAST else y)
+            s0 += w if v > MINUS_INF else F32(0)  # where 1 / T is 0, y is NaN
         sums[3 + j] = s0
     return top
 
@@ -185,7 +188,9 @@ def _merge(tops, sums, inverse_t, tail):
             s1 += w * (sums[b, 1] + delta * sums[b, 0])
             s2 += w * (sums[b, 2] + delta * (2 * sums[b, 1] + delta * sums[b, 0]))
             for j in range(len(inverse_t)):
-                delta = max(F32((tops[b] - shift) * inverse_t[j]), LEAST)
+                delta = max(
+                    F32((tops[b] * HALF - shift * HALF) * (inverse_t[j] + inverse_t[j])), LEAST
+                )
                 total[3 + j] += exp(delta) * np.float64(sums[b, 3 + j])
     total[0], total[1], total[2] = s0, s1, s2
     if np.isnan(s0):
