@@ -90,25 +90,29 @@ def target_fields(
     """Set `target_logprob` and `target_rank` from the targets' logits `value` [n].
 
     `rare_rank` gives the ranks of the rows it is called with: those whose target is beyond rank K.
+    A row whose target is below 0, or has a NaN for its logit, has none: NaN and -1.
     """
-    below_max = value.double() - stats.max_logit.double()
-    stats.target_logprob = (below_max - stats.log_partition.double()).float()
+    there = stats.valid & (targets >= 0) & ~value.isnan()
+    log_p = value.double() - stats.max_logit.double() - stats.log_partition.double()
+    stats.target_logprob = log_p.masked_fill(~there, torch.nan).float()
     hit = stats.top_ids == targets[:, None]
     rank = hit.int().argmax(-1) + 1
-    rare = (~hit.any(-1) & stats.valid).nonzero()[:, 0]
+    rare = (~hit.any(-1) & there).nonzero()[:, 0]
     if len(rare):
         rank[rare] = rare_rank(rare)
-    stats.target_rank = rank.masked_fill(~stats.valid, -1).int()
+    stats.target_rank = rank.masked_fill(~there, -1).int()
 
 
 def target_fields_of(logits: Tensor, stats: PositionStats, targets: Tensor) -> None:
     """`target_fields` from the logits [n, V]; only targets beyond rank K cost a pass."""
-    value = logits.gather(-1, targets[:, None])[:, 0]
-    column = torch.arange(logits.shape[1], device=logits.device)
+    size = logits.shape[1]
+    value = logits.gather(-1, targets.clamp(0, size - 1)[:, None])[:, 0]
+    value = value.masked_fill((targets < 0) | (targets >= size), torch.nan)
+    column = torch.arange(size, device=logits.device)
 
     def rare_rank(rare: Tensor) -> Tensor:
         ranks = []
-        for rows in rare.split(max(1, RARE_ELEMENTS // logits.shape[1])):
+        for rows in rare.split(max(1, RARE_ELEMENTS // size)):
             x, v, target = logits[rows], value[rows, None], targets[rows, None]
             ranks.append(((x > v) | ((x == v) & (column < target))).sum(-1) + 1)
         return torch.cat(ranks)

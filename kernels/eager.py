@@ -14,6 +14,7 @@ CHUNK_ELEMENTS = 2**21  # logits a step holds: 8 MB a float32 temporary
 # Exponents are cut here: 1e-38 of the tail's largest term is nothing, 0 * -inf would be NaN, and
 # float32 arithmetic below 1e-38 (subnormal numbers) is several times slower.
 LEAST = -87.0
+HOT = 1e30  # temperatures from here on are divided by in float64
 
 
 def position_stats(
@@ -81,12 +82,18 @@ def _tail_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sums outside `ids`, y = x - shift: of e^y, y e^y, y^2 e^y [n, 3], and of e^(y / T)."""
     y = (x - shift[:, None]).scatter_(-1, ids, -torch.inf)  # [n, V]
-    at = [(y / t).clamp_(min=LEAST).exp_().sum(-1) for t in temperatures]
+    at = []
+    for t in temperatures:
+        if t < HOT:
+            tempered = y / t
+        else:  # float32 has no such t, nor the differences that it does not make small
+            tempered = (x.double() - shift[:, None]).scatter_(-1, ids, -torch.inf) / t
+        at.append(tempered.clamp_(min=LEAST).exp_().sum(-1).double())
     w = y.clamp_(min=LEAST).exp()
     sums = [w.sum(-1), w.mul_(y).sum(-1), w.mul_(y).sum(-1)]
     some = (edge > -torch.inf)[:, None]
-    sums_at = torch.stack(at, -1) if at else x.new_empty(len(x), 0)
-    return torch.stack(sums, -1).double() * some, sums_at.double() * some
+    sums_at = torch.stack(at, -1) if at else x.new_empty(len(x), 0, dtype=torch.float64)
+    return torch.stack(sums, -1).double() * some, sums_at * some
 
 
 def divergences(x: Tensor, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.closing import target_fields
+from ssd_probe.kernels.cpu.threads import without_lost_threads
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import DTYPES, check, check_gradient, measure
 
@@ -95,6 +96,7 @@ class Head:
         return z
 
 
+@without_lost_threads()
 def lm_head_stats(
     hidden: Tensor,
     weight: Tensor,

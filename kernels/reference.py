@@ -24,7 +24,8 @@ def position_stats(
         log_partition = logsumexp(z) - max z        log_partition_at = logsumexp((z - max z) / T)
         tail_log_mass = logsumexp of log p beyond rank K
 
-    `logits` [N, V], `targets` [N]. Ranks count from 1, by (logit descending, id ascending).
+    `logits` [N, V], `targets` [N]. Ranks count from 1, by (logit descending, id ascending). An id
+    outside 0..V-1 is no target: NaN and rank -1.
     Source: paper section 3 (entropy, its slope), design section 2 (fields).
     """
     x = logits[:, :vocab_size].double()  # [N, V]
@@ -58,9 +59,11 @@ def position_stats(
         log_partition_at=torch.stack(scaled, -1) if scaled else x.new_empty(len(x), 0),
     )
     if targets is not None:
-        stats.target_logprob = log_p.gather(-1, targets[:, None])[:, 0]
+        there = (targets >= 0) & (targets < x.shape[1])
+        target_log_p = log_p.gather(-1, targets.where(there, 0)[:, None])[:, 0]
+        stats.target_logprob = target_log_p.where(there, torch.nan)
         rank = (order == targets[:, None]).int().argmax(-1) + 1
-        stats.target_rank = rank.where(valid, -1).int()
+        stats.target_rank = rank.where(valid & there, -1).int()
     return stats
 
 

@@ -13,12 +13,14 @@ from torch import Tensor
 from ssd_probe.decoding import GREEDY_BELOW
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import choose
+from ssd_probe.kernels.cpu.threads import without_lost_threads
 from ssd_probe.kernels.results import PositionStats
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IGNORED = -100  # the target of a position that has none, as in torch's cross entropy
 
 
+@without_lost_threads()
 def position_stats(
     logits: Tensor,
     *,

@@ -23,6 +23,7 @@ BLOCK = 256
 UPCAST_ELEMENTS = 2**22  # float16 is converted this many elements at a time
 LEAST = np.float32(-87)  # below it e^y is a subnormal number, and slow
 F32, I32 = np.float32, np.int32
+HALF = F32(0.5)
 MINUS_INF = F32(-np.inf)
 LOG2E = F32(1.4426950408889634)
 LN2 = F32(0.6931471805599453)
@@ -55,9 +56,16 @@ def _logit(x, i):
 
 
 @njit
-def _flip(bits):
-    """Order-preserving between the bits of a float and int32; its own inverse."""
-    return I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF)))
+def _key(bits):
+    """An int32 that orders floats: -inf, the finite ones, +inf, NaN of either sign."""
+    return I32(I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF))) - I32(0x007FFFFF))
+
+
+@njit
+def _of_key(key):
+    """The float whose `_key` this is."""
+    bits = I32(key + I32(0x007FFFFF))
+    return I32(bits ^ ((bits >> I32(31)) & I32(0x7FFFFFFF))).view(np.float32)
 
 
 @njit(fastmath={"reassoc", "contract", "nsz"})
@@ -66,8 +74,8 @@ def _block(x, inverse_t, sums):
     then of e^(y / T). NaN and +inf make the first sum NaN."""
     key = I32(-(2**31))
     for i in range(len(x)):  # a maximum of integers vectorises, one of floats does not
-        key = max(key, _flip(F32(logit(x, i)).view(np.int32)))
-    top = I32(_flip(key)).view(np.float32)
+        key = max(key, _key(F32(logit(x, i)).view(np.int32)))
+    top = _of_key(key)
     s0, s1, s2 = F32(0), F32(0), F32(0)
     if top > MINUS_INF or top != top:
         for i in range(len(x)):
@@ -82,8 +90,10 @@ def _block(x, inverse_t, sums):
     for j in range(len(inverse_t)):
         s0 = F32(0)
         for i in range(len(x)):
-            y = F32((logit(x, i) - top) * inverse_t[j])
-            s0 += exp(LEAST if y < LEAST else y)
+            v = logit(x, i)  # halved, or the difference of the largest floats would be -inf
+            y = F32((v * HALF - top * HALF) * (inverse_t[j] + inverse_t[j]))
+            w = exp(LEAST if y < LEAST else y)
+            s0 += w if v > MINUS_INF else F32(0)  # where 1 / T is 0, y is NaN
         sums[3 + j] = s0
     return top
 
@@ -178,7 +188,9 @@ def _merge(tops, sums, inverse_t, tail):
             s1 += w * (sums[b, 1] + delta * sums[b, 0])
             s2 += w * (sums[b, 2] + delta * (2 * sums[b, 1] + delta * sums[b, 0]))
             for j in range(len(inverse_t)):
-                delta = max(F32((tops[b] - shift) * inverse_t[j]), LEAST)
+                delta = max(
+                    F32((tops[b] * HALF - shift * HALF) * (inverse_t[j] + inverse_t[j])), LEAST
+                )
                 total[3 + j] += exp(delta) * np.float64(sums[b, 3 + j])
     total[0], total[1], total[2] = s0, s1, s2
     if np.isnan(s0):

@@ -6,11 +6,13 @@ our own beside them would get but a share of the cores; in the team, the spinnin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -52,13 +54,27 @@ def in_threads(function: Callable[[int, int], None], rows: int) -> None:
         raise errors[0]
 
 
+@contextlib.contextmanager
+def without_lost_threads() -> Iterator[None]:
+    """In a forked process torch keeps to one thread: for the others it would wait for ever."""
+    threads = torch.get_num_threads()
+    if threads == 1 or not _forked():
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @functools.cache
 def _openmp() -> Callable[..., None] | None:
     """`GOMP_parallel(task, data, threads, flags)` of the OpenMP library that torch has loaded.
 
     GCC's library has it, and LLVM's and Intel's for code that GCC compiled; macOS's has not.
     """
-    if _forked or os.name != "posix":
+    if _forked() or os.name != "posix":
         return None
     return getattr(ctypes.CDLL(None), "GOMP_parallel", None)
 
@@ -69,15 +85,29 @@ def _pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count)
 
 
-_forked = False
+@functools.cache
+def _forked() -> bool:
+    """Whether this process was forked from one that may have had threads, and started no program.
+
+    Linux knows; elsewhere only a fork after this module's import is seen.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return bool(int(fields[6]) & _FORKED_NO_EXEC)
+    except OSError:
+        return _seen_fork
+
+
+_FORKED_NO_EXEC = 0x40  # of the flags in /proc/self/stat
+_seen_fork = False
 
 
 def _in_child() -> None:
     """A forked child has not the team's threads, for which OpenMP would wait, nor the pool's."""
-    global _forked
-    _forked = True
-    _openmp.cache_clear()
-    _pool.cache_clear()
+    global _seen_fork
+    _seen_fork = True
+    for known in (_forked, _openmp, _pool):
+        known.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,101 @@
+"""What the worst rows, targets and temperatures give on CPUs, by both backends."""
+
+import importlib
+import itertools
+import math
+
+import pytest
+import torch
+
+from ssd_probe.kernels import reference
+from ssd_probe.kernels.pair import pair_stats
+from ssd_probe.kernels.results import COMPARISONS
+from ssd_probe.kernels.stats import position_stats
+
+BACKENDS = ["torch", "cpu"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+BITS = {  # of NaN, quiet and signalling, least and largest payload
+    torch.float32: (torch.int32, 0x7F800000, 0x00400000),
+    torch.bfloat16: (torch.int16, 0x7F80, 0x0040),
+    torch.float16: (torch.int16, 0x7C00, 0x0200),
+}
+SIZE = 1100
+
+
+def nans(dtype: torch.dtype) -> torch.Tensor:
+    """NaN of both signs: quiet, signalling, and all bits set."""
+    whole, exponent, quiet = BITS[dtype]
+    sign = torch.iinfo(whole).min
+    payloads = [quiet, 1, 2 * quiet - 1]
+    bits = [s + exponent + p for s in (0, sign) for p in payloads]
+    return torch.tensor(bits, dtype=whole).view(dtype)
+
+
+def backgrounds(dtype: torch.dtype) -> list[torch.Tensor]:
+    """Rows without NaN: random, and ten finite logits among masks of each kind."""
+    rows = [torch.randn(SIZE).to(dtype)]
+    for mask in (-torch.inf, max(-1e10, torch.finfo(dtype).min), torch.finfo(dtype).min):
+        rows.append(torch.full((SIZE,), mask, dtype=dtype))
+        rows[-1][:10] = torch.arange(10.0)
+    return rows
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_nan_of_any_kind_anywhere_is_seen(backend, dtype):
+    cases = itertools.product(backgrounds(dtype), nans(dtype), (0, 9, 255, 256, 600, SIZE - 1))
+    good, rows = [], []
+    for row, nan, place in cases:
+        good.append(row)
+        rows.append(row.clone())
+        rows[-1].view(BITS[dtype][0])[place] = nan.view(BITS[dtype][0])
+    x, y = torch.stack(rows), torch.stack(good)
+    assert x.isnan().sum(-1).eq(1).all()
+    targets = torch.arange(len(x)) % SIZE
+    for top_k in (1, 64):
+        stats = position_stats(x, top_k=top_k, targets=targets, backend=backend)
+        assert not stats.valid.any()
+        assert stats.entropy.isnan().all() and (stats.target_rank == -1).all()
+    for pair in (pair_stats(x, y, backend=backend), pair_stats(y, x, backend=backend)):
+        assert not pair.valid.any()
+        assert all(getattr(pair, name).isnan().all() for name in COMPARISONS)
+    assert position_stats(y, backend=backend).valid.all()
+
+
+@pytest.mark.parametrize("module", ["eager", "cpu.stats"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_target_outside_the_vocabulary_is_none(module, dtype):
+    """The front door refuses most of these where it can see them; on a GPU it cannot."""
+    run = importlib.import_module(f"ssd_probe.kernels.{module}").position_stats
+    targets = torch.tensor([-100, -1, -(2**40), 50, 99, 2**31, 2**62, 7])
+    x = torch.randn(8, 50).to(dtype)
+    x[:4, 45:] = -torch.inf  # ids of -1 are among the ranks then
+    for top_k in (3, 50, 60):
+        stats = run(x, top_k, (), targets)
+        assert (stats.target_rank[:7] == -1).all() and stats.target_logprob[:7].isnan().all()
+        want = x[7].double().log_softmax(-1)
+        assert stats.target_logprob[7].item() == pytest.approx(want[7].item(), rel=1e-6)
+        assert stats.target_rank[7] == (want > want[7]).sum() + 1
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("top_k", [1, 64])
+def test_temperatures_of_every_size(backend, top_k):
+    """From the least to those of which float32 has no inverse, on rows that float32 just holds."""
+    x = torch.randn(6, 601)
+    x[1] *= 1e4
+    x[2, 1:] = -torch.inf
+    x[3, ::2] = -torch.inf
+    x[4] = torch.linspace(-1e4, 1e4, 601)
+    x[5] = 3e38 * torch.linspace(-1, 1, 601)
+    temperatures = (1e-5, 1e-3, 0.5, 1e20, 1e30, 1e38, 1e39, 1e40, 1e44, 1e46, 1e300)
+    if backend == "reference":
+        stats = reference.position_stats(x, top_k=top_k, temperatures=temperatures)
+    else:
+        stats = position_stats(x, top_k=top_k, temperatures=temperatures, backend=backend)
+    y = x.double() - x.double().amax(-1, keepdim=True)
+    want = torch.stack([(y / t).exp().sum(-1).log() for t in temperatures], -1)
+    assert want[:, -1].tolist() == pytest.approx(
+        [math.log(n) for n in (601, 601, 1, 300, 601, 601)]
+    )
+    torch.testing.assert_close(stats.log_partition_at.double(), want, rtol=2e-6, atol=1e-6)
