@@ -21,7 +21,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
-from ssd_probe.models.checkpoints import render_prompt
+from ssd_probe.models.tokens import completion_text, render_prompt
 from ssd_probe.problems.prompts import Prompt
 
 
@@ -149,7 +149,7 @@ def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int
         "sample_id": f"{prompt.problem_id}/{request.index}",
         "problem_id": prompt.problem_id,
         **asked,
-        "completion": tokenizer.decode(completion_ids, skip_special_tokens=True),
+        "completion": completion_text(tokenizer, request.ids, completion_ids),
         "prompt_ids": request.ids,
         "completion_ids": completion_ids,
         "finished": completion_ids[-1] in _stop_ids(model, tokenizer),
