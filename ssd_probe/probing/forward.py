@@ -20,6 +20,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.head import Head
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import position_stats
+from ssd_probe.models.limits import context_length, input_rows
 from ssd_probe.models.tokens import continuation_ids, document_ids, render_prompt
 from ssd_probe.probing.heads import hidden_states, log_mass, log_mass_from, own_logits, read_head
 from ssd_probe.problems.prompts import Prompt
@@ -77,8 +78,7 @@ def fit(
 
     A longer one is scored up to there, or not at all; stderr says so.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limit = min(max_length or sys.maxsize, context or sys.maxsize)
+    limit = min(max_length or sys.maxsize, context_length(model) or sys.maxsize)
     rows = input_rows(model)
     for sequence in sequences:
         if max(sequence.ids, default=0) >= rows:
@@ -207,9 +207,3 @@ def by_sequence(columns: dict[str, np.ndarray], batch: list[Encoded]) -> list[di
     edges = np.cumsum([s.end - s.begin for s in batch])[:-1]
     split = {name: np.split(values, edges) for name, values in columns.items()}
     return [{name: parts[i] for name, parts in split.items()} for i in range(len(batch))]
-
-
-def input_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model knows."""
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.shape[0]
