@@ -13,7 +13,7 @@ from ssd_probe.commands.train import train_stage
 from ssd_probe.core import sample as core
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
-from ssd_probe.core.train import IGNORED, _examples, train
+from ssd_probe.core.train import IGNORED, _example, train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
@@ -212,7 +212,7 @@ def loss_of(model, rows):
 
 def test_only_the_completion_has_a_loss():
     row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
-    example = _examples([row], 100, 50_000)[0]
+    example = _example(row)
     assert example["labels"] == [IGNORED] * 3 + [8, 9]
     assert example["input_ids"] == [5, 6, 7, 8, 9]
 
@@ -222,7 +222,7 @@ def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="no token ids"):
         train(model, tokenizer, [{"completion": "x"}], TrainConfig(), tmp_path)
     row = {"prompt_ids": [1], "completion_ids": [2] * 50}
-    with pytest.raises(UserError, match="at most 8 tokens"):
+    with pytest.raises(UserError, match="1 longer than 8 tokens, max_length"):
         train(model, tokenizer, [row], TrainConfig(max_length=8), tmp_path)
 
 

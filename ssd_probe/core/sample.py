@@ -24,7 +24,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.limits import context_length, input_rows
-from ssd_probe.models.tokens import completion_text, render_prompt
+from ssd_probe.models.tokens import completion_text, render_prompt, token_ids
 from ssd_probe.problems.prompts import Prompt
 
 
@@ -96,6 +96,8 @@ def sample_to_file(
     prompts: Sequence[Prompt],
     decoding: Decoding,
     config: SampleConfig | None = None,
+    *,
+    how: str | None = None,
     **settings: Any,
 ) -> list[dict]:
     """`sample` into a JSON Lines file that appears only when it is complete; resumes, and reuses.
@@ -105,9 +107,8 @@ def sample_to_file(
     if path.exists():
         return read_jsonl(path)
     part = path.with_name(path.name + ".part")
-    rows = sample(
-        model, tokenizer, prompts, decoding, config, part=part, label=path.stem, **settings
-    )
+    about: dict[str, Any] = {"part": part, "label": path.stem, "how": how}
+    rows = sample(model, tokenizer, prompts, decoding, config, **about, **settings)
     write_jsonl(path, rows)
     part.unlink()
     return rows
@@ -223,14 +224,22 @@ def _read_part(part: Path | None) -> dict[int, dict]:
     return {entry["place"]: entry["row"] for entry in entries}
 
 
-def usable(rows: Sequence[dict]) -> list[dict]:
+def usable(rows: Sequence[dict], tokenizer: Any = None) -> list[dict]:
     """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered.
 
-    `UserError` for a sample without a completion.
+    With `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
     """
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("completion"), str):
-            raise UserError(
-                f"sample {number}: no `completion` text; make samples with `ssd-probe sample`"
-            )
-    return [row for row in rows if "\n" in row["completion"].strip()]
+    texts = [_completion(row, number, tokenizer) for number, row in enumerate(rows, start=1)]
+    return [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]
+
+
+def _completion(row: dict, number: int, tokenizer: Any) -> str:
+    text, ids = row.get("completion"), row.get("completion_ids")
+    if text is None and ids is not None and tokenizer is not None:
+        token_ids(row, "completion_ids", len(tokenizer))
+        return completion_text(tokenizer, row.get("prompt_ids") or [], ids)
+    if not isinstance(text, str):
+        raise UserError(
+            f"sample {number}: no `completion` text; make samples with `ssd-probe sample`"
+        )
+    return text

@@ -79,6 +79,19 @@ def continuation_ids(
     return alone
 
 
+def token_ids(row: dict, key: str, vocabulary: int) -> list[int]:
+    """A sample's saved ids; `UserError` where they are none, or not of this vocabulary."""
+    name, ids = row.get("sample_id", "?"), row.get(key)
+    if ids is None:
+        raise UserError(f"sample {name}: no token ids; make samples with `ssd-probe sample`")
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < vocabulary for i in ids):
+        raise UserError(
+            f"sample {name}: `{key}` must be a list of token ids from 0 to below {vocabulary}, the "
+            "model's vocabulary; were they made with another model's tokenizer?"
+        )
+    return ids
+
+
 def _opening(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before a text: its BOS, or nothing."""
     plain, whole = text_ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
