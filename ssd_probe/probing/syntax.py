@@ -148,8 +148,9 @@ def _code_spans(
     """
 
     def parsed(begin: int, end: int | None = None) -> list[Node] | None:
-        pieces = (text[begin:end] if end else _flush(text[begin:]) for text in texts)
-        return next((nodes for piece in pieces if (nodes := parse_nodes(piece))), None)
+        pieces = (_with_ends_of(texts[0][begin:end], text[begin:end]) for text in texts)
+        whole = (piece if end else _flush(piece) for piece in pieces)
+        return next((nodes for piece in whole if (nodes := parse_nodes(piece))), None)
 
     text = texts[0]
     completion = text[start:]
@@ -168,6 +169,15 @@ def _code_spans(
         yield 0, len(text), joined
     elif _leaves_off_in_code(_flush(text[:start])):
         yield start, len(text), None
+
+
+def _with_ends_of(plain: bytes, reading: bytes) -> bytes:
+    """Special tokens before and after a text are no part of it, however those within are read."""
+    if plain == reading:
+        return reading
+    same = [i for i, (p, r) in enumerate(zip(plain, reading, strict=True)) if p == r > ord(" ")]
+    first, last = (same[0], same[-1] + 1) if same else (len(plain), len(plain))
+    return plain[:first] + reading[first:last] + plain[last:]
 
 
 def _flush(text: bytes) -> bytes:
