@@ -77,7 +77,8 @@ def batching(model: Any) -> str:
             alone, beside = _steps(model, [short]), _steps(model, [short, companion])
         except Exception:  # of whatever kind: then sampling one by one will say it
             continue
-        tolerance = torch.finfo(model.dtype).eps ** 0.5 / 2 * alone.abs().max()
+        eps = max(torch.finfo(dtype).eps for dtype in (model.dtype, torch.float32))
+        tolerance = eps**0.5 / 2 * alone.abs().max()  # also float64 models turn in float32
         if (alone - beside).abs().max() <= tolerance:
             return how
     return ALONE
