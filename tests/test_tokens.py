@@ -1,5 +1,7 @@
 """Where text and ids meet: twelve and more kinds of tokenizers, each there and back."""
 
+from inspect import signature
+
 import pytest
 
 from ssd_probe.core.config import TrainConfig
@@ -126,6 +128,8 @@ def test_text_is_text(kind):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "slow"])
 def test_the_text_of_a_message_is_text(kind):
     tokenizer = tokenizer_of(kind)
+    if "sanitize_control_tokens" not in signature(tokenizer.apply_chat_template).parameters:
+        pytest.skip("an older transformers cannot; the next test is what it says")
     chat = [{"role": "user", "content": f"What is {EOS} for?"}]
     ids = render_prompt(tokenizer, Prompt("p", chat, None))
     assert tokenizer.eos_token_id not in ids
