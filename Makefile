@@ -24,7 +24,8 @@ test-lowest:  # what pyproject.toml allows at least, in an environment of its ow
 	python3 -m venv .venv-lowest
 	python3 tests/lowest.py > .venv-lowest/lowest.txt
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
-	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+		-m "not slow" -W ignore::DeprecationWarning  # of old packages for newer ones
 
 lint: $(READY)
 	.venv/bin/ruff check .
