@@ -21,6 +21,7 @@ from ssd_probe.core.config import SampleConfig
 from ssd_probe.core.generation import ALONE, EQUAL, PADDED, batching
 from ssd_probe.core.sample import sample
 from ssd_probe.decoding import Decoding
+from ssd_probe.models.checkpoints import load_model
 from ssd_probe.models.limits import context_length
 from ssd_probe.problems.prompts import Prompt
 from tests.models import save, tiny_model, tiny_tokenizer
@@ -92,6 +93,16 @@ def test_a_models_own_generation_config_changes_nothing(greedy):
         setattr(model.generation_config, name, value)
         assert answers(model, decoding) == plain, name
     assert model.generation_config.stop_strings == ["e"]  # it is still the model's
+
+
+def test_what_else_a_config_file_says_changes_nothing_either(tmp_path):
+    model = load_model(save(tmp_path, "llama"))
+    plain = answers(model)
+    config = tmp_path / "config.json"
+    others = {"output_attentions": True, "output_hidden_states": True, "use_cache": False}
+    own = json.loads(config.read_text()) | {"return_dict": False, "attention_dropout": 0.9}
+    config.write_text(json.dumps(own | others))
+    assert answers(load_model(tmp_path)) == plain
 
 
 def test_the_models_stop_tokens_are_what_is_kept():

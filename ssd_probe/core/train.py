@@ -56,9 +56,9 @@ def train(
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
-    model.config.use_cache = False
+    cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
     trainer.train(resume_from_checkpoint=resumable)
-    model.config.use_cache = True
+    model.config.use_cache = cached
     model.eval()
     trainer.save_model(str(out))
     tokenizer.save_pretrained(out)

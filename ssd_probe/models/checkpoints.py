@@ -136,6 +136,7 @@ def load_model(
     if info["missing_keys"] or info["mismatched_keys"]:  # they would be random numbers
         names = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
+    model.config.return_dict = True  # old configs may say otherwise, and everybody counts on it
     return model.eval()
 
 
