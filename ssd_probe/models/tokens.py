@@ -8,6 +8,7 @@ because a tokenizer's files have opinions of their own (clean-up, prefix spaces,
 import inspect
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -141,7 +142,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return list(ids)
 
 
-def _sanitised(tokenizer: Tokenizer, prompt: Prompt, messages: list[dict]) -> dict[str, bool]:
+def _sanitised(tokenizer: Tokenizer, prompt: Prompt, messages: list[dict]) -> dict[str, Any]:
     """The argument that keeps special tokens in a message's text from being tokens."""
     texts = [str(message["content"]) for message in messages]
     name = next((name for text in texts if (name := _first_special(tokenizer, text))), None)
