@@ -4,7 +4,7 @@ OUT ?= runs/demo
 WORKERS ?= logical
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: demo test test-all lint bench aot tiny notebooks
+.PHONY: demo test test-all test-lowest lint bench aot tiny notebooks
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -19,6 +19,13 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PYTEST)
+
+test-lowest:  # what pyproject.toml allows at least, in an environment of its own
+	python3 -m venv .venv-lowest
+	python3 tests/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
+	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+		-m "not slow" -W ignore::DeprecationWarning  # of old packages for newer ones
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -115,11 +115,20 @@ def ranked_probabilities(
         {
             "rank": np.arange(1, ranks + 1),
             "token_id": ids,
-            "token": [tokenizer.decode([i]) if tokenizer else str(i) for i in ids],
+            "token": [_shown(i, tokenizer) for i in ids],
             "probability": probs[:ranks],
             "kept": stats.support(decoding)[0, :ranks].numpy(),
         }
     )
+
+
+def _shown(token: int, tokenizer: Any) -> str:
+    """A token as it stands within a text: at its beginning a decoder may drop a space."""
+    if tokenizer is None:
+        return str(token)
+    from ssd_probe.models.tokens import completion_text
+
+    return completion_text(tokenizer, [token], [token], special=True)
 
 
 def tempered_ranks(

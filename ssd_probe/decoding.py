@@ -37,18 +37,6 @@ _PRESETS = {
     },
 }  # fmt: skip
 
-# What else a model's `generation_config.json` or transformers' defaults could do to the
-# distribution, each at its neutral value.
-_NEUTRAL_GENERATE_KWARGS = {
-    "num_beams": 1, "top_h": None, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0, "penalty_alpha": None, "guidance_scale": None, "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0, "bad_words_ids": None, "sequence_bias": None,
-    "suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None,
-    "forced_eos_token_id": None, "exponential_decay_length_penalty": None,
-    "watermarking_config": None,
-}  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
@@ -114,19 +102,6 @@ class Decoding:
         top_k = f", top-k {self.top_k}" if self.top_k else ""
         top_p = f", top-p {self.top_p:.10g}" if self.top_p < 1 else ""
         return f"T={self.temperature:.10g}{top_k}{top_p}"
-
-    def generate_kwargs(self) -> dict[str, Any]:
-        """Every argument of transformers' `generate` that shapes the distribution (not the length).
-
-        Complete on purpose: what is left out would come from the model's `generation_config.json`
-        (a repetition penalty, say) or from transformers' own defaults (top_k=50).
-        """
-        if self.is_greedy:
-            # top_k is None, not 0: transformers warns about a sampling flag without sampling.
-            settings = {"temperature": 1.0, "top_k": None, "top_p": 1.0}
-        else:
-            settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        return {"do_sample": not self.is_greedy, **settings, **_NEUTRAL_GENERATE_KWARGS}
 
     def warp(self, logits: Tensor) -> Tensor:
         """Tempered logits with every removed token at -inf.

@@ -17,7 +17,6 @@ from ssd_probe.models.checkpoints import (
     bundled_checkpoint,
     load_model,
     load_tokenizer,
-    render_prompt,
     resolve_model,
 )
 from ssd_probe.models.identity import (
@@ -26,6 +25,7 @@ from ssd_probe.models.identity import (
     tokenizer_identity,
     vocabulary_digest,
 )
+from ssd_probe.models.tokens import render_prompt
 from ssd_probe.problems.prompts import Prompt
 from tests.models import ARCHITECTURES, CHATML, save, tiny_model, tiny_tokenizer
 

@@ -73,8 +73,8 @@ class TestCurves:
 
     def test_ranked_probabilities_of_one_row(self):
         class Letters:
-            def decode(self, ids):
-                return f"<{ids[0]}>"
+            def decode(self, ids, **options):
+                return "".join(f"<{i}>" for i in ids)
 
         logits = random_logits()
         frame = probe_of(logits)

@@ -91,11 +91,10 @@ def test_the_callers_defaults_change_nothing(backend):
     want = results()
     try:
         torch.set_default_dtype(torch.float64)
-        torch.set_default_device("meta")
-        got = results()
+        with torch.device("meta"):
+            got = results()
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
     equal(got[0], want[0])
     equal(got[1], want[1])
     assert torch.equal(got[2].js, want[2].js)

@@ -180,6 +180,20 @@ def test_humaneval_takes_completions_whole_functions_and_bodies():
     assert program(task, body) == row["prompt"] + body  # a completion is never touched
 
 
+def test_the_space_that_a_turn_begins_with_is_no_indentation():
+    """Llama 2's answers begin with one, which is part of what its tokens decode to."""
+    plain = Task("p", kind="stdio")
+    assert program(plain, " def f():\n    return 1") == "def f():\n    return 1"
+    assert program(plain, " x = (") == " x = ("  # no program either way
+    check = Task("p", kind="check", entry="f", prefix="def f(x):\n")
+    assert program(check, " return x\n") == "def f(x):\n return x\n"
+    assert program(check, " def f(x):\n    return x") == "def f(x):\n def f(x):\n    return x"
+    documented = Task("p", kind="check", entry="f", prefix='def f(x):\n    """Doc."""\n')
+    assert (
+        program(documented, " def f(x):\n  return x") == documented.prefix + "def f(x):\n  return x"
+    )
+
+
 def test_a_fence_inside_a_completed_docstring_is_none():
     completion = '    """Example:\n\n    ```\n    f(1)\n    ```\n    """\n    return 1\n'
     assert extract_code(completion) == completion

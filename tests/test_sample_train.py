@@ -7,20 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core import sample as core
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
-from ssd_probe.core.train import IGNORED, _examples, train
+from ssd_probe.core.train import IGNORED, _example, train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import bundled_checkpoint, load_model, load_tokenizer
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.problems.prompts import Prompt, read_prompts
-from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
+from tests.tokenizer_kinds import tokenizer_of
 
 DECODING = Decoding(1.6, 20, 0.8)
 CONFIG = SampleConfig(max_new_tokens=48, batch_size=2)
@@ -212,7 +214,7 @@ def loss_of(model, rows):
 
 def test_only_the_completion_has_a_loss():
     row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
-    example = _examples([row], 100, 50_000)[0]
+    example = _example(row)
     assert example["labels"] == [IGNORED] * 3 + [8, 9]
     assert example["input_ids"] == [5, 6, 7, 8, 9]
 
@@ -222,8 +224,63 @@ def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="no token ids"):
         train(model, tokenizer, [{"completion": "x"}], TrainConfig(), tmp_path)
     row = {"prompt_ids": [1], "completion_ids": [2] * 50}
-    with pytest.raises(UserError, match="at most 8 tokens"):
+    with pytest.raises(UserError, match="1 longer than 8 tokens, max_length"):
         train(model, tokenizer, [row], TrainConfig(max_length=8), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["left padding", "byte-level", "no pad"])
+def test_the_loss_is_that_of_each_sample_alone_whatever_the_tokenizer_pads(kind, tmp_path):
+    """Padded on the left, GPT-2's learned positions begin at the padding; without a pad token
+    there was no training at all."""
+    config = GPT2Config(vocab_size=507, n_embd=32, n_layer=2, n_head=4, n_positions=40)
+    config.bos_token_id = config.eos_token_id = 2
+    model = GPT2LMHeadModel(config).eval()
+    torch.nn.init.normal_(model.transformer.wpe.weight, std=0.5)
+    rows = [{"prompt_ids": [5, 6], "completion_ids": [*range(7, 7 + n)]} for n in (2, 9, 30)]
+    logps = []
+    for row in rows:
+        ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
+        logps.append(model(ids).logits[0, 1:-1].log_softmax(-1).gather(1, ids[0, 2:, None]))
+    by_hand = -torch.cat(logps).mean().item()
+    still = TrainConfig(learning_rate=0, max_steps=10, batch_size=3)
+    for module in model.modules():
+        module.p = 0.0 if isinstance(module, torch.nn.Dropout) else None
+    metrics = train(model, tokenizer_of(kind), rows, still, tmp_path)
+    assert metrics[-1]["loss"] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_what_is_left_out_of_training_is_said_and_counted(tmp_path, capsys):
+    model = save(tmp_path / "model", "llama", max_position_embeddings=20)
+    tokenizer = tiny_tokenizer()
+    two, one = (tokenizer(text).input_ids for text in ("a\nb", "ab"))
+    rows = [
+        {"completion": "a\nb", "prompt_ids": [5], "completion_ids": two},
+        {"prompt_ids": [5], "completion_ids": two},  # ids alone
+        {"prompt_ids": [5], "completion_ids": one},
+        {"completion": "pass", "prompt_ids": [5], "completion_ids": one},
+        {"completion": "a\nb", "prompt_ids": [5], "completion_ids": []},
+        {"completion": "a\nb", "prompt_ids": [5], "completion_ids": [6] * 10},
+        {"completion": "a\nb", "prompt_ids": [5], "completion_ids": [6] * 20},
+    ]
+    samples = tmp_path / "s.jsonl"
+
+    def trained(rows, out, **options):
+        write_jsonl(samples, rows)
+        config = TrainConfig(max_steps=1, batch_size=2, **options)
+        train_stage(str(model), samples, config, tmp_path / out)
+        return json.loads((tmp_path / out / "run.json").read_text())
+
+    record = trained(rows, "short", max_length=8)
+    reasons = {"empty or of one line": 2, "empty": 1, "longer than 8 tokens, max_length": 2}
+    assert (record["of"], record["used"], record["dropped"]) == (7, 2, reasons)
+    line = "5 of 7 samples left out (2 empty or of one line, 1 empty, 2 longer than 8 tokens"
+    assert line in capsys.readouterr().err
+    record = trained(rows, "context")
+    assert record["used"] == 3
+    assert record["dropped"]["longer than 20 tokens, the model's context"] == 1
+    with pytest.raises(UserError, match=r"nothing to train on: 1 of 1 .*1 empty or of one line"):
+        trained(rows[3:4], "stubs")
+    assert not (tmp_path / "stubs" / "run.json").exists()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -125,7 +125,7 @@ def test_a_file_is_read_no_further_than_the_limit(tmp_path):
         ('{"messages": [{"role": "assistant", "content": "q"}]}', "no message before"),
         (
             '{"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": []}]}',
-            "`content` must be a string, found a list",
+            "content is text, or parts of text; found a list",
         ),
         ('{"prompt": "x", "completion": 1}', "`completion` must be a string, found a number"),
         ('{"prompt": "x", "completion": {}, "completion_ids": [1]}', "`completion` must be a str"),

@@ -7,7 +7,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import recording
+from ssd_probe.files.record import add, recording
 from ssd_probe.models.checkpoints import device_name, named
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.problems.prompts import read_prompts
@@ -27,7 +27,8 @@ def sample_stage(
 
     A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
     """
-    from ssd_probe.core.sample import sample_to_file
+    from ssd_probe.core.generation import batching
+    from ssd_probe.core.sample import at_context, sample_to_file
 
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
     chosen = read_prompts(prompts, limit)
@@ -45,8 +46,14 @@ def sample_stage(
             "device": device_name(checkpoint.device),
         }
         made = out, out.with_name(out.name + ".part")
-        with recording(out.with_name(out.name + ".run.json"), settings, about, made):
+        record = out.with_name(out.name + ".run.json")
+        with recording(record, settings, about, made):
             if out.exists():
                 return read_jsonl(out)
             loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
-            return sample_to_file(out, loaded, tokenizer, chosen, decoding, config)
+            how = batching(loaded)
+            rows = sample_to_file(out, loaded, tokenizer, chosen, decoding, config, how=how)
+            finished = sum(row["finished"] for row in rows)
+            counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
+            add(record, batches=how, samples=len(rows), **counts)
+            return rows

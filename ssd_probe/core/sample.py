@@ -6,33 +6,37 @@ number comes from teacher forcing on exactly those.
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessorList
 
 from ssd_probe.core.config import SampleConfig
+from ssd_probe.core.generation import ALONE, PADDED, batching, generate
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
-from ssd_probe.models.checkpoints import render_prompt
+from ssd_probe.models.limits import context_length, input_rows
+from ssd_probe.models.tokens import completion_text, render_prompt, token_ids
 from ssd_probe.problems.prompts import Prompt
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One answer to draw: its place in the result, its prompt, which of `n` it is."""
+    """One answer to draw: its place in the result, its prompt, which of `n`, how long at most."""
 
     place: int
     prompt: Prompt
     index: int
     ids: list[int]
+    room: int
 
 
 def sample(
@@ -44,30 +48,45 @@ def sample(
     *,
     part: Path | None = None,
     label: str = "sampling",
+    how: str | None = None,
     **settings: Any,
 ) -> list[dict]:
     """`config.n` answers a prompt, in the order of the prompts; `settings` change the config.
 
     Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
     finished`, and what else the prompt carried. `completion_ids` end with the stop token when
-    `finished`; `completion` is their text without special tokens. Each sample has random numbers of
-    its own (`streams`): with the same seed it is the same, whatever else is drawn beside it, but
-    for the rounding of batches. With `part`, finished batches are kept in that file and not drawn
-    again.
+    `finished`; `completion` is what they add to the prompt's text, without special tokens. An
+    answer that reaches the model's context ends there, unfinished, and stderr says how many did.
+    Each sample has random numbers of its own (`streams`): with the same seed it is the same,
+    whatever else is drawn beside it, but for the rounding of batches; `how` prompts share one, see
+    `batching`. With `part`, finished batches are kept in that file and not drawn again.
+
+    Errors: `UserError` for a prompt without tokens, or that leaves no room in the context.
     """
     config = replace(config or SampleConfig(), **settings)
-    rendered = [(prompt, render_prompt(tokenizer, prompt)) for prompt in prompts]
-    pairs = [(prompt, index, ids) for prompt, ids in rendered for index in range(config.n)]
-    requests = [_Request(place, *pair) for place, pair in enumerate(pairs)]
+    requests = _requests(model, tokenizer, prompts, config)
     rows = _read_part(part)
-    for batch in tqdm(_batches(requests, config.batch_size), label, disable=None):
+    batches = _batches(requests, config.batch_size, how or batching(model))
+    for batch in tqdm(batches, label, disable=None):
         if all(request.place in rows for request in batch):
             continue
         drawn = _draw(model, tokenizer, batch, decoding, config)
         new = {request.place: _row(tokenizer, model, request, ids) for request, ids in drawn}
         _append_part(part, new)
         rows |= new
-    return [rows[place] for place in range(len(requests))]
+    done = [rows[place] for place in range(len(requests))]
+    if ended := at_context(model, done):
+        context = context_length(model)
+        line = f"{ended} of {len(done)} answers end unfinished at the model's context of {context}"
+        print(line, file=sys.stderr)
+    return done
+
+
+def at_context(model: Any, rows: Sequence[dict]) -> int:
+    """How many samples are unfinished because the model's context ended."""
+    context = context_length(model)
+    lengths = (len(r["prompt_ids"]) + len(r["completion_ids"]) for r in rows if not r["finished"])
+    return sum(length == context for length in lengths)
 
 
 def sample_to_file(
@@ -77,6 +96,8 @@ def sample_to_file(
     prompts: Sequence[Prompt],
     decoding: Decoding,
     config: SampleConfig | None = None,
+    *,
+    how: str | None = None,
     **settings: Any,
 ) -> list[dict]:
     """`sample` into a JSON Lines file that appears only when it is complete; resumes, and reuses.
@@ -86,50 +107,74 @@ def sample_to_file(
     if path.exists():
         return read_jsonl(path)
     part = path.with_name(path.name + ".part")
-    rows = sample(
-        model, tokenizer, prompts, decoding, config, part=part, label=path.stem, **settings
-    )
+    about: dict[str, Any] = {"part": part, "label": path.stem, "how": how}
+    rows = sample(model, tokenizer, prompts, decoding, config, **about, **settings)
     write_jsonl(path, rows)
     part.unlink()
     return rows
 
 
-def _batches(requests: list[_Request], size: int) -> list[list[_Request]]:
-    """Alike in length, so that little is padding; longest first, so that memory fails early."""
+def _requests(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SampleConfig
+) -> list[_Request]:
+    context, vocabulary = context_length(model) or sys.maxsize, input_rows(model)
+    requests: list[_Request] = []
+    for prompt in prompts:
+        ids, name = render_prompt(tokenizer, prompt), prompt.problem_id
+        if not ids:
+            raise UserError(
+                f"{name}: the prompt is empty, and the tokenizer puts no token before it; "
+                "give it some text, if only the name of a special token"
+            )
+        if max(ids) >= vocabulary:
+            raise UserError(
+                f"{name}: token id {max(ids)} is outside the model's vocabulary of {vocabulary}; "
+                "is the tokenizer another model's?"
+            )
+        if len(ids) >= context:
+            raise UserError(
+                f"{name}: the prompt has {len(ids)} tokens, the model's context is {context}: no "
+                "room for an answer; shorten it, or leave it out"
+            )
+        room = min(config.max_new_tokens, context - len(ids))
+        for index in range(config.n):
+            requests.append(_Request(len(requests), prompt, index, ids, room))
+    return requests
+
+
+def _batches(requests: list[_Request], size: int, how: str) -> list[list[_Request]]:
+    """Alike in length, so that little is padding; longest first, so that memory fails early.
+
+    Together are only answers that may grow as long, because the shorter ones' positions grow too.
+    """
     ordered = sorted(requests, key=lambda r: (-len(r.ids), r.place))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    size = 1 if how == ALONE else size
+    batches = []
+    for _, same in groupby(ordered, key=lambda r: (r.room, how == PADDED or len(r.ids))):
+        group = list(same)
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return batches
 
 
 @torch.no_grad()
 def _draw(
     model: Any,
     tokenizer: Any,
-    batch: list[_Request],
+    batch: Sequence[_Request],
     decoding: Decoding,
     config: SampleConfig,
 ) -> Iterator[tuple[_Request, list[int]]]:
-    """Generate one left-padded batch; yields each request with its completion ids."""
+    """Generate one batch; yields each request with its completion ids."""
     stops = _stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops, default=0)
-    width = max(len(request.ids) for request in batch)
-    ids = torch.full((len(batch), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, request in enumerate(batch):
-        ids[row, width - len(request.ids) :] = torch.tensor(request.ids)
-        mask[row, width - len(request.ids) :] = 1
-    draws = LogitsProcessorList()
+    pad = pad if pad < input_rows(model) else 0  # never seen, but looked up
+    draws = None
     if not decoding.is_greedy:
         streams = [stream(config.seed, each.prompt.problem_id, each.index) for each in batch]
-        draws.append(StreamedDraws(decoding, streams))
-    generated = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=config.max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=sorted(stops) or None,
-        logits_processor=draws,
-        **Decoding(0).generate_kwargs(),  # the distribution is ours, so `generate` only takes it
-    )
+        draws = StreamedDraws(decoding, streams)
+    prompts = [request.ids for request in batch]
+    generated = generate(model, prompts, batch[0].room, stops, draws, pad)
+    width = max(map(len, prompts))
     for request, row in zip(batch, generated[:, width:].tolist(), strict=True):
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
         yield request, row[:end]
@@ -149,7 +194,7 @@ def _row(tokenizer: Any, model: Any, request: _Request, completion_ids: list[int
         "sample_id": f"{prompt.problem_id}/{request.index}",
         "problem_id": prompt.problem_id,
         **asked,
-        "completion": tokenizer.decode(completion_ids, skip_special_tokens=True),
+        "completion": completion_text(tokenizer, request.ids, completion_ids),
         "prompt_ids": request.ids,
         "completion_ids": completion_ids,
         "finished": completion_ids[-1] in _stop_ids(model, tokenizer),
@@ -179,14 +224,22 @@ def _read_part(part: Path | None) -> dict[int, dict]:
     return {entry["place"]: entry["row"] for entry in entries}
 
 
-def usable(rows: Sequence[dict]) -> list[dict]:
+def usable(rows: Sequence[dict], tokenizer: Any = None) -> list[dict]:
     """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered.
 
-    `UserError` for a sample without a completion.
+    With `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
     """
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("completion"), str):
-            raise UserError(
-                f"sample {number}: no `completion` text; make samples with `ssd-probe sample`"
-            )
-    return [row for row in rows if "\n" in row["completion"].strip()]
+    texts = [_completion(row, number, tokenizer) for number, row in enumerate(rows, start=1)]
+    return [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]
+
+
+def _completion(row: dict, number: int, tokenizer: Any) -> str:
+    text, ids = row.get("completion"), row.get("completion_ids")
+    if text is None and ids is not None and tokenizer is not None:
+        token_ids(row, "completion_ids", len(tokenizer))
+        return completion_text(tokenizer, row.get("prompt_ids") or [], ids)
+    if not isinstance(text, str):
+        raise UserError(
+            f"sample {number}: no `completion` text; make samples with `ssd-probe sample`"
+        )
+    return text

@@ -5,17 +5,24 @@ The loop, the optimiser and everything distributed are transformers' Trainer.
 
 import json
 import os
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.errors import UserError
+from ssd_probe.models.limits import context_length, input_rows
+from ssd_probe.models.tokens import token_ids
 
 IGNORED = -100  # label of the prompt's tokens: only the completion has a loss
 
@@ -27,58 +34,88 @@ def train(
 
     Loss: token cross-entropy on the completion, in nats. Writes `out`/metrics.jsonl and the
     checkpoint (Hugging Face format, safetensors); returns the metrics. With `save_steps`, an
-    interrupted run goes on from its last checkpoint in `out`/trainer.
-    Errors: `UserError` if no sample has token ids or all are longer than `max_length`.
+    interrupted run goes on from its last checkpoint in `out`/trainer. Samples that do not fit are
+    left out, and counted on stderr; see `fitting`.
+    Errors: `UserError` if no sample has token ids, or none fits.
     """
-    dataset = _examples(rows, config.max_length, model.get_input_embeddings().weight.shape[0])
+    fit, dropped = fitting(rows, model, config)
+    if not fit:
+        raise UserError(f"nothing to train on: {listed(len(rows), dropped)}")
+    if dropped and os.environ.get("RANK", "0") == "0":
+        print(f"training: {listed(len(rows), dropped)}", file=sys.stderr)
     work = out / "trainer"
+    pad = tokenizer.pad_token_id or 0
     trainer = Trainer(
         model=model,
         args=_arguments(config, work),
-        train_dataset=dataset,  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        train_dataset=[_example(row) for row in fit],  # type: ignore[arg-type]
+        data_collator=partial(collate, pad=pad if pad < input_rows(model) else 0),
         callbacks=[_Metrics(out / "metrics.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)  # `_Metrics` shows progress, on stderr
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
-    model.config.use_cache = False
+    cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
     trainer.train(resume_from_checkpoint=resumable)
-    model.config.use_cache = True
+    model.config.use_cache = cached
     model.eval()
     trainer.save_model(str(out))
     tokenizer.save_pretrained(out)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _examples(rows: Sequence[dict], max_length: int, vocabulary: int) -> list[dict]:
-    examples = []
+def fitting(
+    rows: Sequence[dict], model: Any, config: TrainConfig
+) -> tuple[list[dict], dict[str, int]]:
+    """The samples that can be trained on; how many others there are, by what is wrong with them.
+
+    `UserError` for a sample without token ids, or with ids that the model does not know.
+    """
+    vocabulary, context = input_rows(model), context_length(model)
+    longest = min(config.max_length, context or config.max_length)
+    what = "the model's context" if longest == context else "max_length"
+    fit, dropped = [], Counter[str]()
     for row in rows:
         prompt, completion = (
-            _ids(row, key, vocabulary) for key in ("prompt_ids", "completion_ids")
+            token_ids(row, key, vocabulary) for key in ("prompt_ids", "completion_ids")
         )
-        ids = prompt + completion
-        if completion and len(ids) <= max_length:
-            labels = [IGNORED] * len(prompt) + completion
-            examples.append({"input_ids": ids, "labels": labels, "length": len(ids)})
-    if not examples:
-        raise UserError(
-            f"nothing to train on: no sample has a completion and at most {max_length} tokens"
-        )
-    return examples
+        if not completion:
+            dropped["empty"] += 1
+        elif len(prompt) + len(completion) > longest:
+            dropped[f"longer than {longest} tokens, {what}"] += 1
+        else:
+            fit.append(row)
+    return fit, dict(dropped)
 
 
-def _ids(row: dict, key: str, vocabulary: int) -> list[int]:
-    name, ids = row.get("sample_id", "?"), row.get(key)
-    if ids is None:
-        raise UserError(f"sample {name}: no token ids; make samples with `ssd-probe sample`")
-    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < vocabulary for i in ids):
-        raise UserError(
-            f"sample {name}: `{key}` must be a list of token ids from 0 to below {vocabulary}, the "
-            "model's vocabulary; were they made with another model's tokenizer?"
-        )
-    return ids
+def listed(count: int, dropped: dict[str, int]) -> str:
+    """How many of `count` samples are left out, and why."""
+    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
+    return f"{sum(dropped.values())} of {count} samples left out ({reasons or 'there are none'})"
+
+
+def _example(row: dict) -> dict:
+    prompt, completion = row["prompt_ids"], row["completion_ids"]
+    ids = prompt + completion
+    labels = [IGNORED] * len(prompt) + completion
+    return {"input_ids": ids, "labels": labels, "length": len(ids)}
+
+
+def collate(examples: Sequence[dict], pad: int = 0) -> dict[str, Tensor]:
+    """A batch [B, L], padded on the right whatever the tokenizer says.
+
+    There a sequence's positions count from its own beginning, and nothing sees the padding.
+    """
+
+    def stacked(name: str, filler: int) -> Tensor:
+        rows = [torch.tensor(example[name]) for example in examples]
+        return pad_sequence(rows, batch_first=True, padding_value=filler)
+
+    ones = [torch.ones(len(example["input_ids"]), dtype=torch.long) for example in examples]
+    mask = pad_sequence(ones, batch_first=True)
+    ids, labels = stacked("input_ids", pad), stacked("labels", IGNORED)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:

@@ -68,6 +68,11 @@ def recording(
         raise
 
 
+def add(record: Path, **about: object) -> None:
+    """Put into a record what was found out on the way; nothing that is compared."""
+    write_json(record, read_record(record) | about)
+
+
 def read_record(record: Path) -> dict:
     """The JSON object of a record, `settings` in it; `UserError` if it is damaged."""
     try:

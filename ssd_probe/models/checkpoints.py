@@ -24,7 +24,6 @@ from ssd_probe.models.weights import (
     is_adapter,
     tokenizer_files,
 )
-from ssd_probe.problems.prompts import Prompt
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -137,6 +136,7 @@ def load_model(
     if info["missing_keys"] or info["mismatched_keys"]:  # they would be random numbers
         names = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
+    model.config.return_dict = True  # old configs may say otherwise, and everybody counts on it
     return model.eval()
 
 
@@ -222,29 +222,3 @@ def unreadable(source: str | Path, what: str, error: Exception) -> UserError:
             "the hub did not give it (offline, a misspelt name, a gated model, no safetensors?)"
         )
     return UserError(f"{source}: the {what} cannot be loaded ({reason[:200]})")
-
-
-def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """The token ids the model sees before its first own token.
-
-    Messages go through the chat template, ending where the assistant's turn begins; text is
-    tokenised as it is, with the tokenizer's own BOS if it adds one. Raises `UserError` for
-    messages without a chat template, or that the template refuses.
-    """
-    if prompt.messages is None:
-        return list(tokenizer(prompt.text or "", verbose=False)["input_ids"])
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{tokenizer.name_or_path}: no chat template (chat_template.jinja, or `chat_template` "
-            "in tokenizer_config.json); give a `prompt` string instead of messages"
-        )
-    try:
-        ids = tokenizer.apply_chat_template(
-            prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{prompt.problem_id}: the chat template refuses these messages ({reason})"
-        ) from error
-    return list(ids)

@@ -7,9 +7,12 @@ from typing import Any, Literal
 from ssd_probe.config_fields import check_limits, setting
 from ssd_probe.errors import UserError
 
-# Where and in how large pieces: numbers differ by less than `noise_floor` shows. And what is added
-# to a finished table.
-_UNRECORDED = {"batch_size", "rows_per_chunk", "backend", "device", "verify", "noise_floor"}
+# Where and in how large pieces: numbers differ by less than `noise_floor` shows. What is added to a
+# finished table. And what the digest of the texts' ids tells.
+_UNRECORDED = {
+    *("batch_size", "rows_per_chunk", "backend", "device", "verify", "noise_floor"),
+    "special_tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -18,18 +21,20 @@ class ProbeConfig:
 
     `top_k`: ranks kept a position. `max_length`, in tokens: a longer text (also one longer than the
     model's context) is cut there, or with `too_long` "skip" left out. `include_prompt`: also score
-    the prompt's tokens. `dtype`, `attn`, `device`, `model_kwargs`: see `load_model`. `fp32_head`:
-    output layer in float32 (on CPUs always). `batch_size` (texts), `rows_per_chunk` (positions of
-    an unknown output layer): they bound memory. `backend`: see `position_stats`. Into a folder
-    only: `verify`, so many random positions are computed again in float64 (see `trust.verify`; the
-    record's `verified`); `noise_floor`, so many texts are scored again in other batches, for
-    `compare`.
+    the prompt's tokens. `special_tokens`: the name of one in a text (a completion or a source) is
+    that token; else it is its letters. `dtype`, `attn`, `device`, `model_kwargs`: see `load_model`.
+    `fp32_head`: output layer in float32 (on CPUs always). `batch_size` (texts), `rows_per_chunk`
+    (positions of an unknown output layer): they bound memory. `backend`: see `position_stats`. Into
+    a folder only: `verify`, so many random positions are computed again in float64 (see
+    `trust.verify`; the record's `verified`); `noise_floor`, so many texts are scored again in other
+    batches, for `compare`.
     """
 
     top_k: int = setting(64, "Ranks kept a position.", least=1)
     max_length: int | None = setting(None, "Longest text, in tokens.", least=2)
     too_long: Literal["truncate", "skip"] = setting("truncate", "What to do with longer texts.")
     include_prompt: bool = setting(False, "Score the prompt's tokens too.")
+    special_tokens: bool = setting(False, "Special tokens named in a text are such, not letters.")
     batch_size: int = setting(8, "Texts at a time.", least=1)
     rows_per_chunk: int = setting(1024, least=1)
     backend: str = "auto"

@@ -20,7 +20,8 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.head import Head
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import position_stats
-from ssd_probe.models.checkpoints import render_prompt
+from ssd_probe.models.limits import context_length, input_rows
+from ssd_probe.models.tokens import continuation_ids, document_ids, render_prompt
 from ssd_probe.probing.heads import hidden_states, log_mass, log_mass_from, own_logits, read_head
 from ssd_probe.problems.prompts import Prompt
 from ssd_probe.problems.texts import Text
@@ -51,15 +52,18 @@ class Encoded:
         return *names, self.is_code, self.ids, self.prompt_length, self.begin
 
 
-def encode(text: Text, tokenizer: Any) -> Encoded:
-    """Saved ids where there are any; text is tokenised, without an end-of-turn token."""
+def encode(text: Text, tokenizer: Any, special: bool = False) -> Encoded:
+    """Saved ids where there are any; text is tokenised, without an end-of-turn token.
+
+    The names of special tokens in a text are its letters, or with `special` those tokens.
+    """
     prompt_ids, ids = text.prompt_ids or [], text.completion_ids
     if text.kind == "source":
-        ids = ids or list(tokenizer(text.completion, verbose=False)["input_ids"])
+        ids = ids or document_ids(tokenizer, text.completion, special)
     elif text.prompt_ids is None:
         prompt_ids = render_prompt(tokenizer, Prompt(text.problem_id, text.messages, text.prompt))
     if ids is None:
-        ids = tokenizer(text.completion, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = continuation_ids(tokenizer, prompt_ids, text.completion, special)
     ids = [*prompt_ids, *ids]
     return Encoded(text, ids, len(prompt_ids), max(1, len(prompt_ids)), len(ids))
 
@@ -74,8 +78,7 @@ def fit(
 
     A longer one is scored up to there, or not at all; stderr says so.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limit = min(max_length or sys.maxsize, context or sys.maxsize)
+    limit = min(max_length or sys.maxsize, context_length(model) or sys.maxsize)
     rows = input_rows(model)
     for sequence in sequences:
         if max(sequence.ids, default=0) >= rows:
@@ -204,9 +207,3 @@ def by_sequence(columns: dict[str, np.ndarray], batch: list[Encoded]) -> list[di
     edges = np.cumsum([s.end - s.begin for s in batch])[:-1]
     split = {name: np.split(values, edges) for name, values in columns.items()}
     return [{name: parts[i] for name, parts in split.items()} for i in range(len(batch))]
-
-
-def input_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model knows."""
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.shape[0]

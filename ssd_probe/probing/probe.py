@@ -83,7 +83,7 @@ def probe(
         if pair_tokenizer is None:
             pair_tokenizer = _tokenizer(pair, None, "pair_tokenizer")
         require_same_vocabulary(tokenizer, pair_tokenizer)
-    sequences = [encode(text, tokenizer) for text in texts]
+    sequences = [encode(text, tokenizer, config.special_tokens) for text in texts]
     if config.include_prompt:
         sequences = [replace(sequence, begin=1) for sequence in sequences]
     load = _loader(model, revision, pair, tokenizer, sequences, config, progress)

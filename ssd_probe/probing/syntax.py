@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ssd_probe.models.tokens import decode, special_ids
+
 SEGMENTS = ("text", "code", "thinking", "special", "prompt")
 UNPARSED = "unparsed"  # lower case: no node type is called that
 _TEXT, _CODE, _THINKING = range(3)
@@ -30,6 +32,7 @@ _FENCE = re.compile(
     rb"(?P<body>.*?)(?:^[ \t]*(?P=mark)[ \t]*\r?$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
+_STRAY = re.compile("[\udc80-\udcff]")  # a byte that is no part of a character
 _PYTHON = {b"python", b"python3", b"py"}
 
 
@@ -61,7 +64,7 @@ def label_tokens(
     starts = [0, *accumulate(map(len, pieces))]
     raw = b"".join(pieces)
     plain = bytearray(raw)
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     for start, piece, token in zip(starts, pieces, ids, strict=False):
         if token in special:
             _blank(plain, start, start + len(piece))
@@ -97,10 +100,12 @@ def _paint(
     """
     segment, syntax = np.zeros((2, len(raw) + 1), np.uint8)
     codes = {"": 0, UNPARSED: 1}  # `ast` has some 110 node types
+    worded = bytearray(raw)
     for begin, end in () if is_code else _thinking_spans(raw, start):
         segment[begin:end] = _THINKING
         _blank(plain, begin, end)
-    for begin, end, nodes in _code_spans(bytes(plain), start, is_code):
+        _blank(worded, begin, end)
+    for begin, end, nodes in _code_spans(_readings(plain, worded), start, is_code):
         visible = segment[max(begin, start) : end]
         visible[visible == _TEXT] = _CODE
         for left, right, name in [(0, end - begin, UNPARSED)] if nodes is None else nodes:
@@ -124,26 +129,61 @@ def _thinking_spans(raw: bytes, start: int) -> Iterator[tuple[int, int]]:
 Node = tuple[int, int, str]  # begin, end (bytes), type name
 
 
+def _readings(plain: bytearray, worded: bytearray) -> list[bytes]:
+    """The text with what is hidden as line ends, with special tokens as letters, and as spaces.
+
+    So one odd token, say within a string, does not cost a file its syntax.
+    """
+    hidden = np.frombuffer(plain, np.uint8) != np.frombuffer(worded, np.uint8)
+    spaced = np.where(hidden, ord(" "), np.frombuffer(plain, np.uint8)).astype(np.uint8)
+    return list(dict.fromkeys([bytes(plain), bytes(worded), spaced.tobytes()]))
+
+
 def _code_spans(
-    text: bytes, start: int, is_code: bool
+    texts: list[bytes], start: int, is_code: bool
 ) -> Iterator[tuple[int, int, list[Node] | None]]:
-    """`(begin, end, nodes)` of each piece of code; nodes is None where it does not parse."""
+    """`(begin, end, nodes)` of each piece of code; nodes is None where it does not parse.
+
+    `texts`: readings of the same bytes; the first one that parses counts.
+    """
+
+    def parsed(begin: int, end: int | None = None) -> list[Node] | None:
+        pieces = (_with_ends_of(texts[0][begin:end], text[begin:end]) for text in texts)
+        whole = (piece if end else _flush(piece) for piece in pieces)
+        return next((nodes for piece in whole if (nodes := parse_nodes(piece))), None)
+
+    text = texts[0]
     completion = text[start:]
     fences = [] if is_code else list(_FENCE.finditer(completion))
     for fence in fences:
-        nodes = parse_nodes(fence["body"])
+        nodes = parsed(start + fence.start("body"), start + fence.end("body"))
         if fence["language"].lower() in _PYTHON or (not fence["language"] and nodes):
             begin, end = fence.span("body")
             yield start + begin, start + end, nodes
     if fences or not completion.strip():
         return
-    nodes = parse_nodes(completion)
+    nodes = parsed(start)
     if nodes is not None or is_code:
         yield start, len(text), nodes
-    elif start and (joined := parse_nodes(text)) is not None:
+    elif start and (joined := parsed(0)) is not None:
         yield 0, len(text), joined
-    elif _leaves_off_in_code(text[:start]):
+    elif _leaves_off_in_code(_flush(text[:start])):
         yield start, len(text), None
+
+
+def _with_ends_of(plain: bytes, reading: bytes) -> bytes:
+    """Special tokens before and after a text are no part of it, however those within are read."""
+    if plain == reading:
+        return reading
+    same = [i for i, (p, r) in enumerate(zip(plain, reading, strict=True)) if p == r > ord(" ")]
+    first, last = (same[0], same[-1] + 1) if same else (len(plain), len(plain))
+    return plain[:first] + reading[first:last] + plain[last:]
+
+
+def _flush(text: bytes) -> bytes:
+    """Without the space that a tokenizer puts before all text; offsets stay."""
+    at = len(text) - len(text.lstrip(b"\n"))
+    return text[:at] + b"\n" + text[at + 1 :] if text[at : at + 1] == b" " else text
 
 
 def _leaves_off_in_code(prompt: bytes) -> bool:
@@ -154,10 +194,11 @@ def _leaves_off_in_code(prompt: bytes) -> bool:
 
 
 def _parse(source: bytes) -> ast.Module | None:
+    text = _STRAY.sub("?", source.decode("utf-8", "surrogateescape"))  # as many bytes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in probed code
-            return ast.parse(source.decode("utf-8"))
+            return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -192,11 +233,6 @@ def parse_nodes(source: bytes) -> list[Node] | None:
 _EXTRA = ast.arg | ast.keyword | ast.alias | ast.pattern  # the other node types with a position
 
 
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-
-
 def token_bytes(ids: Sequence[int], tokenizer: Any) -> list[bytes]:
     """The bytes each token stands for; joined, they are the text that the ids decode to.
 
@@ -210,7 +246,7 @@ def token_bytes(ids: Sequence[int], tokenizer: Any) -> list[bytes]:
             added[i].encode() if i in added else _from_byte_alphabet(token)
             for i, token in zip(ids, tokens, strict=True)
         ]
-    return _stepwise_bytes(ids, lambda part: tokenizer.decode(part, skip_special_tokens=False))
+    return _stepwise_bytes(ids, lambda part: decode(tokenizer, part))
 
 
 def _is_byte_level(tokenizer: Any) -> bool:

@@ -1,5 +1,7 @@
 """What the rows of prompts, texts and problems have in common: a prompt and a problem's name."""
 
+from typing import Any
+
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, kind_of
 
@@ -15,12 +17,35 @@ def messages_or_text(row: Row, where: str) -> tuple[list[dict] | None, str | Non
     if messages is None:
         return None, None
     if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        return messages, None
+        return plain_messages(messages, where), None
     raise UserError(f"{where}: a prompt is a string, or a list of messages with role and content")
 
 
 def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
+
+
+def plain_messages(messages: list[dict], where: str) -> list[dict]:
+    """Messages whose content is a string, its parts of text joined; None stays (a tool's call).
+
+    `UserError` for parts of another kind, which a template would print as Python.
+    """
+    return [message | {"content": _joined(message["content"], where)} for message in messages]
+
+
+def _joined(content: object, where: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    parts = content if content and isinstance(content, list) else [content]
+    return "".join(_text_part(part, where) for part in parts)
+
+
+def _text_part(part: Any, where: str) -> str:
+    is_object = isinstance(part, dict)
+    if is_object and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    found = f"a part of type {part['type']!r}" if is_object and "type" in part else kind_of(part)
+    raise UserError(f"{where}: a message's content is text, or parts of text; found {found}")
 
 
 def problem_id_of(row: Row, default: str, where: str) -> str:

