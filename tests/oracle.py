@@ -1,0 +1,156 @@
+"""The statistics from their definitions in extended precision, and the comparison with them.
+
+numpy's longdouble, of 64 bits of mantissa on x86. Row by row, sharing no code with
+`kernels/reference.py`, which is tested against it as the fast backends are.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ssd_probe.kernels.results import COMPARISONS, PairStats, PositionStats
+
+LONG = np.longdouble
+assert np.finfo(LONG).eps < 1e-18, "numpy's longdouble is no wider than float64 on this machine"
+
+# |fast - truth| <= max(absolute, relative * |truth|); a tail below 1e-12 counts for nothing next to
+# the head, but its logarithm is held to the same.
+TOLERANCES = {
+    "max_logit": (0, 0), "top_logits": (0, 0), "log_partition": (1e-6, 2e-6),
+    "entropy": (1e-6, 2e-6), "varentropy": (1e-6, 2e-6), "log_partition_at": (1e-6, 2e-6),
+    "tail_log_mass": (1e-6, 2e-6), "target_logprob": (1e-6, 2e-6),
+    # Usually 6e-7; where all the difference lies in tokens of p = e^-80, float32 exponents lose
+    # 80 * 6e-8. Rounded log partitions blur TV alone.
+    "kl_base_other": (1e-20, 1e-5), "kl_other_base": (1e-20, 1e-5), "js": (1e-20, 1e-5),
+    "tv": (2e-7, 1e-5), "other_at_base_top": (0, 0),
+}  # fmt: skip
+EXACT = ("top_ids", "valid", "target_rank")
+
+Truth = dict[str, np.ndarray]
+
+
+def position_stats(
+    logits: Tensor,
+    *,
+    top_k: int = 64,
+    temperatures: Sequence[float] = (),
+    targets: Tensor | None = None,
+    vocab_size: int | None = None,
+) -> Truth:
+    """Fields of `PositionStats` by name; those of targets only where there are some."""
+    wanted = [None] * len(logits) if targets is None else targets.tolist()
+    rows = logits[:, :vocab_size].double().cpu().numpy()
+    found = [_position(z, top_k, temperatures, t) for z, t in zip(rows, wanted, strict=True)]
+    return {name: np.array([row[name] for row in found]) for name in found[0]}
+
+
+def _position(z: np.ndarray, top_k: int, temperatures: Sequence[float], target) -> dict:
+    valid = not (np.isnan(z) | (z == np.inf)).any() and (z > -np.inf).any()
+    if not valid:
+        z = np.full_like(z, np.nan)
+    order = np.argsort(-z, kind="stable")
+    y = z[order].astype(LONG) - LONG(z[order[0]])  # y[0] = 0 is the largest
+    w = np.exp(y)
+    log_partition = np.log1p(w[1:].sum())
+    p, some = w / (1 + w[1:].sum()), ~(w == 0)
+    mean = (p[some] * y[some]).sum()
+    ids = np.full(top_k, -1)
+    values = np.full(top_k, -np.inf if valid else np.nan)
+    k = min(top_k, (z > -np.inf).sum())
+    ids[:k], values[:k] = order[:k], z[order[:k]]
+    row = {
+        "max_logit": z[order[0]], "log_partition": log_partition,
+        "entropy": log_partition - mean, "varentropy": (p[some] * (y[some] - mean) ** 2).sum(),
+        "tail_log_mass": _log_sum(y[top_k:]) - log_partition if valid else np.nan,
+        "top_logits": values, "top_ids": ids, "valid": valid,
+        "log_partition_at": [np.log1p(np.exp(y[1:] / LONG(t)).sum()) for t in temperatures],
+    }  # fmt: skip
+    if target is not None:
+        there = valid and 0 <= target < len(z)
+        row["target_logprob"] = LONG(z[target]) - z[order[0]] - log_partition if there else np.nan
+        row["target_rank"] = 1 + np.flatnonzero(order == target)[0] if there else -1
+    return row
+
+
+def _log_sum(y: np.ndarray) -> LONG:
+    """log sum e^y of y in descending order."""
+    if not len(y) or y[0] == -np.inf:
+        return LONG(-np.inf)
+    return y[0] + np.log1p(np.exp(y[1:] - y[0]).sum())
+
+
+def pair_stats(base_logits: Tensor, other_logits: Tensor, **arguments) -> Truth:
+    """Fields of `PairStats` by name but for its `base` and `other`."""
+    base = position_stats(base_logits, **arguments)
+    other = position_stats(other_logits, **arguments)
+    vocab_size = arguments.get("vocab_size")
+    x, y = (t[:, :vocab_size].double().cpu().numpy() for t in (base_logits, other_logits))
+    valid, nan = base["valid"] & other["valid"], (np.nan,) * 4
+    found = [_divergences(a, b) if ok else nan for a, b, ok in zip(x, y, valid, strict=True)]
+    at_top = np.take_along_axis(y, np.maximum(base["top_ids"], 0), 1)
+    at_top[base["top_ids"] < 0] = -np.inf
+    at_top[~valid] = np.nan
+    columns = dict(zip(COMPARISONS, np.array(found).T, strict=True))
+    return columns | {"other_at_base_top": at_top, "valid": valid}
+
+
+def _divergences(x: np.ndarray, y: np.ndarray) -> tuple:
+    """KL(p||q), KL(q||p), JS, TV: sums of elements none of which is negative."""
+    some = (x > -np.inf) | (y > -np.inf)
+    log_p, log_q = _log_softmax(x[some]), _log_softmax(y[some])
+    d = log_q - log_p
+    # High and low are the more and the less likely of the two, m their mean = high (1 + e).
+    gap = -np.abs(d)
+    high, r, e = np.exp(np.maximum(log_p, log_q)), np.exp(gap), np.expm1(gap) / 2
+    lost = np.where(r > 0, r * (np.log1p(e) - np.where(r > 0, gap, 0)), 0)  # low / high log(m/low)
+    js = high * ((e - np.log1p(e)) + ((1 + e) - r - lost)) / 2
+    tv = -high * e
+    return _kl(log_p, d), _kl(log_q, -d), js.sum(), tv.sum()
+
+
+def _log_softmax(z: np.ndarray) -> np.ndarray:
+    y = z.astype(LONG) - LONG(z.max())
+    return y - _log_sum(np.sort(y)[::-1])
+
+
+def _kl(log_p: np.ndarray, d: np.ndarray) -> LONG:
+    """sum of p (e^d - 1 - d), where d = log q - log p."""
+    if (d == -np.inf).any():
+        return LONG(np.inf)
+    p, q = np.exp(log_p), np.exp(np.where(d < np.inf, log_p + d, -np.inf))
+    near = d < 1
+    close = p * (np.expm1(np.where(near, d, 0)) - np.where(near, d, 0))
+    apart = q - p - p * np.where((p > 0) & ~near, d, 0)
+    return np.where(near, close, apart).sum()
+
+
+def differences(got: PositionStats | PairStats, truth: Truth, names: Sequence = ()) -> list[str]:
+    """A line a field for what is beyond the tolerance, and in which of the rows `names`."""
+    names = names or range(len(got))
+    found = []
+    for field, want in truth.items():
+        values = getattr(got, field)
+        if values is None:
+            found.append(f"{field}: missing")
+            continue
+        wrong = _wrong(values.cpu().numpy(), want, field)
+        for i in np.flatnonzero(wrong.reshape(len(want), -1).any(-1))[:3]:
+            at = np.flatnonzero(wrong[i].reshape(-1))[0]
+            a, b = values[i].cpu().numpy().reshape(-1)[at], want[i].reshape(-1)[at]
+            found.append(f"{field} of {names[i]}: {a!r}, right is {b!r}")
+    return found
+
+
+def _wrong(got: np.ndarray, want: np.ndarray, field: str) -> np.ndarray:
+    if field in EXACT:
+        return got != want
+    if got.shape != want.shape:
+        return np.ones(want.shape, bool)
+    absolute, relative = TOLERANCES[field]
+    finite = np.isfinite(want) & np.isfinite(got)
+    size = np.abs(np.where(finite, want, 0))
+    error = np.abs(np.where(finite, got, 0).astype(LONG) - np.where(finite, want, 0))
+    close = finite & (error <= np.maximum(absolute, relative * size))
+    overflows = (np.abs(want) > np.finfo(np.float32).max) & (got == np.copysign(np.inf, want))
+    return ~(close | overflows | (got == want) | (np.isnan(got) & np.isnan(want)))
