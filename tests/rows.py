@@ -1,6 +1,6 @@
 """Rows of logits that a backend may get wrong, each from a short recipe; `corpus` has many.
 
-A row repeats in a failure's message as `Row(...)`, and `Row(...).build(size, dtype)` makes it again.
+In the message of a failure a row is `Row(...)`; `Row(...).build(size, dtype)` makes it again.
 """
 
 import functools
