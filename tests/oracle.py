@@ -45,10 +45,9 @@ def position_stats(
     return {name: np.array([row[name] for row in found]) for name in found[0]}
 
 
-def _position(z: np.ndarray, top_k: int, temperatures: Sequence[float], target) -> dict:
-    valid = not (np.isnan(z) | (z == np.inf)).any() and (z > -np.inf).any()
-    if not valid:
-        z = np.full_like(z, np.nan)
+def _position(z: np.ndarray, top_k: int, temperatures: Sequence[float], target: int | None) -> dict:
+    if (np.isnan(z) | (z == np.inf)).any() or not (z > -np.inf).any():
+        return _invalid(top_k, temperatures, target)
     order = np.argsort(-z, kind="stable")
     y = z[order].astype(LONG) - LONG(z[order[0]])  # y[0] = 0 is the largest
     w = np.exp(y)
@@ -56,21 +55,30 @@ def _position(z: np.ndarray, top_k: int, temperatures: Sequence[float], target) 
     p, some = w / (1 + w[1:].sum()), ~(w == 0)
     mean = (p[some] * y[some]).sum()
     ids = np.full(top_k, -1)
-    values = np.full(top_k, -np.inf if valid else np.nan)
+    values = np.full(top_k, -np.inf)
     k = min(top_k, (z > -np.inf).sum())
     ids[:k], values[:k] = order[:k], z[order[:k]]
     row = {
         "max_logit": z[order[0]], "log_partition": log_partition,
         "entropy": log_partition - mean, "varentropy": (p[some] * (y[some] - mean) ** 2).sum(),
-        "tail_log_mass": _log_sum(y[top_k:]) - log_partition if valid else np.nan,
-        "top_logits": values, "top_ids": ids, "valid": valid,
+        "tail_log_mass": _log_sum(y[top_k:]) - log_partition,
+        "top_logits": values, "top_ids": ids, "valid": True,
         "log_partition_at": [np.log1p(np.exp(y[1:] / LONG(t)).sum()) for t in temperatures],
     }  # fmt: skip
     if target is not None:
-        there = valid and 0 <= target < len(z)
+        there = 0 <= target < len(z)
         row["target_logprob"] = LONG(z[target]) - z[order[0]] - log_partition if there else np.nan
         row["target_rank"] = 1 + np.flatnonzero(order == target)[0] if there else -1
     return row
+
+
+def _invalid(top_k: int, temperatures: Sequence[float], target: int | None) -> dict:
+    single = ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass")
+    row = dict.fromkeys(single, np.nan) | {
+        "top_logits": np.full(top_k, np.nan), "top_ids": np.full(top_k, -1), "valid": False,
+        "log_partition_at": np.full(len(temperatures), np.nan),
+    }  # fmt: skip
+    return row if target is None else row | {"target_logprob": np.nan, "target_rank": -1}
 
 
 def _log_sum(y: np.ndarray) -> LONG:
