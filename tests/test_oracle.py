@@ -54,7 +54,7 @@ def log_sum(w: list[mpmath.mpf]) -> mpmath.mpf:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=repr)
-def test_statistics_have_eighteen_digits(row):
+def test_statistics_have_sixteen_digits(row):
     z = row.build(40)[None]
     arguments = {"top_k": 5, "temperatures": (0.3,), "targets": torch.tensor([7])}
     got = oracle.position_stats(z, **arguments)
@@ -81,7 +81,7 @@ def test_divergences_have_twelve_digits(row, noise):
         close(got[name][0], want, name, 1e-12 if abs(row.shift) < 1e3 else 1e-8)
 
 
-def close(got: np.longdouble, want: mpmath.mpf, name: str, relative: float = 1e-17) -> None:
+def close(got: np.longdouble, want: mpmath.mpf, name: str, relative: float = 1e-16) -> None:
     if abs(want) < mpmath.mpf("1e-4900"):  # less than there are exponents for
         assert got == 0, name
     else:
