@@ -35,12 +35,14 @@ def position_stats(
 
     ranked, order = x.sort(dim=-1, descending=True, stable=True)
     top = ranked[:, 0]
-    log_p = x - x.logsumexp(-1, keepdim=True)
+    y = x - top[:, None]  # first: at logits of 1e17 nothing of log_partition would be left
+    log_partition = y.logsumexp(-1)
+    log_p = y - log_partition[:, None]
     p = log_p.exp()
     entropy = -(p * log_p.where(finite, 0)).sum(-1)
     deviation = (log_p + entropy[:, None]).where(finite, 0)
     ranked_log_p = log_p.gather(-1, order)
-    scaled = [((x - top[:, None]) / t).logsumexp(-1) for t in temperatures]
+    scaled = [(y / t).logsumexp(-1) for t in temperatures]
 
     pad = (0, max(0, top_k - x.shape[1]))
     top_logits = torch.nn.functional.pad(ranked[:, :top_k], pad, value=-torch.inf)
@@ -48,7 +50,7 @@ def position_stats(
     top_ids = torch.nn.functional.pad(order[:, :top_k], pad, value=-1)
     stats = PositionStats(
         max_logit=top,
-        log_partition=x.logsumexp(-1) - top,
+        log_partition=log_partition,
         entropy=entropy,
         varentropy=(p * deviation**2).sum(-1),
         tail_log_mass=ranked_log_p[:, top_k:].logsumexp(-1).masked_fill(~valid, torch.nan),

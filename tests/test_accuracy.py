@@ -1,98 +1,66 @@
-"""Every backend against float64 on hard rows, at every size and dtype, and the same bits always.
+"""Every backend against the oracle on the whole corpus, at every size and dtype, and the same bits.
 
 Triton is tested in its interpreter, which must be chosen before the kernels are imported: a test
-runs this file again in a process of its own, there with a third of the long rows in each dtype.
+runs this file again in a process of its own, there with each row in one of the dtypes.
 """
+
+import functools
 
 import numpy as np
 import pytest
 import torch
 
 from ssd_probe.kernels import reference
-from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.fields import SCALARS
 from ssd_probe.kernels.stats import position_stats
+from tests import oracle
 from tests.interpreter import INTERPRETED, interpret
+from tests.rows import DTYPES, RECIPES, Row, buildable
 
 BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
-SIZES = [1, 17, 507, 32_768, 151_936]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-TOP_K, TEMPERATURES = 64, (0.7, 1.6)
-# |fast - float64| <= max(absolute, relative * |float64|); a tail below 1e-12 counts for nothing
-# next to the head, but its logarithm is held to the same.
-TOLERANCES = {
-    "max_logit": (0, 0), "top_logits": (0, 0), "log_partition": (1e-6, 2e-6),
-    "entropy": (1e-6, 2e-6), "varentropy": (1e-6, 2e-6), "log_partition_at": (1e-6, 2e-6),
-    "tail_log_mass": (1e-6, 2e-6), "target_logprob": (1e-6, 2e-6),
-}  # fmt: skip
-EXACT = ("top_ids", "valid", "target_rank")
+CASES = [(1, 1), (17, 100), (507, 1), (507, 128), (5003, 16), (5003, 64), (32_768, 64),
+         (151_936, 64)]  # V, K  # fmt: skip
+TEMPERATURES = (1e-5, 0.7, 1.6, 1e30)
 
 
-def hard_rows(size: int) -> dict[str, torch.Tensor]:
-    """Rows [size] by name, float32; what float16 cannot hold becomes infinite there."""
-    generator = torch.Generator().manual_seed(size)
-    x = 3 * torch.randn(size, generator=generator)
-    index = torch.arange(size)
-    hidden = torch.rand(size, generator=generator)
-    hidden[size // 2] = 1
-    rows = {
-        "random": x, "peaked": 40 * x, "nearly flat": 1e-3 * x, "shifted up": x + 1e4,
-        "shifted down": x - 1e4, "scaled": 500 * x,
-        "90 % -inf": x.masked_fill(hidden < 0.9, -torch.inf),
-        "leading -inf": x.masked_fill(index < size // 2, -torch.inf),
-        "one finite": x.masked_fill(index != size // 3, -torch.inf),
-        "one-hot": torch.where(index == size // 2, 100.0, 0.0),
-        "lock": torch.where(index == size // 2, 0.0, x - 30), "identical": torch.full((size,), 2.5),
-        "ties": x.round(), "zeros of both signs": torch.where(index % 2 == 0, 0.0, -0.0),
-        "few finite": x.masked_fill(index >= 9, -torch.inf), "rising": index * (20 / size),
-        "falling": index * (-20 / size), "least floats": x.masked_fill(index % 3 > 0, -6e4),
-        "outlier": torch.where(index == 0, 0.0, -6.0), "cubed": x**3,
-    }  # fmt: skip
-    for name, value in (("NaN", torch.nan), ("-NaN", -torch.nan), ("+inf", torch.inf)):
-        for place in {0, size // 2, size - 1}:
-            rows[f"{name} at {place}"] = x.masked_fill(index == place, value)
-    rows["all -inf"] = torch.full((size,), -torch.inf)
-    return rows
+def share(size: int, dtype: torch.dtype) -> list[Row]:
+    """All rows; of those that take long each in one of the dtypes, and one that is not valid."""
+    rows = [row for row in RECIPES if buildable(row, dtype)]
+    every = 24 if size > 100_000 else 6 if INTERPRETED and size > 1000 else 3
+    if size <= 32_768 and not INTERPRETED:
+        return rows
+    return [*rows[DTYPES.index(dtype) :: every], Row(bad="-NaN")]
 
 
-def check(got: PositionStats, want: PositionStats, names: list[str]) -> None:
-    for field in EXACT:
-        a, b = getattr(got, field), getattr(want, field)
-        differs = (a != b).reshape(len(names), -1).any(-1)
-        assert not differs.any(), (field, [n for n, d in zip(names, differs, strict=True) if d])
-    for field, (absolute, relative) in TOLERANCES.items():
-        a, b = getattr(got, field).double(), getattr(want, field)
-        assert getattr(got, field).dtype == torch.float32
-        error = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
-        allowed = (relative * b.abs()).clamp(min=absolute).nan_to_num(posinf=0)
-        wrong = ~(error <= allowed).reshape(len(names), -1).all(-1)
-        found = [(n, error[i].max().item()) for i, n in enumerate(names) if wrong[i]]
-        assert not found, (field, found)
+@functools.cache
+def case(size: int, top_k: int, dtype: torch.dtype) -> tuple[torch.Tensor, dict, oracle.Truth]:
+    """Logits, arguments and what is right; a target is anywhere, the best, none, or the last."""
+    logits = torch.stack([row.build(size, dtype) for row in share(size, dtype)])
+    targets = torch.arange(len(logits)) * 7919 % size
+    targets[1::4] = logits[1::4].float().argmax(-1)
+    targets[2::4] = -100
+    targets[3::4] = size - 1
+    arguments = {"top_k": top_k, "temperatures": TEMPERATURES, "targets": targets}
+    return logits, arguments, oracle.position_stats(logits, **arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", SIZES)
-def test_hard_rows(backend, dtype, size):
-    rows = hard_rows(size)
-    names = list(rows)
-    if INTERPRETED and size > 1000:  # each row in one of the dtypes
-        names = names[DTYPES.index(dtype) :: 3]
-        names.append("NaN at 0")
-    logits = torch.stack([rows[name] for name in names]).to(dtype)
-    arguments = {
-        "top_k": TOP_K, "temperatures": TEMPERATURES,
-        "targets": torch.arange(len(names)) * 7919 % size,
-    }  # fmt: skip
-    want = reference.position_stats(logits, **arguments)
+@pytest.mark.parametrize(("size", "top_k"), CASES)
+def test_corpus(backend, dtype, size, top_k):
+    logits, arguments, want = case(size, top_k, dtype)
     whole = position_stats(logits, backend=backend, **arguments)
-    check(whole, want, names)
-    assert want.valid.any() and not want.valid.all()
+    differences = oracle.differences(whole, want, share(size, dtype))
+    assert not differences, "\n".join(differences)
+    assert want["valid"].any() and not want["valid"].all()
+    for name in (*SCALARS, "top_logits", "log_partition_at", "target_logprob"):
+        assert getattr(whole, name).dtype == torch.float32, name
 
     # The same bits again, in another order, and one row at a time.
-    order = torch.randperm(len(names))[: 3 if size > 1000 or INTERPRETED else None]
-    targets = arguments.pop("targets")[order]
-    again = position_stats(logits[order], backend=backend, targets=targets, **arguments)
-    last = position_stats(logits[order[-1:]], backend=backend, targets=targets[-1:], **arguments)
+    order = torch.randperm(len(logits))[: 3 if size > 1000 or INTERPRETED else None]
+    some, one = (arguments | {"targets": arguments["targets"][i]} for i in (order, order[-1:]))
+    again = position_stats(logits[order], backend=backend, **some)
+    last = position_stats(logits[order[-1:]], backend=backend, **one)
     for name, values in again.to_columns().items():
         before = torch.from_numpy(whole.to_columns()[name])[order]
         torch.testing.assert_close(torch.from_numpy(values), before, rtol=0, atol=0, equal_nan=True)
