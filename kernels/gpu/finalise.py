@@ -49,7 +49,7 @@ def _middle(low, high):
 
 @triton.jit
 def _select(keys, k, most):
-    """A key that k..most of the keys reach, one that < k reach, and how many reach the first.
+    """A key that k..most of the keys reach, and how many do.
 
     With fewer than k that are something, it is a key that all logits reach.
     """
@@ -63,7 +63,7 @@ def _select(keys, k, most):
         low = tl.where(reached >= k, middle, low)
         count = tl.where(reached >= k, reached, count)
         high = tl.where(reached >= k, high, middle)
-    return low, high, count
+    return low, count
 
 
 @triton.jit
@@ -101,14 +101,15 @@ def _survey(row, slot_group, phase, steps, size, key, E: tl.constexpr, SPLIT: tl
 
 @triton.jit
 def _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
-             E: tl.constexpr, SPLIT: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
-    """Write the groups that reach `key` to found[place:]; return the sums over the others."""
+             E: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr,
+             ALIGNED: tl.constexpr):  # fmt: skip
+    """Write the groups that reach `key` to found[place:LIST]; the sums over the others."""
     sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
     shift = tl.maximum(rest_top, LOWEST)
     for step in tl.range(0, tl.cdiv(steps, SPLIT), loop_unroll_factor=2):
         x, group = _tile(row, slot_group, phase, step, steps, size, E, SPLIT, ALIGNED)
         hit = _reaches(tl.max(x, 1), group, key)
-        tl.store(found + place, group, mask=hit)
+        tl.store(found + place, group, mask=hit & (place < LIST))
         place += hit.to(tl.int32)
         below = (x - tl.where(hit, float("inf"), shift)[:, None]) * LOG2_E
         sums = _add(sums, below, inverse_t)
@@ -194,16 +195,19 @@ def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_gro
     largest = tl.load(lane_sums + lane, mask=lane < lanes, other=-float("inf"))
     first = tl.load(lane_groups + row_id * lanes + lane, mask=lane < lanes, other=0)
     keys = _key(largest, first)
-    key, high, count = _select(keys, K, KP)
+    key, count = _select(keys, K, KP)
     taken = (keys >= key) & (keys != NOTHING)
     home = lane // LANES * (steps * LANES) + lane % LANES  # a lane's first group
-    tl.store(chosen + tl.cumsum(taken.to(tl.int32), 0) - 1, home, mask=taken)
+    place = tl.cumsum(taken.to(tl.int32), 0) - 1
+    tl.store(chosen + place, home, mask=taken & (place < KP))
     tl.debug_barrier()
     slot = tl.arange(0, LANES)
     slot_group = tl.load(chosen + slot // SPLIT, mask=slot // SPLIT < count, other=-1)
     phase = slot % SPLIT
 
-    # Their groups that reach the key: K or more (or all), but no more than fit.
+    # Their groups that reach the key: K or more (or all), but no more than fit. The key that fewer
+    # than K lanes reach is no bound: these may hold many such groups. None reaches `high`.
+    high = tl.max(keys) + 1
     reached, rest_top = _survey(row, slot_group, phase, steps, size, key, E, SPLIT, ALIGNED)
     count = tl.sum(reached)
     while (count >= LIST) & (key + 1 < high):
@@ -216,7 +220,7 @@ def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_gro
         rest_top = tl.where(enough, now_top, rest_top)
     place = tl.cumsum(reached, 0) - reached
     rest = _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
-                    E, SPLIT, ALIGNED)  # fmt: skip
+                    E, SPLIT, LIST, ALIGNED)  # fmt: skip
     tl.debug_barrier()
 
     # The candidates: the logits of these groups, and the V % E last ones. K to LIST come first.
@@ -226,10 +230,10 @@ def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_gro
     inside = (at <= count)[:, None] & (ids < size)
     x = tl.load(row + ids, mask=inside, other=-float("inf")).to(tl.float32)  # [LIST, E]
     tile = _key(x, ids)
-    key, high, live = _select(tile, K, LIST)
+    key, live = _select(tile, K, LIST)
     near = tl.reshape((tile >= key) & (tile != NOTHING), [LIST * E])
     place = tl.cumsum(near.to(tl.int32), 0) - 1
-    tl.store(ranked + place, tl.reshape(tile, [LIST * E]), mask=near)
+    tl.store(ranked + place, tl.reshape(tile, [LIST * E]), mask=near & (place < LIST))
     tl.debug_barrier()
     keys = tl.load(ranked + at, mask=at < live, other=NOTHING)
     rank = tl.zeros([LIST], tl.int32)
@@ -247,7 +251,8 @@ def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_gro
     bad = tl.sum((lane_s[0] - lane_s[0] != 0).to(tl.int32))  # NaN or inf
     bad += tl.sum(((x != x) | (x == float("inf"))).to(tl.int32))
     top = tl.max(tl.where(keys != NOTHING, _value(keys), -float("inf")))
-    ok = (bad == 0) & (top > -float("inf"))
+    # More than fit can not be; if they were, no number would come of it.
+    ok = (bad == 0) & (top > -float("inf")) & (count < LIST) & (live <= LIST)
     unread = tl.where(taken, -float("inf"), largest)
     extra_top = tl.max(extra, 1)
     tail_top = tl.maximum(tl.maximum(tl.max(unread), tl.max(rest_top)), tl.max(extra_top))

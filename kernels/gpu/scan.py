@@ -15,7 +15,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 # Exponents (base 2) are cut here: 1e-38 of the largest term is nothing, 0 * -inf would be NaN.
 LEAST = tl.constexpr(-126.0)
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # instead of -inf as a shift: -inf - -inf is NaN
-FUSED_UP_TO = tl.constexpr(2.3e38)  # times log2 e it is finite
+FUSED_UP_TO = tl.constexpr(4e6)  # times log2 e it rounds by 0.25 at most
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def _add(sums, below, inverse_t):
 def _rescale(sums, below, inverse_t):
     """The sums relative to a shift that is `below` * -ln 2 higher."""
     d = tl.maximum(below, LEAST)
-    w = tl.exp2(d)
+    w = tl.exp2(below)
     s0, s1, s2 = sums[0], sums[1], sums[2]
     result = (w * s0, w * (s1 + d * s0), w * (s2 + d * (2 * s1 + d * s0)))
     for i in tl.static_range(len(inverse_t)):
@@ -133,8 +133,9 @@ def _scan(logits, stride, size, steps, inverse_t, lane_sums, lane_groups, E: tl.
     """One segment of a row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes].
 
     y = x log2 e - shift takes one fused instruction, and rounds once, if the shift is the product
-    largest * log2 e, rounded; that rounding is taken out at the end. Where the product overflows
-    the segment is walked again, subtracting first.
+    largest * log2 e, rounded; that rounding is taken out at the end. Where it is no longer small
+    (1e10 rounds by 512) the segment is walked again, subtracting first. So it is where sums are not
+    finite: a lane may have begun with such logits before it met larger ones.
     """
     row = _row(logits, stride, E)
     lane = tl.arange(0, LANES)
@@ -144,7 +145,14 @@ def _scan(logits, stride, size, steps, inverse_t, lane_sums, lane_groups, E: tl.
     shift = tl.maximum(top * LOG2_E, LOWEST)
     lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
     sums = _rescale(sums, lost, inverse_t)
-    if tl.max(tl.where(top > -float("inf"), tl.abs(top), 0.0)) > FUSED_UP_TO:
+    limit = tl.full([LANES], FUSED_UP_TO, tl.float32)
+    wrong = tl.zeros([LANES], tl.int1)
+    for i in tl.static_range(3 + len(inverse_t)):
+        wrong |= sums[i] - sums[i] != 0
+        if i >= 3:
+            limit = tl.minimum(limit, FUSED_UP_TO / inverse_t[i - 3])
+    wrong |= (top > -float("inf")) & (tl.abs(top) > limit)
+    if tl.max(wrong.to(tl.int32)) > 0:
         top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, False, ALIGNED)
 
     lanes = tl.num_programs(1) * LANES
