@@ -8,13 +8,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu.scan import LANES, LOG2_E, LOWEST, _add, _load, _rescale, _row
+from ssd_probe.kernels.gpu.scan import (
+    LANES,
+    LOG2_E,
+    LOWEST,
+    _add,
+    _best,
+    _groups,
+    _lanes,
+    _rescale,
+    _row,
+)
 
 LN_2 = tl.constexpr(0.6931471805599453)
-BOTTOM = tl.constexpr(-0x7F7FFFFF << 32)  # the key of the lowest finite number at the last index
+INT_MAX = tl.constexpr(2**31 - 1)
 NOTHING = tl.constexpr(-(2**63))  # below every key
-MASK_31 = tl.constexpr(2**31 - 1)
-MASK_63 = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
@@ -25,10 +33,21 @@ def _ordered(x):
 
 
 @triton.jit
+def _order(x, E: tl.constexpr):
+    """int32 in the order of logits x, NaN as -inf; the 13 bits that 16-bit logits lack are gone."""
+    return _ordered(tl.where(x > -float("inf"), x, -float("inf"))) >> (13 if E == 8 else 0)
+
+
+@triton.jit
+def _empty(E: tl.constexpr):
+    """`_order` of -inf."""
+    return -0x7F800000 >> (13 if E == 8 else 0)
+
+
+@triton.jit
 def _key(x, index):
-    """int64 keys by (value descending, index ascending); NaN and -inf get NOTHING."""
-    key = (_ordered(x).to(tl.int64) << 32) + (-index + MASK_31)
-    return tl.where(x > -float("inf"), key, NOTHING)
+    """int64 keys by (value descending, index ascending)."""
+    return (_ordered(x).to(tl.int64) << 32) + (-index + INT_MAX)
 
 
 @triton.jit
@@ -39,7 +58,12 @@ def _value(key):
 
 @triton.jit
 def _index(key):
-    return (-(key & 0xFFFFFFFF) + MASK_31).to(tl.int32)
+    return (-(key & 0xFFFFFFFF) + INT_MAX).to(tl.int32)
+
+
+@triton.jit
+def _count(mask):
+    return tl.sum(mask.to(tl.int32))
 
 
 @triton.jit
@@ -48,82 +72,205 @@ def _middle(low, high):
 
 
 @triton.jit
-def _select(keys, k, most):
-    """A key that k..most of the keys reach, and how many do.
+def _reaches(order, ids, cut, last):
+    """Which come at or before (cut, last), by (order descending, id ascending)."""
+    return (order > cut) | ((order == cut) & (ids <= last))
 
-    With fewer than k that are something, it is a key that all logits reach.
+
+@triton.jit
+def _at_least(order, least):
+    """How many of the orders, a tuple of tensors [n], are at least `least`."""
+    reached = (order[0] >= least).to(tl.int32)
+    for i in tl.static_range(1, len(order)):
+        reached += (order[i] >= least).to(tl.int32)
+    return tl.sum(reached)
+
+
+@triton.jit
+def _select(order, ids, low, k, most):
+    """(cut, last) that k..most of the entries reach, and how many do; tuples of tensors [n].
+
+    All that are at least `low`, if they are no more than `most`. By value first, then by id among
+    the entries of one value.
     """
-    count = tl.sum((keys != NOTHING).to(tl.int32))
-    low = tl.min(tl.where(keys != NOTHING, keys, MASK_63))
-    low = tl.where(count < k, BOTTOM, low)
-    high = tl.max(keys) + 1
+    high = tl.max(order[0])
+    for i in tl.static_range(1, len(order)):
+        high = tl.maximum(high, tl.max(order[i]))
+    high += 1
+    count = _at_least(order, low)
+    last = INT_MAX + 0 * count
     while (count > most) & (low + 1 < high):
         middle = _middle(low, high)
-        reached = tl.sum((keys >= middle).to(tl.int32))
+        reached = _at_least(order, middle)
         low = tl.where(reached >= k, middle, low)
         count = tl.where(reached >= k, reached, count)
         high = tl.where(reached >= k, high, middle)
-    return low, count
+    if count > most:
+        above = _at_least(order, low + 1)
+        before = -1 + 0 * count
+        tied = ()  # by -id: the more, the earlier
+        for i in tl.static_range(len(order)):
+            tied = tied + (tl.where(order[i] == low, -ids[i], -INT_MAX),)
+        while (count > most) & (before + 1 < last):
+            middle = _middle(before, last)
+            reached = above + _at_least(tied, -middle)
+            before = tl.where(reached >= k, before, middle)
+            last = tl.where(reached >= k, middle, last)
+            count = tl.where(reached >= k, reached, count)
+    return low, last, count
 
 
 @triton.jit
-def _tile(row, slot_group, phase, step, steps, size, E: tl.constexpr, SPLIT: tl.constexpr,
-          ALIGNED: tl.constexpr):  # fmt: skip
-    """What each slot reads in one step: logits [LANES, E] or -inf, their groups [LANES]."""
-    own = step * SPLIT + phase
-    group = slot_group + own * LANES
-    inside = (slot_group >= 0) & (own < steps) & (group < size // E)
-    offset = group[:, None] * E + tl.arange(0, E)[None, :]
-    return _load(row + offset, inside, size, E, ALIGNED), group
+def _lane_order(values, groups, lanes, BLOCK: tl.constexpr, E: tl.constexpr):
+    """Of each lane [BLOCK]: its number, largest logit, that in order, and its first group."""
+    lane = tl.arange(0, BLOCK)
+    largest = tl.load(values + lane, mask=lane < lanes, other=-float("inf"))
+    first = tl.load(groups + lane, mask=lane < lanes, other=0)
+    return lane, largest, _order(largest, E), first
 
 
 @triton.jit
-def _reaches(best, group, key):
-    """Which groups, of largest logits `best`, come at or before `key`."""
-    value = _value(key)
-    return (best > value) | ((best == value) & (group <= _index(key)))
+def _choose(values, groups, lanes, steps, chosen, k, most, BLOCK: tl.constexpr, E: tl.constexpr):
+    """Write the first groups of the k..most lanes that come first (or all) to `chosen`.
+
+    Returns (cut, last) that they reach, their number, and an order that none reaches.
+    """
+    lane, _, order, first = _lane_order(values, groups, lanes, BLOCK, E)
+    low = tl.min(tl.where(order > _empty(E), order, INT_MAX))
+    cut, last, held = _select((order,), (first,), low, k, most)
+    taken = _reaches(order, first, cut, last)
+    place = tl.cumsum(taken.to(tl.int32), 0) - 1
+    home = lane // LANES * (steps * LANES) + lane % LANES
+    tl.store(chosen + place, home, mask=taken & (place < most))
+    return cut, last, held, tl.max(order) + 1
 
 
 @triton.jit
-def _survey(row, slot_group, phase, steps, size, key, E: tl.constexpr, SPLIT: tl.constexpr,
-            ALIGNED: tl.constexpr):  # fmt: skip
-    """In each slot: how many groups reach `key`, and the largest logit of the others."""
-    reached = tl.zeros([LANES], tl.int32)
-    rest_top = tl.full([LANES], -float("inf"), tl.float32)
-    for step in tl.range(0, tl.cdiv(steps, SPLIT), loop_unroll_factor=2):
-        x, group = _tile(row, slot_group, phase, step, steps, size, E, SPLIT, ALIGNED)
-        best = tl.max(x, 1)
-        hit = _reaches(best, group, key)
-        reached += hit.to(tl.int32)
-        rest_top = tl.maximum(rest_top, tl.where(hit, -float("inf"), best))
-    return reached, rest_top
+def _unread(values, groups, lanes, cut, last, inverse_t, BLOCK: tl.constexpr, E: tl.constexpr):
+    """`_total` of the lanes that do not reach (cut, last), and how many lanes hold NaN or inf."""
+    lane, largest, order, first = _lane_order(values, groups, lanes, BLOCK, E)
+    sums = ()
+    for i in tl.static_range(3 + len(inverse_t)):
+        s = tl.load(values + (1 + i) * lanes + lane, mask=lane < lanes, other=0.0)
+        sums = sums + (s,)
+    unread = tl.where(_reaches(order, first, cut, last), -float("inf"), largest)
+    top, total = _total(sums, unread, inverse_t)
+    return top, total, _count(sums[0] - sums[0] != 0)
 
 
 @triton.jit
-def _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
-             E: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr,
+def _homes(chosen, begin, held, steps, size, E: tl.constexpr, W: tl.constexpr):
+    """The first groups of W chosen lanes, and the groups where they end."""
+    slot = begin + tl.arange(0, W)
+    home = tl.load(chosen + slot, mask=slot < held, other=INT_MAX // 2)
+    return home, tl.minimum(home + steps * LANES, size // E)
+
+
+@triton.jit
+def _survey(row, chosen, held, steps, size, cut, last, E: tl.constexpr, U: tl.constexpr,
+            W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+    """How many groups of the chosen lanes reach (cut, last)."""
+    reached = tl.zeros([W], tl.int32)
+    for begin in tl.range(0, held, W):
+        home, end = _homes(chosen, begin, held, steps, size, E, W)
+        for step in tl.range(0, steps, U):
+            for u in tl.static_range(U):
+                group = home + (step + u) * LANES
+                x = _groups(row, group, group < end, size, E, True, ALIGNED)
+                reached += _reaches(_order(_best(x), E), group, cut, last).to(tl.int32)
+    return tl.sum(reached)
+
+
+@triton.jit
+def _narrow(row, chosen, held, steps, size, cut, last, high, k, most, E: tl.constexpr,
+            U: tl.constexpr, W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+    """A (cut, last) that k..most of the chosen lanes' groups reach; more reach the one given.
+
+    As in `_select`, reading the lanes for each count. No group reaches `high`.
+    """
+    count = most + 1
+    low = cut
+    while (count > most) & (low + 1 < high):
+        middle = _middle(low, high)
+        reached = _survey(row, chosen, held, steps, size, middle, INT_MAX, E, U, W, ALIGNED)
+        count = tl.where(reached >= k, reached, count)
+        low = tl.where(reached >= k, middle, low)
+        high = tl.where(reached >= k, high, middle)
+    last = tl.where(low > cut, INT_MAX, last)
+    if count > most:
+        before = -1 + 0 * count
+        last = tl.minimum(last, size // E)
+        while (count > most) & (before + 1 < last):
+            middle = _middle(before, last)
+            reached = _survey(row, chosen, held, steps, size, low, middle, E, U, W, ALIGNED)
+            count = tl.where(reached >= k, reached, count)
+            before = tl.where(reached >= k, before, middle)
+            last = tl.where(reached >= k, middle, last)
+    return low, last
+
+
+@triton.jit
+def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.constexpr,
+             U: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr,
              ALIGNED: tl.constexpr):  # fmt: skip
-    """Write the groups that reach `key` to found[place:LIST]; the sums over the others."""
-    sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
-    shift = tl.maximum(rest_top, LOWEST)
-    for step in tl.range(0, tl.cdiv(steps, SPLIT), loop_unroll_factor=2):
-        x, group = _tile(row, slot_group, phase, step, steps, size, E, SPLIT, ALIGNED)
-        hit = _reaches(tl.max(x, 1), group, key)
-        tl.store(found + place, group, mask=hit & (place < LIST))
-        place += hit.to(tl.int32)
-        below = (x - tl.where(hit, float("inf"), shift)[:, None]) * LOG2_E
-        sums = _add(sums, below, inverse_t)
-    return sums
+    """Write the chosen lanes' groups that reach (cut, last) to `found`, the first LIST of them.
+
+    Returns how many there are; of the others, each thread's largest logit and sums [W].
+    """
+    top = tl.full([W], -float("inf"), tl.float32)
+    sums = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
+    count = 0 * held
+    for begin in tl.range(0, held, W):
+        home, end = _homes(chosen, begin, held, steps, size, E, W)
+        for step in tl.range(0, steps, U):
+            x, rest = (), ()
+            hits = tl.zeros([W], tl.int32)
+            new = top
+            for u in tl.static_range(U):
+                group = home + (step + u) * LANES
+                tiles = _groups(row, group, group < end, size, E, True, ALIGNED)
+                best = _best(tiles)
+                hit = _reaches(_order(best, E), group, cut, last)
+                new = tl.maximum(new, tl.where(hit, -float("inf"), best))
+                hits += hit.to(tl.int32)
+                x, rest = x + (tiles,), rest + (hit,)
+            place = count + tl.cumsum(hits, 0) - hits
+            count += tl.sum(hits)
+            shift = tl.maximum(new, LOWEST)
+            added = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
+            for u in tl.static_range(U):
+                tl.store(found + place, home + (step + u) * LANES, mask=rest[u] & (place < LIST))
+                place += rest[u].to(tl.int32)
+                under = tl.where(rest[u], float("inf"), shift)[:, None]
+                for tile in tl.static_range(len(x[u])):
+                    added = _add(added, (x[u][tile] - under) * LOG2_E, inverse_t)
+            old = _rescale(sums, (tl.maximum(top, LOWEST) - shift) * LOG2_E, inverse_t)
+            sums = ()
+            for i in tl.static_range(3 + len(inverse_t)):
+                sums = sums + (old[i] + added[i],)
+            top = new
+    return count, top, sums
 
 
 @triton.jit
-def _total(sums, tops, shift, inverse_t):
-    """Float64 totals relative to `shift` of sums [n] that are each relative to its own top."""
-    sums = _rescale(sums, (tl.maximum(tops, LOWEST) - shift) * LOG2_E, inverse_t)
+def _total(sums, tops, inverse_t):
+    """The largest of `tops` [n], or LOWEST, and float64 totals relative to it of `sums` [n]."""
+    top = tl.maximum(tl.max(tops), LOWEST)
+    sums = _rescale(sums, (tl.maximum(tops, LOWEST) - top) * LOG2_E, inverse_t)
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
         part = tl.where(tops > -float("inf"), sums[i], 0.0)
         result = result + (tl.sum(part.to(tl.float64)),)
+    return top, result
+
+
+@triton.jit
+def _plus(sums, top, others, shift, inverse_t):
+    """`sums` + `others`, which are relative to `shift`; both relative to `top` hereafter."""
+    moved = _rescale(others, (shift - top) * LOG2_E, inverse_t)
+    result = ()
+    for i in tl.static_range(3 + len(inverse_t)):
+        result = result + (sums[i] + moved[i],)
     return result
 
 
@@ -135,13 +282,14 @@ def _log1p(x):
 
 
 @triton.jit
-def _close(x, rank, top, tail_top, tail, inverse_t, fields, n, valid, K: tl.constexpr):
+def _close(fields, n, x, at, live, top, tail_top, tail, inverse_t, ok, K: tl.constexpr):
     """The statistics of one row in float64; see `_moments` and `_log_partition` in closing.py.
 
-    The head is `x` where rank < K; the sums `tail` are relative to the tail's largest, `tail_top`.
+    The head is `x` at ranks `at` < K, of which `live` there are; the sums `tail` are relative to
+    the tail's largest, `tail_top`.
     """
-    head = rank < K
-    others = head & (rank > 0)  # the first contributes the 1 of log1p
+    head = (at < K) & (at < live)
+    others = head & (at > 0)  # the first contributes the 1 of log1p
     d = tl.where(head, x.to(tl.float64) - top.to(tl.float64), 0.0)
     gap = tail_top.to(tl.float64) - top.to(tl.float64)
     w0, w1, w2 = tail[0], tail[1] * LN_2, tail[2] * (LN_2 * LN_2)
@@ -152,124 +300,139 @@ def _close(x, rank, top, tail_top, tail, inverse_t, fields, n, valid, K: tl.cons
     b = gap - mean
     varentropy = tl.sum(p * (d - mean) * (d - mean)) + q * (w2 + 2 * b * w1 + b * b * w0)
     nan = float("nan")
-    tl.store(fields, tl.where(valid, top, nan))
-    tl.store(fields + n, tl.where(valid, log_partition, nan).to(tl.float32))
-    tl.store(fields + 2 * n, tl.where(valid, log_partition - mean, nan).to(tl.float32))
-    tl.store(fields + 3 * n, tl.where(valid, tl.maximum(varentropy, 0.0), nan).to(tl.float32))
-    tl.store(fields + 4 * n, tl.where(valid, gap + tl.log(w0) - log_partition, nan).to(tl.float32))
+    tl.store(fields, tl.where(ok, top, nan))
+    tl.store(fields + n, tl.where(ok, log_partition, nan).to(tl.float32))
+    tl.store(fields + 2 * n, tl.where(ok, log_partition - mean, nan).to(tl.float32))
+    tl.store(fields + 3 * n, tl.where(ok, tl.maximum(varentropy, 0.0), nan).to(tl.float32))
+    tl.store(fields + 4 * n, tl.where(ok, gap + tl.log(w0) - log_partition, nan).to(tl.float32))
     for i in tl.static_range(len(inverse_t)):
         t = inverse_t[i]
-        at = tl.sum(tl.where(others, tl.exp(d * t), 0.0)) + tl.exp(gap * t) * tail[3 + i]
-        tl.store(fields + (5 + i) * n, tl.where(valid, _log1p(at), nan).to(tl.float32))
+        at_t = tl.sum(tl.where(others, tl.exp(d * t), 0.0)) + tl.exp(gap * t) * tail[3 + i]
+        tl.store(fields + (5 + i) * n, tl.where(ok, _log1p(at_t), nan).to(tl.float32))
 
 
 @triton.jit
-def _write_head(top_logits, top_ids, keys, rank, live, ok, K: tl.constexpr, KP: tl.constexpr):
-    """Ranks below K, then -inf and -1; NaN and -1 for a row that is not valid."""
-    writes = rank < K
-    tl.store(top_logits + rank, _value(keys), mask=writes)
-    tl.store(top_ids + rank, _index(keys), mask=writes)
-    at = tl.arange(0, KP)
-    pad = (at < K) & (at >= live)
-    tl.store(top_logits + at, tl.where(ok, -float("inf"), float("nan")), mask=pad)
-    tl.store(top_ids + at, -1, mask=pad)
+def _candidates(row, size, found, count, E: tl.constexpr, LIST: tl.constexpr):
+    """The logits of the groups found, and in the next place of the V % E last: E columns [LIST].
+
+    Returns them as float32, their order, their ids, and how many of the V % E are NaN or +inf.
+    """
+    at = tl.arange(0, LIST)
+    begin = tl.load(found + at, mask=at < count, other=size // E) * E
+    stop = tl.where(at <= count, size, 0)
+    x, order, ids, bad = (), (), (), 0 * count
+    for i in tl.static_range(E):
+        logit = tl.load(row + (begin + i), mask=begin + i < stop, other=-float("inf"))
+        logit = logit.to(tl.float32)
+        bad += _count((logit != logit) | (logit == float("inf")))
+        x, order, ids = x + (logit,), order + (_order(logit, E),), ids + (begin + i,)
+    return x, order, ids, bad
 
 
-@triton.jit(do_not_specialize=["stride", "size", "steps", "lanes"])
-def _finalise(logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_groups,
-              chosen, found, ranked, fields, valid, top_logits, top_ids, K: tl.constexpr,
-              KP: tl.constexpr, BLOCK: tl.constexpr, E: tl.constexpr,
+@triton.jit
+def _keep(order, ids, x, cut, last, ranked, LIST: tl.constexpr):
+    """Write the keys of the candidates that reach (cut, last) to `ranked`."""
+    many = tl.zeros([LIST], tl.int32)
+    for i in tl.static_range(len(x)):
+        many += _reaches(order[i], ids[i], cut, last).to(tl.int32)
+    place = tl.cumsum(many, 0) - many
+    for i in tl.static_range(len(x)):
+        near = _reaches(order[i], ids[i], cut, last)
+        tl.store(ranked + place, _key(x[i], ids[i]), mask=near & (place < LIST))
+        place += near.to(tl.int32)
+
+
+@triton.jit
+def _extras(order, ids, x, cut, last, inverse_t, E: tl.constexpr, LIST: tl.constexpr):
+    """`_total` of the candidates that do not reach (cut, last)."""
+    rest, tops = (), tl.full([LIST], -float("inf"), tl.float32)
+    for i in tl.static_range(len(x)):
+        out = _reaches(order[i], ids[i], cut, last) | (order[i] == _empty(E))
+        rest = rest + (tl.where(out, -float("inf"), x[i]),)
+        tops = tl.maximum(tops, rest[i])
+    sums = (tl.zeros([LIST], tl.float32),) * (3 + len(inverse_t))
+    for i in tl.static_range(len(x)):
+        below = (rest[i] - tl.maximum(tops, LOWEST)) * LOG2_E
+        sums = _add(sums, below[:, None], inverse_t)
+    return _total(sums, tops, inverse_t)
+
+
+@triton.jit
+def _rank_keys(ranked, live, LIST: tl.constexpr, KP: tl.constexpr):
+    """The `live` keys at `ranked`, in order: the first KP of them, else NOTHING."""
+    at = tl.arange(0, LIST)
+    keys = tl.load(ranked + at, mask=at < live, other=NOTHING)
+    rank = tl.zeros([LIST], tl.int32)
+    for i in tl.range(0, live, 4):
+        four = i + tl.arange(0, 4)
+        other = tl.load(ranked + four, mask=four < live, other=NOTHING)
+        rank += tl.sum((other[None, :] > keys[:, None]).to(tl.int32), 1)
+    tl.debug_barrier()
+    tl.store(ranked + rank, keys, mask=(at < live) & (rank < KP))
+    tl.debug_barrier()
+    first = tl.arange(0, KP)
+    return tl.load(ranked + first, mask=first < live, other=NOTHING)
+
+
+@triton.jit(do_not_specialize=["stride", "size", "steps", "segments"])
+def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
+              top_logits, top_ids, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
+              E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
               ALIGNED: tl.constexpr):  # fmt: skip
-    """One row from its lanes: select, read the selected lanes again, close."""
-    SPLIT: tl.constexpr = LANES // KP  # slots (threads) that share a selected lane
+    """One row from its lanes, by one warp of W threads: select, read these lanes again, close."""
     LIST: tl.constexpr = 2 * KP
     row_id = tl.program_id(0).to(tl.int64)
     row = _row(logits, stride, E)
-    chosen += row_id * KP
-    found += row_id * LIST
-    ranked += row_id * LIST
+    lanes = segments * LANES
+    values, groups = _lanes(scratch, lanes, 3 + len(inverse_t))
+    chosen = scratch + tl.num_programs(0).to(tl.int64) * (lanes * (5 + len(inverse_t)))
+    chosen = (chosen + row_id * (7 * KP)).to(tl.pointer_type(tl.int32), bitcast=True)
+    found = chosen + KP
+    ranked = (found + LIST).to(tl.pointer_type(tl.int64), bitcast=True)
 
-    # K to KP lanes, those that come first (or all).
-    lane = tl.arange(0, BLOCK)
-    lane_sums += row_id * lanes * (4 + len(inverse_t))
-    largest = tl.load(lane_sums + lane, mask=lane < lanes, other=-float("inf"))
-    first = tl.load(lane_groups + row_id * lanes + lane, mask=lane < lanes, other=0)
-    keys = _key(largest, first)
-    key, count = _select(keys, K, KP)
-    taken = (keys >= key) & (keys != NOTHING)
-    home = lane // LANES * (steps * LANES) + lane % LANES  # a lane's first group
-    place = tl.cumsum(taken.to(tl.int32), 0) - 1
-    tl.store(chosen + place, home, mask=taken & (place < KP))
+    cut, last, held, high = _choose(values, groups, lanes, steps, chosen, K, KP, BLOCK, E)
     tl.debug_barrier()
-    slot = tl.arange(0, LANES)
-    slot_group = tl.load(chosen + slot // SPLIT, mask=slot // SPLIT < count, other=-1)
-    phase = slot % SPLIT
+    a_top, a, bad = _unread(values, groups, lanes, cut, last, inverse_t, BLOCK, E)
 
-    # Their groups that reach the key: K or more (or all), but no more than fit. The key that fewer
-    # than K lanes reach is no bound: these may hold many such groups. None reaches `high`.
-    high = tl.max(keys) + 1
-    reached, rest_top = _survey(row, slot_group, phase, steps, size, key, E, SPLIT, ALIGNED)
-    count = tl.sum(reached)
-    while (count >= LIST) & (key + 1 < high):
-        middle = _middle(key, high)
-        now, now_top = _survey(row, slot_group, phase, steps, size, middle, E, SPLIT, ALIGNED)
-        enough = tl.sum(now) >= K
-        key, high = tl.where(enough, middle, key), tl.where(enough, high, middle)
-        count = tl.where(enough, tl.sum(now), count)
-        reached = tl.where(enough, now, reached)
-        rest_top = tl.where(enough, now_top, rest_top)
-    place = tl.cumsum(reached, 0) - reached
-    rest = _collect(found, place, row, slot_group, phase, steps, size, key, rest_top, inverse_t,
-                    E, SPLIT, LIST, ALIGNED)  # fmt: skip
+    # Their groups that reach (cut, last): K or more, but no more than fit; all if K lanes hold
+    # nothing. K lanes may hold more: each its best one alone is sure to reach it.
+    cut = tl.where(held < K, _empty(E) + 1, cut)
+    count, tops, rest = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E, U,
+                                 W, LIST, ALIGNED)  # fmt: skip
+    if count >= LIST:
+        cut, last = _narrow(row, chosen, held, steps, size, cut, last, high, K, LIST - 1, E, U, W,
+                            ALIGNED)  # fmt: skip
+        count, tops, rest = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t,
+                                     E, U, W, LIST, ALIGNED)  # fmt: skip
     tl.debug_barrier()
+    b_top, b = _total(rest, tops, inverse_t)
 
-    # The candidates: the logits of these groups, and the V % E last ones. K to LIST come first.
-    at = tl.arange(0, LIST)
-    group = tl.load(found + at, mask=at < count, other=size // E)
-    ids = group[:, None] * E + tl.arange(0, E)[None, :]
-    inside = (at <= count)[:, None] & (ids < size)
-    x = tl.load(row + ids, mask=inside, other=-float("inf")).to(tl.float32)  # [LIST, E]
-    tile = _key(x, ids)
-    key, live = _select(tile, K, LIST)
-    near = tl.reshape((tile >= key) & (tile != NOTHING), [LIST * E])
-    place = tl.cumsum(near.to(tl.int32), 0) - 1
-    tl.store(ranked + place, tl.reshape(tile, [LIST * E]), mask=near & (place < LIST))
+    # The candidates: the logits of these groups and the V % E last. K to LIST come first.
+    x, order, ids, more = _candidates(row, size, found, count, E, LIST)
+    cut = tl.where(count < K, _empty(E) + 1, cut)
+    cut, last, live = _select(order, ids, cut, K, LIST)
+    _keep(order, ids, x, cut, last, ranked, LIST)
     tl.debug_barrier()
-    keys = tl.load(ranked + at, mask=at < live, other=NOTHING)
-    rank = tl.zeros([LIST], tl.int32)
-    for i in tl.range(0, live, loop_unroll_factor=4):
-        rank += (tl.load(ranked + i) > keys).to(tl.int32)
-    rank = tl.where(keys != NOTHING, rank, LIST)
-    last = tl.max(tl.where(rank == K - 1, keys, NOTHING))
-    extra = tl.where((tile < last) & (tile != NOTHING), x, -float("inf"))
+    keys = _rank_keys(ranked, live, LIST, KP)
+    at = tl.arange(0, KP)
+    kth = tl.max(tl.where(at == K - 1, keys, NOTHING))
+    cut = tl.where(live < K, _empty(E) + 1, _order(_value(kth), E))
+    c_top, c = _extras(order, ids, x, cut, _index(kth), inverse_t, E, LIST)
 
     # The tail: lanes not taken, the other groups of those taken, the other candidates.
-    lane_s = ()
-    for i in tl.static_range(3 + len(inverse_t)):
-        s = tl.load(lane_sums + (1 + i) * lanes + lane, mask=lane < lanes, other=0.0)
-        lane_s = lane_s + (s,)
-    bad = tl.sum((lane_s[0] - lane_s[0] != 0).to(tl.int32))  # NaN or inf
-    bad += tl.sum(((x != x) | (x == float("inf"))).to(tl.int32))
-    top = tl.max(tl.where(keys != NOTHING, _value(keys), -float("inf")))
+    top = tl.max(tl.where(at == 0, _value(keys), -float("inf")))
     # More than fit can not be; if they were, no number would come of it.
-    ok = (bad == 0) & (top > -float("inf")) & (count < LIST) & (live <= LIST)
-    unread = tl.where(taken, -float("inf"), largest)
-    extra_top = tl.max(extra, 1)
-    tail_top = tl.maximum(tl.maximum(tl.max(unread), tl.max(rest_top)), tl.max(extra_top))
-    tail_top = tl.where(tail_top > -float("inf"), tail_top, top)
-    zeros = (tl.zeros([LIST], tl.float32),) * (3 + len(inverse_t))
-    below = (extra - tl.maximum(extra_top, LOWEST)[:, None]) * LOG2_E
-    extras = _add(zeros, below, inverse_t)
-    a = _total(lane_s, unread, tail_top, inverse_t)
-    b = _total(rest, rest_top, tail_top, inverse_t)
-    c = _total(extras, extra_top, tail_top, inverse_t)
-    tail = ()
-    for i in tl.static_range(3 + len(inverse_t)):
-        tail = tail + (a[i] + b[i] + c[i],)
+    ok = (bad + more == 0) & (live > 0) & (held <= KP) & (count < LIST) & (live <= LIST)
+    tail_top = tl.maximum(tl.maximum(a_top, b_top), c_top)
+    tail = _plus(_plus(_plus((0.0,) * (3 + len(inverse_t)), tail_top, a, a_top, inverse_t),
+                       tail_top, b, b_top, inverse_t), tail_top, c, c_top, inverse_t)  # fmt: skip
+    tail_top = tl.where(tail[0] > 0, tail_top, top)
 
-    rank = tl.where(ok, rank, LIST)
     tl.store(valid + row_id, ok)
-    _write_head(top_logits + row_id * K, top_ids + row_id * K, keys, rank, tl.where(ok, live, 0),
-                ok, K, KP)  # fmt: skip
-    _close(_value(keys), rank, top, tail_top, tail, inverse_t, fields + row_id,
-           tl.num_programs(0).to(tl.int64), ok, K)  # fmt: skip
+    in_head = ok & (at < live)
+    missing = tl.where(ok, -float("inf"), float("nan"))
+    writes = at < K
+    tl.store(top_logits + row_id * K + at, tl.where(in_head, _value(keys), missing), mask=writes)
+    tl.store(top_ids + row_id * K + at, tl.where(in_head, _index(keys), -1), mask=writes)
+    _close(fields + row_id, tl.num_programs(0).to(tl.int64), _value(keys), at, live, top, tail_top,
+           tail, inverse_t, ok, K)  # fmt: skip

@@ -21,10 +21,11 @@ from torch import Tensor
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import TRITON_TOP_K
 from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
-from ssd_probe.kernels.gpu.launch import launch
+from ssd_probe.kernels.gpu.launch import WARP, launch
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
+MOST_REGISTERS = 168  # of `_finalise` on CUDA: left alone, ptxas spills to fit one more program
 LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
 
 
@@ -76,11 +77,6 @@ def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
 
 
-def register_limit(kp: int) -> int:
-    """For `_finalise` on CUDA: left alone, ptxas spills to fit one more program a processor."""
-    return 128 if kp < 128 else 168
-
-
 def position_stats(
     logits: Tensor, top_k: int, temperatures: tuple[float, ...], targets: Tensor | None
 ) -> PositionStats:
@@ -101,26 +97,23 @@ def position_stats(
         "E": per_group,
         "ALIGNED": stride * itemsize % 16 == 0 and logits.data_ptr() % 16 == 0,
     }
-    limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
+    limit = {} if torch.version.hip else {"maxnreg": MOST_REGISTERS}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
 
-    lane_sums = empty(n, 4 + len(temperatures), lanes)
-    lane_groups = empty(n, lanes, dtype=torch.int32)
-    chosen, found = empty(n, kp, dtype=torch.int32), empty(n, 2 * kp, dtype=torch.int32)
-    ranked = empty(n, 2 * kp, dtype=torch.int64)
+    scratch = empty(n, (5 + len(temperatures)) * lanes + 7 * kp)  # words: all lanes, then the rest
     fields = empty(5 + len(temperatures), n)
     valid = empty(n, dtype=torch.bool)
     top_logits, top_ids = empty(n, top_k), empty(n, top_k, dtype=torch.int32)
     launch(
-        _scan, (n, segments), logits, stride, size, steps, inverse_t, lane_sums, lane_groups,
+        _scan, (n, segments), logits, stride, size, steps, inverse_t, scratch,
         U=UNROLL // per_group, **shared,
     )  # fmt: skip
     launch(
-        _finalise, (n,), logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_groups,
-        chosen, found, ranked, fields, valid, top_logits, top_ids, K=top_k, KP=kp,
-        BLOCK=triton.next_power_of_2(lanes), **limit, **shared,
+        _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
+        top_logits, top_ids, K=top_k, KP=kp, BLOCK=triton.next_power_of_2(lanes),
+        U=UNROLL // per_group, W=WARP, threads=WARP, **limit, **shared,
     )  # fmt: skip
     stats = PositionStats(
         max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
