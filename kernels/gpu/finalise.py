@@ -13,11 +13,14 @@ from ssd_probe.kernels.gpu.scan import (
     LOG2_E,
     LOWEST,
     _add,
+    _below,
     _best,
     _groups,
     _lanes,
     _rescale,
     _row,
+    _settle,
+    _shift,
 )
 
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -34,8 +37,15 @@ def _ordered(x):
 
 @triton.jit
 def _order(x, E: tl.constexpr):
-    """int32 in the order of logits x, NaN as -inf; the 13 bits that 16-bit logits lack are gone."""
-    return _ordered(tl.where(x > -float("inf"), x, -float("inf"))) >> (13 if E == 8 else 0)
+    """int32 in the order of logits x; the 13 bits that 16-bit logits lack are gone. NaN is some."""
+    return _ordered(x) >> (13 if E == 8 else 0)
+
+
+@triton.jit
+def _logit(order, E: tl.constexpr):
+    """The logit of an order."""
+    bits = order << (13 if E == 8 else 0)
+    return tl.where(bits < 0, -(2**31) - bits, bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -45,9 +55,10 @@ def _empty(E: tl.constexpr):
 
 
 @triton.jit
-def _key(x, index):
-    """int64 keys by (value descending, index ascending)."""
-    return (_ordered(x).to(tl.int64) << 32) + (-index + INT_MAX)
+def _key(order, index, E: tl.constexpr):
+    """int64 keys by (logit descending, index ascending)."""
+    high = order << (13 if E == 8 else 0)
+    return (high.to(tl.int64) << 32) + (-index + INT_MAX)
 
 
 @triton.jit
@@ -59,6 +70,12 @@ def _value(key):
 @triton.jit
 def _index(key):
     return (-(key & 0xFFFFFFFF) + INT_MAX).to(tl.int32)
+
+
+@triton.jit
+def _places(n: tl.constexpr):
+    """0..n-1, one to a thread in turn: so scattered stores, in any order, exchange nothing."""
+    return tl.max_contiguous(tl.arange(0, n), 1)
 
 
 @triton.jit
@@ -87,16 +104,12 @@ def _at_least(order, least):
 
 
 @triton.jit
-def _select(order, ids, low, k, most):
+def _select(order, ids, low, high, k, most):
     """(cut, last) that k..most of the entries reach, and how many do; tuples of tensors [n].
 
-    All that are at least `low`, if they are no more than `most`. By value first, then by id among
-    the entries of one value.
+    All that are at least `low`, if they are no more than `most`; none reaches `high`. By value
+    first, then by id among the entries of one value.
     """
-    high = tl.max(order[0])
-    for i in tl.static_range(1, len(order)):
-        high = tl.maximum(high, tl.max(order[i]))
-    high += 1
     count = _at_least(order, low)
     last = INT_MAX + 0 * count
     while (count > most) & (low + 1 < high):
@@ -121,45 +134,69 @@ def _select(order, ids, low, k, most):
 
 
 @triton.jit
-def _lane_order(values, groups, lanes, BLOCK: tl.constexpr, E: tl.constexpr):
-    """Of each lane [BLOCK]: its number, largest logit, that in order, and its first group."""
-    lane = tl.arange(0, BLOCK)
-    largest = tl.load(values + lane, mask=lane < lanes, other=-float("inf"))
-    first = tl.load(groups + lane, mask=lane < lanes, other=0)
-    return lane, largest, _order(largest, E), first
-
-
-@triton.jit
-def _choose(values, groups, lanes, steps, chosen, k, most, BLOCK: tl.constexpr, E: tl.constexpr):
+def _choose(values, groups, lanes, steps, chosen, k, most, S: tl.constexpr, E: tl.constexpr):
     """Write the first groups of the k..most lanes that come first (or all) to `chosen`.
 
-    Returns (cut, last) that they reach, their number, and an order that none reaches.
+    Their largest logits become -inf in `values`. Returns (cut, last) that they reach, their number,
+    and an order that none reaches.
     """
-    lane, _, order, first = _lane_order(values, groups, lanes, BLOCK, E)
-    low = tl.min(tl.where(order > _empty(E), order, INT_MAX))
-    cut, last, held = _select((order,), (first,), low, k, most)
-    taken = _reaches(order, first, cut, last)
-    place = tl.cumsum(taken.to(tl.int32), 0) - 1
-    home = lane // LANES * (steps * LANES) + lane % LANES
-    tl.store(chosen + place, home, mask=taken & (place < most))
-    return cut, last, held, tl.max(order) + 1
+    lane = _places(LANES)
+    order, first = (), ()
+    for i in tl.static_range(S):
+        inside = lane < lanes - i * LANES
+        x = tl.load(values + i * LANES + lane, mask=inside, other=-float("inf"))
+        group = tl.load(groups + i * LANES + lane, mask=inside, other=0)
+        order, first = order + (_order(x, E),), first + (group,)
+    least, high = INT_MAX, _empty(E)
+    for i in tl.static_range(S):
+        least = tl.minimum(tl.where(order[i] > _empty(E), order[i], INT_MAX), least)
+        high = tl.maximum(order[i], high)
+    high = tl.max(high) + 1
+    cut, last, held = _select(order, first, tl.min(least), high, k, most)
+
+    many = tl.zeros([LANES], tl.int32)
+    for i in tl.static_range(S):
+        many += _reaches(order[i], first[i], cut, last).to(tl.int32)
+    place = tl.cumsum(many, 0) - many
+    for i in tl.static_range(S):
+        taken = _reaches(order[i], first[i], cut, last)
+        home = i * (steps * LANES) + lane
+        tl.store(chosen + place, home, mask=taken & (place < most))
+        tl.store(values + i * LANES + lane, -float("inf"), mask=taken)
+        place += taken.to(tl.int32)
+    return cut, last, held, high
 
 
 @triton.jit
-def _unread(values, groups, lanes, cut, last, inverse_t, BLOCK: tl.constexpr, E: tl.constexpr):
-    """`_total` of the lanes that do not reach (cut, last), and how many lanes hold NaN or inf."""
-    lane, largest, order, first = _lane_order(values, groups, lanes, BLOCK, E)
-    sums = ()
-    for i in tl.static_range(3 + len(inverse_t)):
-        s = tl.load(values + (1 + i) * lanes + lane, mask=lane < lanes, other=0.0)
-        sums = sums + (s,)
-    unread = tl.where(_reaches(order, first, cut, last), -float("inf"), largest)
-    top, total = _total(sums, unread, inverse_t)
-    return top, total, _count(sums[0] - sums[0] != 0)
+def _unread(values, lanes, inverse_t, S: tl.constexpr):
+    """Over the up to S segments, the largest logits and sums [LANES] of the lanes not chosen.
+
+    The sums are NaN if any lane's are NaN or infinite.
+    """
+    lane = _places(LANES)
+    top = tl.full([LANES], LOWEST, tl.float32)
+    totals = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
+    largest = ()
+    for i in tl.static_range(S):
+        inside = lane < lanes - i * LANES
+        x = tl.load(values + i * LANES + lane, mask=inside, other=-float("inf"))
+        largest = largest + (x,)
+        top = tl.maximum(top, x)
+    for i in tl.static_range(S):
+        sums, inside = (), lane < lanes - i * LANES
+        for j in tl.static_range(3 + len(inverse_t)):
+            at = values + (1 + j) * lanes + i * LANES + lane
+            sums = sums + (tl.load(at, mask=inside, other=0.0),)
+        moved = _rescale(sums, (largest[i] - top) * LOG2_E, inverse_t)
+        added = ()
+        for j in tl.static_range(3 + len(inverse_t)):
+            added = added + (totals[j] + moved[j],)
+        totals = added
+    return top, totals
 
 
 @triton.jit
-def _homes(chosen, begin, held, steps, size, E: tl.constexpr, W: tl.constexpr):
+def _homes(chosen, begin, held, steps, size, W: tl.constexpr, E: tl.constexpr):
     """The first groups of W chosen lanes, and the groups where they end."""
     slot = begin + tl.arange(0, W)
     home = tl.load(chosen + slot, mask=slot < held, other=INT_MAX // 2)
@@ -167,51 +204,63 @@ def _homes(chosen, begin, held, steps, size, E: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
-def _survey(row, chosen, held, steps, size, cut, last, E: tl.constexpr, U: tl.constexpr,
-            W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+def _again(row, group, end, cut, last, size, E: tl.constexpr, ALIGNED: tl.constexpr):
+    """Logits of the groups that come before `end`, their largest, and which reach (cut, last).
+
+    Other threads read the row's last group: -inf for each of 8 logits would cost more.
+    """
+    inside = group < end
+    tiles = _groups(row, tl.minimum(group, size // E - 1), inside, size, E, False, ALIGNED)
+    best = tl.where(inside, _best(tiles), -float("inf"))
+    return tiles, best, (best > cut) | ((best == cut) & (group <= last))
+
+
+@triton.jit
+def _survey(of, cut, last, E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
+            ALIGNED: tl.constexpr):  # fmt: skip
     """How many groups of the chosen lanes reach (cut, last)."""
+    row, chosen, held, steps, size = of
     reached = tl.zeros([W], tl.int32)
+    cut = _logit(cut, E)
     for begin in tl.range(0, held, W):
-        home, end = _homes(chosen, begin, held, steps, size, E, W)
+        home, end = _homes(chosen, begin, held, steps, size, W, E)
         for step in tl.range(0, steps, U):
             for u in tl.static_range(U):
                 group = home + (step + u) * LANES
-                x = _groups(row, group, group < end, size, E, True, ALIGNED)
-                reached += _reaches(_order(_best(x), E), group, cut, last).to(tl.int32)
+                _, _, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
+                reached += hit.to(tl.int32)
     return tl.sum(reached)
 
 
 @triton.jit
-def _narrow(row, chosen, held, steps, size, cut, last, high, k, most, E: tl.constexpr,
-            U: tl.constexpr, W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
-    """A (cut, last) that k..most of the chosen lanes' groups reach; more reach the one given.
+def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, U: tl.constexpr,
+            W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+    """A (cut, last) that k..most entries reach; more reach the one given, and none `high`.
 
-    As in `_select`, reading the lanes for each count. No group reaches `high`.
+    As in `_select`, but COUNT(of, cut, last, ...) reads them again each time.
     """
     count = most + 1
     low = cut
     while (count > most) & (low + 1 < high):
         middle = _middle(low, high)
-        reached = _survey(row, chosen, held, steps, size, middle, INT_MAX, E, U, W, ALIGNED)
+        reached = COUNT(of, middle, INT_MAX, E, U, W, ALIGNED)
         count = tl.where(reached >= k, reached, count)
         low = tl.where(reached >= k, middle, low)
         high = tl.where(reached >= k, high, middle)
     last = tl.where(low > cut, INT_MAX, last)
-    if count > most:
-        before = -1 + 0 * count
-        last = tl.minimum(last, size // E)
-        while (count > most) & (before + 1 < last):
-            middle = _middle(before, last)
-            reached = _survey(row, chosen, held, steps, size, low, middle, E, U, W, ALIGNED)
-            count = tl.where(reached >= k, reached, count)
-            before = tl.where(reached >= k, before, middle)
-            last = tl.where(reached >= k, middle, last)
+    before = -1 + 0 * last
+    while (count > most) & (before + 1 < last):
+        middle = _middle(before, last)
+        reached = COUNT(of, low, middle, E, U, W, ALIGNED)
+        count = tl.where(reached >= k, reached, count)
+        before = tl.where(reached >= k, before, middle)
+        last = tl.where(reached >= k, middle, last)
     return low, last
 
 
 @triton.jit
 def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.constexpr,
-             U: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr,
+             U: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr, FUSED: tl.constexpr,
              ALIGNED: tl.constexpr):  # fmt: skip
     """Write the chosen lanes' groups that reach (cut, last) to `found`, the first LIST of them.
 
@@ -220,31 +269,32 @@ def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.
     top = tl.full([W], -float("inf"), tl.float32)
     sums = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
     count = 0 * held
+    cut = _logit(cut, E)
     for begin in tl.range(0, held, W):
-        home, end = _homes(chosen, begin, held, steps, size, E, W)
+        home, end = _homes(chosen, begin, held, steps, size, W, E)
         for step in tl.range(0, steps, U):
-            x, rest = (), ()
-            hits = tl.zeros([W], tl.int32)
+            x, rest, hits = (), (), ()
+            many = tl.zeros([W], tl.int32)
             new = top
             for u in tl.static_range(U):
                 group = home + (step + u) * LANES
-                tiles = _groups(row, group, group < end, size, E, True, ALIGNED)
-                best = _best(tiles)
-                hit = _reaches(_order(best, E), group, cut, last)
-                new = tl.maximum(new, tl.where(hit, -float("inf"), best))
-                hits += hit.to(tl.int32)
-                x, rest = x + (tiles,), rest + (hit,)
-            place = count + tl.cumsum(hits, 0) - hits
-            count += tl.sum(hits)
-            shift = tl.maximum(new, LOWEST)
+                tiles, best, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
+                other = (group < end) & ~hit
+                new = tl.where(other, tl.maximum(new, best), new)
+                many += hit.to(tl.int32)
+                x, rest, hits = x + (tiles,), rest + (other,), hits + (hit,)
+            place = count + tl.cumsum(many, 0) - many
+            count += tl.sum(many)
+            shift, moved = _shift(top, new, FUSED)
             added = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
             for u in tl.static_range(U):
-                tl.store(found + place, home + (step + u) * LANES, mask=rest[u] & (place < LIST))
-                place += rest[u].to(tl.int32)
-                under = tl.where(rest[u], float("inf"), shift)[:, None]
+                mask = hits[u] & (place < LIST)
+                tl.store(found + place, home + (step + u) * LANES, mask=mask)
+                place += hits[u].to(tl.int32)
+                under = tl.where(rest[u], shift, float("inf"))
                 for tile in tl.static_range(len(x[u])):
-                    added = _add(added, (x[u][tile] - under) * LOG2_E, inverse_t)
-            old = _rescale(sums, (tl.maximum(top, LOWEST) - shift) * LOG2_E, inverse_t)
+                    added = _add(added, _below(x[u][tile], under, FUSED), inverse_t)
+            old = _rescale(sums, moved, inverse_t)
             sums = ()
             for i in tl.static_range(3 + len(inverse_t)):
                 sums = sums + (old[i] + added[i],)
@@ -253,24 +303,12 @@ def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.
 
 
 @triton.jit
-def _total(sums, tops, inverse_t):
-    """The largest of `tops` [n], or LOWEST, and float64 totals relative to it of `sums` [n]."""
-    top = tl.maximum(tl.max(tops), LOWEST)
-    sums = _rescale(sums, (tl.maximum(tops, LOWEST) - top) * LOG2_E, inverse_t)
+def _total(tops, sums, top, inverse_t):
+    """Float64 totals relative to `top` of `sums` [n], which are relative to `tops` [n]."""
+    sums = _rescale(sums, (tops - top) * LOG2_E, inverse_t)
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
-        part = tl.where(tops > -float("inf"), sums[i], 0.0)
-        result = result + (tl.sum(part.to(tl.float64)),)
-    return top, result
-
-
-@triton.jit
-def _plus(sums, top, others, shift, inverse_t):
-    """`sums` + `others`, which are relative to `shift`; both relative to `top` hereafter."""
-    moved = _rescale(others, (shift - top) * LOG2_E, inverse_t)
-    result = ()
-    for i in tl.static_range(3 + len(inverse_t)):
-        result = result + (sums[i] + moved[i],)
+        result = result + (tl.sum(sums[i].to(tl.float64)),)
     return result
 
 
@@ -312,71 +350,106 @@ def _close(fields, n, x, at, live, top, tail_top, tail, inverse_t, ok, K: tl.con
 
 
 @triton.jit
-def _candidates(row, size, found, count, E: tl.constexpr, LIST: tl.constexpr):
-    """The logits of the groups found, and in the next place of the V % E last: E columns [LIST].
+def _candidates(of, begin, E: tl.constexpr, W: tl.constexpr):
+    """The order of the logits of W groups found, and their ids: E columns [W].
 
-    Returns them as float32, their order, their ids, and how many of the V % E are NaN or +inf.
+    The V % E last logits come after the groups found.
     """
-    at = tl.arange(0, LIST)
-    begin = tl.load(found + at, mask=at < count, other=size // E) * E
+    row, found, count, size = of
+    at = begin + tl.arange(0, W)
+    group = tl.load(found + at, mask=at < count, other=size // E)
     stop = tl.where(at <= count, size, 0)
-    x, order, ids, bad = (), (), (), 0 * count
+    order, ids = (), ()
     for i in tl.static_range(E):
-        logit = tl.load(row + (begin + i), mask=begin + i < stop, other=-float("inf"))
-        logit = logit.to(tl.float32)
-        bad += _count((logit != logit) | (logit == float("inf")))
-        x, order, ids = x + (logit,), order + (_order(logit, E),), ids + (begin + i,)
-    return x, order, ids, bad
+        index = group * E + i
+        logit = tl.load(row + index, mask=index < stop, other=-float("inf"))
+        order, ids = order + (_order(logit.to(tl.float32), E),), ids + (index,)
+    return order, ids
 
 
 @triton.jit
-def _keep(order, ids, x, cut, last, ranked, LIST: tl.constexpr):
-    """Write the keys of the candidates that reach (cut, last) to `ranked`."""
-    many = tl.zeros([LIST], tl.int32)
-    for i in tl.static_range(len(x)):
-        many += _reaches(order[i], ids[i], cut, last).to(tl.int32)
-    place = tl.cumsum(many, 0) - many
-    for i in tl.static_range(len(x)):
-        near = _reaches(order[i], ids[i], cut, last)
-        tl.store(ranked + place, _key(x[i], ids[i]), mask=near & (place < LIST))
-        place += near.to(tl.int32)
+def _tally(of, cut, last, E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
+           ALIGNED: tl.constexpr):  # fmt: skip
+    """How many candidates reach (cut, last)."""
+    reached = tl.zeros([W], tl.int32)
+    for begin in tl.range(0, of[2] + 1, W):
+        order, ids = _candidates(of, begin, E, W)
+        for i in tl.static_range(E):
+            reached += _reaches(order[i], ids[i], cut, last).to(tl.int32)
+    return tl.sum(reached)
 
 
 @triton.jit
-def _extras(order, ids, x, cut, last, inverse_t, E: tl.constexpr, LIST: tl.constexpr):
-    """`_total` of the candidates that do not reach (cut, last)."""
-    rest, tops = (), tl.full([LIST], -float("inf"), tl.float32)
-    for i in tl.static_range(len(x)):
-        out = _reaches(order[i], ids[i], cut, last) | (order[i] == _empty(E))
-        rest = rest + (tl.where(out, -float("inf"), x[i]),)
-        tops = tl.maximum(tops, rest[i])
-    sums = (tl.zeros([LIST], tl.float32),) * (3 + len(inverse_t))
-    for i in tl.static_range(len(x)):
-        below = (rest[i] - tl.maximum(tops, LOWEST)) * LOG2_E
-        sums = _add(sums, below[:, None], inverse_t)
-    return _total(sums, tops, inverse_t)
+def _keep(of, cut, last, ranked, E: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr):
+    """Write the keys of the candidates that reach (cut, last) to `ranked`, the first LIST of them.
+
+    Returns how many there are.
+    """
+    live = 0 * of[2]
+    for begin in tl.range(0, of[2] + 1, W):
+        order, ids = _candidates(of, begin, E, W)
+        many = tl.zeros([W], tl.int32)
+        for i in tl.static_range(E):
+            many += _reaches(order[i], ids[i], cut, last).to(tl.int32)
+        place = live + tl.cumsum(many, 0) - many
+        live += tl.sum(many)
+        for i in tl.static_range(E):
+            near = _reaches(order[i], ids[i], cut, last)
+            tl.store(ranked + place, _key(order[i], ids[i], E), mask=near & (place < LIST))
+            place += near.to(tl.int32)
+    return live
+
+
+@triton.jit
+def _extras(of, cut, last, inverse_t, E: tl.constexpr, W: tl.constexpr):
+    """Each thread's largest logit and sums [W] of the candidates that do not reach (cut, last)."""
+    top = tl.full([W], -float("inf"), tl.float32)
+    sums = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
+    for begin in tl.range(0, of[2] + 1, W):
+        order, ids = _candidates(of, begin, E, W)
+        rest, new = (), top
+        for i in tl.static_range(E):
+            head = _reaches(order[i], ids[i], cut, last)
+            rest = rest + (tl.where(head, -float("inf"), _logit(order[i], E)),)
+            new = tl.maximum(new, rest[i])
+        shift, moved = _shift(top, new, False)
+        added = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
+        for i in tl.static_range(E):
+            added = _add(added, _below(rest[i][:, None], shift, False), inverse_t)
+        old = _rescale(sums, moved, inverse_t)
+        sums = ()
+        for i in tl.static_range(3 + len(inverse_t)):
+            sums = sums + (old[i] + added[i],)
+        top = new
+    return top, sums
+
+
+@triton.jit
+def _unusual(row, size, E: tl.constexpr):
+    """How many of the V % E last logits are NaN or +inf: no lane says so."""
+    last = size // E * E + tl.arange(0, E)
+    x = tl.load(row + last, mask=last < size, other=0.0).to(tl.float32)
+    return _count((x != x) | (x == float("inf")))
 
 
 @triton.jit
 def _rank_keys(ranked, live, LIST: tl.constexpr, KP: tl.constexpr):
     """The `live` keys at `ranked`, in order: the first KP of them, else NOTHING."""
-    at = tl.arange(0, LIST)
+    at = _places(LIST)
     keys = tl.load(ranked + at, mask=at < live, other=NOTHING)
     rank = tl.zeros([LIST], tl.int32)
-    for i in tl.range(0, live, 4):
-        four = i + tl.arange(0, 4)
-        other = tl.load(ranked + four, mask=four < live, other=NOTHING)
-        rank += tl.sum((other[None, :] > keys[:, None]).to(tl.int32), 1)
+    for i in tl.range(0, live, loop_unroll_factor=4):
+        rank += (tl.load(ranked + i) > keys).to(tl.int32)
     tl.debug_barrier()
     tl.store(ranked + rank, keys, mask=(at < live) & (rank < KP))
     tl.debug_barrier()
-    first = tl.arange(0, KP)
+    first = _places(KP)
     return tl.load(ranked + first, mask=first < live, other=NOTHING)
 
 
 @triton.jit(do_not_specialize=["stride", "size", "steps", "segments"])
 def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
-              top_logits, top_ids, K: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
+              top_logits, top_ids, K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr,
               E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
               ALIGNED: tl.constexpr):  # fmt: skip
     """One row from its lanes, by one warp of W threads: select, read these lanes again, close."""
@@ -390,44 +463,54 @@ def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields,
     found = chosen + KP
     ranked = (found + LIST).to(tl.pointer_type(tl.int64), bitcast=True)
 
-    cut, last, held, high = _choose(values, groups, lanes, steps, chosen, K, KP, BLOCK, E)
+    # K to KP lanes, those that come first (or all).
+    cut, last, held, high = _choose(values, groups, lanes, steps, chosen, K, KP, S, E)
     tl.debug_barrier()
-    a_top, a, bad = _unread(values, groups, lanes, cut, last, inverse_t, BLOCK, E)
 
     # Their groups that reach (cut, last): K or more, but no more than fit; all if K lanes hold
     # nothing. K lanes may hold more: each its best one alone is sure to reach it.
     cut = tl.where(held < K, _empty(E) + 1, cut)
-    count, tops, rest = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E, U,
-                                 W, LIST, ALIGNED)  # fmt: skip
-    if count >= LIST:
-        cut, last = _narrow(row, chosen, held, steps, size, cut, last, high, K, LIST - 1, E, U, W,
-                            ALIGNED)  # fmt: skip
-        count, tops, rest = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t,
-                                     E, U, W, LIST, ALIGNED)  # fmt: skip
+    count, b_tops, b = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E, U,
+                                W, LIST, True, ALIGNED)  # fmt: skip
+    b, wrong = _settle(b_tops, b, inverse_t)
+    if (count >= LIST) | (tl.max(wrong.to(tl.int32)) > 0):
+        if count >= LIST:
+            lanes_of = (row, chosen, held, steps, size)
+            cut, last = _narrow(_survey, lanes_of, cut, last, high, K, LIST - 1, E, U, W, ALIGNED)
+        count, b_tops, b = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t,
+                                    E, U, W, LIST, False, ALIGNED)  # fmt: skip
     tl.debug_barrier()
-    b_top, b = _total(rest, tops, inverse_t)
 
     # The candidates: the logits of these groups and the V % E last. K to LIST come first.
-    x, order, ids, more = _candidates(row, size, found, count, E, LIST)
+    of = (row, found, tl.minimum(count, LIST - 1), size)
     cut = tl.where(count < K, _empty(E) + 1, cut)
-    cut, last, live = _select(order, ids, cut, K, LIST)
-    _keep(order, ids, x, cut, last, ranked, LIST)
+    live = _keep(of, cut, INT_MAX, ranked, E, W, LIST)
+    if live > LIST:
+        high = tl.where(size % E > 0, INT_MAX, high)  # the last logits are in no lane
+        cut, last = _narrow(_tally, of, cut, INT_MAX + 0 * cut, high, K, LIST, E, U, W, ALIGNED)
+        live = _keep(of, cut, last, ranked, E, W, LIST)
     tl.debug_barrier()
     keys = _rank_keys(ranked, live, LIST, KP)
-    at = tl.arange(0, KP)
+    at = _places(KP)
     kth = tl.max(tl.where(at == K - 1, keys, NOTHING))
     cut = tl.where(live < K, _empty(E) + 1, _order(_value(kth), E))
-    c_top, c = _extras(order, ids, x, cut, _index(kth), inverse_t, E, LIST)
+    c_tops, c = _extras(of, cut, _index(kth), inverse_t, E, W)
 
     # The tail: lanes not taken, the other groups of those taken, the other candidates.
+    a_tops, a = _unread(values, lanes, inverse_t, S)
+    tail_top = tl.maximum(tl.maximum(tl.max(a_tops), tl.max(b_tops)), tl.max(c_tops))
+    a = _total(a_tops, a, tail_top, inverse_t)
+    b = _total(b_tops, b, tail_top, inverse_t)
+    c = _total(c_tops, c, tail_top, inverse_t)
+    tail = ()
+    for i in tl.static_range(3 + len(inverse_t)):
+        tail = tail + (a[i] + b[i] + c[i],)
     top = tl.max(tl.where(at == 0, _value(keys), -float("inf")))
-    # More than fit can not be; if they were, no number would come of it.
-    ok = (bad + more == 0) & (live > 0) & (held <= KP) & (count < LIST) & (live <= LIST)
-    tail_top = tl.maximum(tl.maximum(a_top, b_top), c_top)
-    tail = _plus(_plus(_plus((0.0,) * (3 + len(inverse_t)), tail_top, a, a_top, inverse_t),
-                       tail_top, b, b_top, inverse_t), tail_top, c, c_top, inverse_t)  # fmt: skip
+    ok = (live > 0) & (a[0] - a[0] == 0) & (_unusual(row, size, E) == 0)
     tail_top = tl.where(tail[0] > 0, tail_top, top)
 
+    # More than fit can not be; if they were, no number would come of it.
+    ok &= (held <= KP) & (count < LIST) & (live <= LIST)
     tl.store(valid + row_id, ok)
     in_head = ok & (at < live)
     missing = tl.where(ok, -float("inf"), float("nan"))

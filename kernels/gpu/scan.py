@@ -71,10 +71,8 @@ def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
             x = _load(pointers, inside, size, E, ALIGNED)
         else:
             x = tl.load(pointers).to(tl.float32)
-        if HALVES:  # in the same order, for the same sums
-            tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2]))
-        else:
-            tiles = (x,)
+        # In halves too: the same sums to the bit.
+        tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2])) if HALVES else (x,)
     return tiles
 
 
@@ -115,6 +113,47 @@ def _rescale(sums, below, inverse_t):
 
 
 @triton.jit
+def _shift(top, new, FUSED: tl.constexpr):
+    """What `_below` takes for the largest logit `new`, and `_rescale` to come there from `top`."""
+    if FUSED:
+        shift = tl.maximum(new * LOG2_E, LOWEST)
+        moved = tl.maximum(top * LOG2_E, LOWEST) - shift
+    else:
+        shift = tl.maximum(new, LOWEST)
+        moved = (tl.maximum(top, LOWEST) - shift) * LOG2_E
+    return shift, moved
+
+
+@triton.jit
+def _below(x, shift, FUSED: tl.constexpr):
+    """Logits [n, m] under the largest, times log2 e.
+
+    FUSED takes one instruction and rounds once, relative to largest * log2 e, rounded.
+    """
+    under = shift[:, None]
+    return tl.fma(x, LOG2_E, -under) if FUSED else (x - under) * LOG2_E
+
+
+@triton.jit
+def _settle(top, sums, inverse_t):
+    """Fused sums made relative to `top`, and where they are not to be trusted.
+
+    That is where the rounding of top * log2 e is no longer small (at 1e10 it is 512), and where
+    sums are not finite: it may have begun with such logits before it met larger ones.
+    """
+    shift = tl.maximum(top * LOG2_E, LOWEST)
+    lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
+    sums = _rescale(sums, lost, inverse_t)
+    limit = tl.full(top.shape, FUSED_UP_TO, tl.float32)
+    wrong = sums[0] - sums[0] != 0
+    for i in tl.static_range(1, len(sums)):
+        wrong |= sums[i] - sums[i] != 0
+    for i in tl.static_range(len(inverse_t)):
+        limit = tl.minimum(limit, FUSED_UP_TO / inverse_t[i])
+    return sums, wrong | ((top > -float("inf")) & (tl.abs(top) > limit))
+
+
+@triton.jit
 def _advance(
     top, first, sums, row, step, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
     MASKED: tl.constexpr, FUSED: tl.constexpr, ALIGNED: tl.constexpr,
@@ -131,19 +170,12 @@ def _advance(
         best = _best(x[u])
         first = tl.where(best > new, step + u, first)
         new = tl.maximum(new, best)
-    if FUSED:
-        shift = tl.maximum(new * LOG2_E, LOWEST)
-        moved = tl.maximum(top * LOG2_E, LOWEST) - shift
-    else:
-        shift = tl.maximum(new, LOWEST)
-        moved = (tl.maximum(top, LOWEST) - shift) * LOG2_E
+    shift, moved = _shift(top, new, FUSED)
     zero = tl.zeros([LANES], tl.float32)
     added = (zero,) * (3 + len(inverse_t))
     for u in tl.static_range(U):
         for tile in tl.static_range(len(x[u])):
-            under = shift[:, None]
-            below = tl.fma(x[u][tile], LOG2_E, -under) if FUSED else (x[u][tile] - under) * LOG2_E
-            added = _add(added, below, inverse_t)
+            added = _add(added, _below(x[u][tile], shift, FUSED), inverse_t)
     old = _rescale(sums, moved, inverse_t)
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
@@ -175,26 +207,14 @@ def _scan(logits, stride, size, steps, inverse_t, scratch, E: tl.constexpr,
           U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """One segment of a row: writes its lanes' largest logit, sums and first group, see `_lanes`.
 
-    y = x log2 e - shift takes one fused instruction, and rounds once, if the shift is the product
-    largest * log2 e, rounded; that rounding is taken out at the end. Where it is no longer small
-    (1e10 rounds by 512) the segment is walked again, subtracting first. So it is where sums are not
-    finite: a lane may have begun with such logits before it met larger ones.
+    Where the fused sums are not to be trusted the segment is walked again.
     """
     row = _row(logits, stride, E)
     lane = tl.arange(0, LANES)
     start = tl.program_id(1) * steps
     stop = tl.minimum(start + steps, tl.cdiv(size // E, LANES))
     top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, True, ALIGNED)
-    shift = tl.maximum(top * LOG2_E, LOWEST)
-    lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
-    sums = _rescale(sums, lost, inverse_t)
-    limit = tl.full([LANES], FUSED_UP_TO, tl.float32)
-    wrong = tl.zeros([LANES], tl.int1)
-    for i in tl.static_range(3 + len(inverse_t)):
-        wrong |= sums[i] - sums[i] != 0
-        if i >= 3:
-            limit = tl.minimum(limit, FUSED_UP_TO / inverse_t[i - 3])
-    wrong |= (top > -float("inf")) & (tl.abs(top) > limit)
+    sums, wrong = _settle(top, sums, inverse_t)
     if tl.max(wrong.to(tl.int32)) > 0:
         top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, False, ALIGNED)
 

@@ -112,7 +112,7 @@ def position_stats(
     )  # fmt: skip
     launch(
         _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
-        top_logits, top_ids, K=top_k, KP=kp, BLOCK=triton.next_power_of_2(lanes),
+        top_logits, top_ids, K=top_k, KP=kp, S=triton.next_power_of_2(segments),
         U=UNROLL // per_group, W=WARP, threads=WARP, **limit, **shared,
     )  # fmt: skip
     stats = PositionStats(
