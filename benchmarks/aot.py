@@ -87,7 +87,7 @@ def _scan(
         lambda dtype: {
             **_pointers(dtype, "logits:L stride:n size:n steps:n"),
             "inverse_t": ("fp32",) * temperatures,
-            **_pointers(dtype, "lane_sums:F lane_groups:I"),
+            **_pointers(dtype, "scratch:F"),
         },
         lambda dtype: {
             **_lanes(dtype), "U": scan.UNROLL * ITEMSIZE[dtype] // 16, "ALIGNED": aligned,
@@ -101,15 +101,18 @@ def _finalise(top_k: int) -> Kernel:
     return Kernel(
         finalise._finalise,
         lambda dtype: {
-            **_pointers(dtype, "logits:L stride:n size:n steps:n lanes:n"),
+            **_pointers(dtype, "logits:L stride:n size:n steps:n segments:n"),
             "inverse_t": (),
-            **_pointers(dtype, "lane_sums:F lane_groups:I chosen:I found:I ranked:J fields:F"),
-            **_pointers(dtype, "valid:B top_logits:F top_ids:I"),
+            **_pointers(dtype, "scratch:F fields:F valid:B top_logits:F top_ids:I"),
         },
-        lambda dtype: _lanes(dtype) | {"K": top_k, "KP": max(16, top_k), "BLOCK": 1024},
+        lambda dtype: _lanes(dtype) | {
+            "K": top_k, "KP": max(16, top_k), "S": 8, "W": 32,
+            "U": scan.UNROLL * ITEMSIZE[dtype] // 16,
+        },
         {4: (17, 16), 2: (16, 14)},
         streams=False,
-        register_limit=stats.register_limit(top_k),
+        register_limit=stats.MOST_REGISTERS,
+        threads=32,
     )
 
 

@@ -4,6 +4,7 @@ Accuracy on every kind of row is in `test_accuracy.py`. Triton's interpreter mus
 the kernels are imported, so a child process runs this file.
 """
 
+import contextlib
 import dataclasses
 import runpy
 import subprocess
@@ -19,8 +20,10 @@ pytest.importorskip("triton")
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import reference
+from ssd_probe.kernels.gpu import pair as gpu_pair
 from ssd_probe.kernels.gpu import stats as gpu
-from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.pair import pair_stats
+from ssd_probe.kernels.results import COMPARISONS, PositionStats
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="for the child")
 compiled = pytest.mark.skipif(INTERPRETED, reason="for the parent")
@@ -126,6 +129,112 @@ def test_selection_under_ties(dtype, top_k):
         x.masked_fill(index % 97 > 0, -torch.inf),  # fewer than 64 finite
     ]
     check(torch.stack(rows).to(dtype), top_k)
+
+
+@pytest.fixture
+def fenced(monkeypatch):
+    """The buffers allocated, each between bytes that nothing may change."""
+    fences, fence = [], torch.full((8192,), 77, dtype=torch.uint8)
+
+    def empty(*shape, dtype=torch.float32, device=None):
+        shape = torch.Size(shape[0] if isinstance(shape[0], tuple) else shape)
+        inside = torch.full((shape.numel() * dtype.itemsize,), 255, dtype=torch.uint8)  # NaN, -1
+        fences.append(torch.cat([fence, inside, fence]))
+        return fences[-1][len(fence) : -len(fence)].view(dtype).view(shape)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    yield fences
+    for memory in fences:
+        assert torch.equal(memory[: len(fence)], fence)
+        assert torch.equal(memory[-len(fence) :], fence)
+
+
+@interpreted
+@pytest.mark.parametrize(("row", "top_k", "entropy"), [
+    (lambda: torch.randn(1024).repeat(16), 16, None),
+    (lambda: (torch.arange(32_768) % 512).float(), 64, 5.1995),
+    (lambda: torch.randn(512).bfloat16().repeat(297)[:151_936], 64, None),
+    (lambda: (torch.arange(9000) % 512 < 4).float(), 20, None),
+    (lambda: (torch.arange(9000) // 4 % 128 == 7).bfloat16(), 20, None),
+])  # fmt: skip
+def test_few_lanes_hold_many_of_the_best_groups(row, top_k, entropy, fenced):
+    """Rows with the lanes' period: K and more groups reach the best group of the K-th lane."""
+    stats = check(row()[None], top_k)
+    assert len(fenced) >= 2
+    if entropy:
+        assert stats.entropy.item() == pytest.approx(entropy, abs=5e-4)
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_finite_masks(dtype):
+    """What people write instead of -inf: after, before, between and nearly everywhere."""
+    index = torch.arange(4096)
+    for mask in {-1e4, -3e4, -1e7, -1e10, -1e15, -1e30, -2.3e38, torch.finfo(dtype).min}:
+        if mask < torch.finfo(dtype).min:
+            continue
+        x = torch.randn(4, 4096)
+        for row, masked in enumerate((index >= 8, index < 2048, index % 2 == 0, index != 4000)):
+            x[row, masked] = mask
+        x = x.to(dtype)
+        stats = check(x, 64, (0.7, 1e-5, 1e30))
+        assert stats.valid.all()
+        pair = pair_stats(x, x.flip(0), top_k=8, backend="triton")
+        want = reference.pair_stats(x, x.flip(0), top_k=8)
+        for name in COMPARISONS:
+            torch.testing.assert_close(
+                getattr(pair, name).double(), getattr(want, name), rtol=1e-5, atol=2e-7
+            )
+
+
+@interpreted
+@pytest.mark.parametrize("temperature", [1e-5, 1e-3, 0.05, 1e37, 1e40, 1e300])
+def test_extreme_temperatures(temperature):
+    x = 3000 * torch.randn(5, 1003)
+    x[1] += 1e4
+    x[2] = torch.randn(1003) - 1e4
+    x[3, ::3] = -torch.inf
+    x[4] *= 10
+    check(torch.cat([x, x[2:] / 3000]), 16, (temperature,))
+    check(x.bfloat16(), 64, (temperature,))
+
+
+@interpreted
+def test_targets_that_are_no_ids():
+    logits = torch.randn(6, 700)
+    targets = torch.tensor([-100, 5, 700, -1, 2**40, -(2**33)])
+    far = logits.as_strided((6, 700), (0, 1))  # a load off the row would be off the memory
+    for x in (logits, far, logits.masked_fill(logits < 9, torch.nan)):
+        stats = gpu.position_stats(x, 8, (), targets)
+        known = reference.position_stats(x[1:2], top_k=8, targets=targets[1:2])
+        assert stats.target_rank.tolist() == [-1, known.target_rank.item(), -1, -1, -1, -1]
+        expected = torch.full((6,), torch.nan)
+        expected[1] = known.target_logprob.item()
+        torch.testing.assert_close(stats.target_logprob, expected, equal_nan=True)
+
+
+@compiled
+def test_every_launch_is_on_the_device_of_the_logits(monkeypatch):
+    """A tensor on another than the current device must not be read from that one."""
+    current, launched = [], []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **_: launched.append(current[-1] is arguments[0])
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    for module, name in ((gpu, "_scan"), (gpu, "_finalise"), (gpu, "_rank"), (gpu_pair, "_pair")):
+        monkeypatch.setattr(module, name, Kernel())
+    logits = torch.zeros(3, 40)
+    stats = gpu.position_stats(logits, 4, (), torch.zeros(3, dtype=torch.int64))
+    gpu_pair.pair_sums(logits, logits, stats, stats)
+    assert launched == [True] * 4 and not current
 
 
 @interpreted

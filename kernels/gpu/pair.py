@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssd_probe.kernels.gpu.launch import launch
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.series import JS_FAR, JS_SERIES, KL_SERIES
 
@@ -147,14 +148,14 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
     if rows:
         narrow = min(x.element_size(), y.element_size())
         aligned = all(t.data_ptr() % 16 == 0 and t.stride(0) % 8 == 0 for t in (x, y))
-        _pair[(rows, segments)](
-            x, y, _row_constants(base, other), out, x.stride(0), y.stride(0), size, segments,
+        launch(
+            _pair, (rows, segments), x, y, _row_constants(base, other), out,
+            x.stride(0), y.stride(0), size, segments,
             SEGMENT=SEGMENT,
             BLOCK=THREADS * (16 // narrow),
             ALIGNED=aligned,
             EXACT=max(x.element_size(), y.element_size()) == 2,
-            num_warps=THREADS // (64 if torch.version.hip else 32),
-            enable_fp_fusion=True,
+            threads=THREADS,
         )  # fmt: skip
     return out.double().sum(1)
 

@@ -14,8 +14,9 @@ LANES = tl.constexpr(128)  # = the threads of a program
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Exponents (base 2) are cut here: 1e-38 of the largest term is nothing, 0 * -inf would be NaN.
 LEAST = tl.constexpr(-126.0)
+TWO_NOTHINGS = tl.constexpr(-0x7F0080)  # -inf in both halves, as bfloat16
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # instead of -inf as a shift: -inf - -inf is NaN
-FUSED_UP_TO = tl.constexpr(2.3e38)  # times log2 e it is finite
+FUSED_UP_TO = tl.constexpr(4e6)  # times log2 e it rounds by 0.25 at most
 
 
 @triton.jit
@@ -25,8 +26,16 @@ def _row(logits, stride, E: tl.constexpr):
 
 
 @triton.jit
+def _lanes(scratch, lanes, SUMS: tl.constexpr):
+    """In `scratch`, the row's float32 [1 + SUMS, lanes] (largest, sums) and int32 [lanes]."""
+    record = (2 + SUMS) * lanes
+    values = scratch + tl.program_id(0).to(tl.int64) * record
+    return values, (values + (1 + SUMS) * lanes).to(tl.pointer_type(tl.int32), bitcast=True)
+
+
+@triton.jit
 def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
-    """Logits [n, E] of the groups `inside` [n], else -inf, in 16-byte loads.
+    """Logits [n, E] at `pointers`, of the groups `inside` [n], else -inf, in 16-byte loads.
 
     Rows that do not begin on 16 bytes: a mask by element, always true, splits the loads into
     single ones, and a thread keeps its groups. Without the false hint it would not: the compiler
@@ -36,6 +45,43 @@ def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
     if not ALIGNED:
         mask = mask & (tl.arange(0, E) < size)[None, :]  # a group exists, so size >= E
     return tl.load(pointers, mask=mask, other=-float("inf")).to(tl.float32)
+
+
+@triton.jit
+def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
+            ALIGNED: tl.constexpr):  # fmt: skip
+    """Logits of `group` [n] from `start`, -inf where not `inside`: tiles [n, E / tiles].
+
+    The bits of a bfloat16 are the upper half of a float32: two tiles, cut from words of 32 bits,
+    take 0.5 instructions a logit less than widening.
+    """
+    HALVES: tl.constexpr = start.dtype.element_ty == tl.bfloat16
+    if HALVES and ALIGNED:
+        words = start.to(tl.pointer_type(tl.int32), bitcast=True)
+        words += group[:, None] * (E // 2) + tl.arange(0, E // 2)[None, :]
+        if MASKED:
+            word = tl.load(words, mask=inside[:, None], other=TWO_NOTHINGS)
+        else:
+            word = tl.load(words)
+        lower, upper = word << 16, word & -65536
+        tiles = lower.to(tl.float32, bitcast=True), upper.to(tl.float32, bitcast=True)
+    else:
+        pointers = start + (group[:, None] * E + tl.arange(0, E)[None, :])
+        if MASKED or not ALIGNED:
+            x = _load(pointers, inside, size, E, ALIGNED)
+        else:
+            x = tl.load(pointers).to(tl.float32)
+        # In halves too: the same sums to the bit.
+        tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2])) if HALVES else (x,)
+    return tiles
+
+
+@triton.jit
+def _best(tiles):
+    best = tl.max(tiles[0], 1)
+    for i in tl.static_range(1, len(tiles)):
+        best = tl.maximum(best, tl.max(tiles[i], 1))
+    return best
 
 
 @triton.jit
@@ -58,12 +104,53 @@ def _add(sums, below, inverse_t):
 def _rescale(sums, below, inverse_t):
     """The sums relative to a shift that is `below` * -ln 2 higher."""
     d = tl.maximum(below, LEAST)
-    w = tl.exp2(d)
+    w = tl.exp2(below)
     s0, s1, s2 = sums[0], sums[1], sums[2]
     result = (w * s0, w * (s1 + d * s0), w * (s2 + d * (2 * s1 + d * s0)))
     for i in tl.static_range(len(inverse_t)):
         result = result + (sums[3 + i] * tl.exp2(below * inverse_t[i]),)
     return result
+
+
+@triton.jit
+def _shift(top, new, FUSED: tl.constexpr):
+    """What `_below` takes for the largest logit `new`, and `_rescale` to come there from `top`."""
+    if FUSED:
+        shift = tl.maximum(new * LOG2_E, LOWEST)
+        moved = tl.maximum(top * LOG2_E, LOWEST) - shift
+    else:
+        shift = tl.maximum(new, LOWEST)
+        moved = (tl.maximum(top, LOWEST) - shift) * LOG2_E
+    return shift, moved
+
+
+@triton.jit
+def _below(x, shift, FUSED: tl.constexpr):
+    """Logits [n, m] under the largest, times log2 e.
+
+    FUSED takes one instruction and rounds once, relative to largest * log2 e, rounded.
+    """
+    under = shift[:, None]
+    return tl.fma(x, LOG2_E, -under) if FUSED else (x - under) * LOG2_E
+
+
+@triton.jit
+def _settle(top, sums, inverse_t):
+    """Fused sums made relative to `top`, and where they are not to be trusted.
+
+    That is where the rounding of top * log2 e is no longer small (at 1e10 it is 512), and where
+    sums are not finite: it may have begun with such logits before it met larger ones.
+    """
+    shift = tl.maximum(top * LOG2_E, LOWEST)
+    lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
+    sums = _rescale(sums, lost, inverse_t)
+    limit = tl.full(top.shape, FUSED_UP_TO, tl.float32)
+    wrong = sums[0] - sums[0] != 0
+    for i in tl.static_range(1, len(sums)):
+        wrong |= sums[i] - sums[i] != 0
+    for i in tl.static_range(len(inverse_t)):
+        limit = tl.minimum(limit, FUSED_UP_TO / inverse_t[i])
+    return sums, wrong | ((top > -float("inf")) & (tl.abs(top) > limit))
 
 
 @triton.jit
@@ -73,34 +160,22 @@ def _advance(
 ):  # fmt: skip
     """Take U steps into the lanes' state."""
     lane = tl.arange(0, LANES)
-    offset = lane[:, None] * E + tl.arange(0, E)[None, :]  # [LANES, E]
     start = row + step * (LANES * E)  # ids, and so offsets in a row, are int32
     x = ()
     for u in tl.static_range(U):
-        at = start + u * LANES * E + offset
-        if MASKED or not ALIGNED:
-            inside = lane + (step + u) * LANES < size // E if MASKED else lane >= 0
-            tile = _load(at, inside, size, E, ALIGNED)
-        else:
-            tile = tl.load(at).to(tl.float32)
-        x = x + (tile,)
+        inside = lane + (step + u) * LANES < size // E
+        x = x + (_groups(start, lane + u * LANES, inside, size, E, MASKED, ALIGNED),)
     new = top
     for u in tl.static_range(U):
-        best = tl.max(x[u], 1)
+        best = _best(x[u])
         first = tl.where(best > new, step + u, first)
         new = tl.maximum(new, best)
-    if FUSED:
-        shift = tl.maximum(new * LOG2_E, LOWEST)
-        moved = tl.maximum(top * LOG2_E, LOWEST) - shift
-    else:
-        shift = tl.maximum(new, LOWEST)
-        moved = (tl.maximum(top, LOWEST) - shift) * LOG2_E
+    shift, moved = _shift(top, new, FUSED)
     zero = tl.zeros([LANES], tl.float32)
     added = (zero,) * (3 + len(inverse_t))
     for u in tl.static_range(U):
-        under = shift[:, None]
-        below = tl.fma(x[u], LOG2_E, -under) if FUSED else (x[u] - under) * LOG2_E
-        added = _add(added, below, inverse_t)
+        for tile in tl.static_range(len(x[u])):
+            added = _add(added, _below(x[u][tile], shift, FUSED), inverse_t)
     old = _rescale(sums, moved, inverse_t)
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
@@ -128,32 +203,28 @@ def _walk(row, start, stop, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=["stride", "size", "steps"])
-def _scan(logits, stride, size, steps, inverse_t, lane_sums, lane_groups, E: tl.constexpr,
+def _scan(logits, stride, size, steps, inverse_t, scratch, E: tl.constexpr,
           U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
-    """One segment of a row: lane_sums [N, 4 + T, lanes] (largest, sums), lane_groups [N, lanes].
+    """One segment of a row: writes its lanes' largest logit, sums and first group, see `_lanes`.
 
-    y = x log2 e - shift takes one fused instruction, and rounds once, if the shift is the product
-    largest * log2 e, rounded; that rounding is taken out at the end. Where the product overflows
-    the segment is walked again, subtracting first.
+    Where the fused sums are not to be trusted the segment is walked again.
     """
     row = _row(logits, stride, E)
     lane = tl.arange(0, LANES)
     start = tl.program_id(1) * steps
     stop = tl.minimum(start + steps, tl.cdiv(size // E, LANES))
     top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, True, ALIGNED)
-    shift = tl.maximum(top * LOG2_E, LOWEST)
-    lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
-    sums = _rescale(sums, lost, inverse_t)
-    if tl.max(tl.where(top > -float("inf"), tl.abs(top), 0.0)) > FUSED_UP_TO:
+    sums, wrong = _settle(top, sums, inverse_t)
+    if tl.max(wrong.to(tl.int32)) > 0:
         top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, False, ALIGNED)
 
     lanes = tl.num_programs(1) * LANES
-    at = tl.program_id(0).to(tl.int64) * lanes + tl.program_id(1) * LANES + lane
-    tl.store(lane_groups + at, first * LANES + lane)
-    at += tl.program_id(0).to(tl.int64) * lanes * (3 + len(inverse_t))
-    tl.store(lane_sums + at, top)
+    values, groups = _lanes(scratch, lanes, 3 + len(inverse_t))
+    at = tl.program_id(1) * LANES + lane
+    tl.store(values + at, top)
     for i in tl.static_range(3 + len(inverse_t)):
-        tl.store(lane_sums + at + (1 + i) * lanes, sums[i])
+        tl.store(values + (1 + i) * lanes + at, sums[i])
+    tl.store(groups + at, first * LANES + lane)
 
 
 def geometry(size: int, itemsize: int) -> tuple[int, int, int]:

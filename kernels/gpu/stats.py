@@ -21,28 +21,38 @@ from torch import Tensor
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import TRITON_TOP_K
 from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
+from ssd_probe.kernels.gpu.launch import WARP, launch
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
+
+MOST_REGISTERS = 168  # of `_finalise` on CUDA: left alone, ptxas spills to fit one more program
+LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
 
 
 @triton.jit(do_not_specialize=["stride", "size"])
 def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
           target_rank, K: tl.constexpr, KP: tl.constexpr, E: tl.constexpr,
           ALIGNED: tl.constexpr):  # fmt: skip
-    """The target's log-probability, and its rank: among the top ids, else counted over the row."""
+    """The target's log-probability, and its rank: among the top ids, else counted over the row.
+
+    NaN and -1 for a target that is no id of the row, and for the rank in a row that is not valid.
+    """
     row_id = tl.program_id(0).to(tl.int64)
     row = _row(logits, stride, E)
     groups = size // E
-    target = tl.load(targets + row_id).to(tl.int32)
+    wanted = tl.load(targets + row_id)
+    known = (wanted >= 0) & (wanted < size)
+    target = tl.where(known, wanted, 0).to(tl.int32)
     value = tl.load(row + target).to(tl.float32)
     top = tl.load(fields + row_id).to(tl.float64)
     log_partition = tl.load(fields + tl.num_programs(0) + row_id).to(tl.float64)
-    tl.store(target_logprob + row_id, (value.to(tl.float64) - top - log_partition).to(tl.float32))
+    logprob = (value.to(tl.float64) - top - log_partition).to(tl.float32)
+    tl.store(target_logprob + row_id, tl.where(known, logprob, float("nan")))
 
     at = tl.arange(0, KP)
     ids = tl.load(top_ids + row_id * K + at, mask=at < K, other=-1)
     rank = tl.sum(tl.where(ids == target, at + 1, 0))
-    ok = tl.load(valid + row_id)
+    ok = tl.load(valid + row_id) & known
     if ok & (rank == 0):
         # Before the target's group a tie counts, after it does not; its own is counted apart.
         home = target // E
@@ -67,11 +77,6 @@ def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
 
 
-def register_limit(kp: int) -> int:
-    """For `_finalise` on CUDA: left alone, ptxas spills to fit one more program a processor."""
-    return 128 if kp < 128 else 168
-
-
 def position_stats(
     logits: Tensor, top_k: int, temperatures: tuple[float, ...], targets: Tensor | None
 ) -> PositionStats:
@@ -87,45 +92,38 @@ def position_stats(
     stride, itemsize = logits.stride(0), logits.element_size()
     per_group, steps, segments = geometry(size, itemsize)
     lanes, kp = segments * LANES.value, max(16, triton.next_power_of_2(top_k))
-    inverse_t = tuple(1 / t for t in temperatures)
+    inverse_t = tuple(max(1 / t, LEAST_NORMAL) for t in temperatures)
     shared = {
         "E": per_group,
         "ALIGNED": stride * itemsize % 16 == 0 and logits.data_ptr() % 16 == 0,
-        "num_warps": LANES.value // (64 if torch.version.hip else 32),
-        "enable_fp_fusion": True,
     }
-
-    limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
+    limit = {} if torch.version.hip else {"maxnreg": MOST_REGISTERS}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
 
-    lane_sums = empty(n, 4 + len(temperatures), lanes)
-    lane_groups = empty(n, lanes, dtype=torch.int32)
-    chosen, found = empty(n, kp, dtype=torch.int32), empty(n, 2 * kp, dtype=torch.int32)
-    ranked = empty(n, 2 * kp, dtype=torch.int64)
+    scratch = empty(n, (5 + len(temperatures)) * lanes + 7 * kp)  # words: all lanes, then the rest
     fields = empty(5 + len(temperatures), n)
     valid = empty(n, dtype=torch.bool)
     top_logits, top_ids = empty(n, top_k), empty(n, top_k, dtype=torch.int32)
-    with torch.cuda.device_of(logits):
-        _scan[n, segments](
-            logits, stride, size, steps, inverse_t, lane_sums, lane_groups,
-            U=UNROLL // per_group, **shared,
+    launch(
+        _scan, (n, segments), logits, stride, size, steps, inverse_t, scratch,
+        U=UNROLL // per_group, **shared,
+    )  # fmt: skip
+    launch(
+        _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
+        top_logits, top_ids, K=top_k, KP=kp, S=triton.next_power_of_2(segments),
+        U=UNROLL // per_group, W=WARP, threads=WARP, **limit, **shared,
+    )  # fmt: skip
+    stats = PositionStats(
+        max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
+        tail_log_mass=fields[4], top_logits=top_logits, top_ids=top_ids, valid=valid,
+        temperatures=temperatures, log_partition_at=fields[5:].T,
+    )  # fmt: skip
+    if targets is not None:
+        stats.target_logprob, stats.target_rank = empty(n), empty(n, dtype=torch.int32)
+        launch(
+            _rank, (n,), logits, stride, size, targets, fields, valid, top_ids,
+            stats.target_logprob, stats.target_rank, K=top_k, KP=kp, **shared,
         )  # fmt: skip
-        _finalise[n,](
-            logits, stride, size, steps, lanes, inverse_t, lane_sums, lane_groups, chosen,
-            found, ranked, fields, valid, top_logits, top_ids, K=top_k, KP=kp,
-            BLOCK=triton.next_power_of_2(lanes), **limit, **shared,
-        )  # fmt: skip
-        stats = PositionStats(
-            max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
-            tail_log_mass=fields[4], top_logits=top_logits, top_ids=top_ids, valid=valid,
-            temperatures=temperatures, log_partition_at=fields[5:].T,
-        )  # fmt: skip
-        if targets is not None:
-            stats.target_logprob, stats.target_rank = empty(n), empty(n, dtype=torch.int32)
-            _rank[n,](
-                logits, stride, size, targets, fields, valid, top_ids,
-                stats.target_logprob, stats.target_rank, K=top_k, KP=kp, **shared,
-            )  # fmt: skip
     return stats
