@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ssd_probe.kernels import reference
+from ssd_probe.kernels.cpu.rows import CHUNK
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS
 from ssd_probe.kernels.stats import position_stats
@@ -99,3 +100,41 @@ def test_temperatures_of_every_size(backend, top_k):
         [math.log(n) for n in (601, 601, 1, 300, 601, 601)]
     )
     torch.testing.assert_close(stats.log_partition_at.double(), want, rtol=2e-6, atol=1e-6)
+
+
+def long_rows(size: int) -> dict[str, torch.Tensor]:
+    """Rows whose later chunks change the head wholly, not at all, or are far below it."""
+    index, x = torch.arange(size), torch.randn(size)
+    late = index >= CHUNK
+    rows = {
+        "random": 3 * x, "rising": index * 1e-3, "falling": index * -1e-3,
+        "equal": torch.zeros(size), "saw": index % 512, "two": index % 2,
+        "zeros of both signs": torch.where(index % 3 == 0, 0.0, -0.0),
+        "late zeros": torch.where(late, 0.0, -0.0), "late": torch.where(late, x, x - 200),
+        "early": torch.where(late, x - 200, x), "late masks": torch.where(late, -torch.inf, x),
+        "few": torch.where(index % 9000 == 0, x, -torch.inf),
+        "masked": torch.where(index % 2 == 0, x, -6e4), "lock": torch.where(index == 5, 60, x),
+        "locks apart": torch.where(index % CHUNK == 5, 80, x), "all in one": x.round() * (x > 3),
+        "late ties": torch.where(index % 700 == 3, 5, x.clamp(max=4)),
+    }  # fmt: skip
+    for value in (torch.nan, torch.inf):
+        rows[f"late {value}"] = x.masked_fill(index == size - 1, value)
+    return rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("top_k", [1, 64, 300])
+def test_rows_of_several_chunks(dtype, top_k):
+    rows = long_rows(CHUNK + 9001)
+    x = torch.stack([row.to(dtype) for row in rows.values()])
+    targets = torch.tensor([CHUNK + 8999 - i * (CHUNK // 20) for i in range(len(x))])
+    options = {"top_k": top_k, "temperatures": (0.5, 1.6), "targets": targets}
+    got = position_stats(x, backend="cpu", **options)
+    want = reference.position_stats(x, **options)
+    for name in ("valid", "top_ids", "target_rank"):
+        assert torch.equal(getattr(got, name), getattr(want, name)), name
+    for name in ("top_logits", "log_partition", "entropy", "varentropy", "tail_log_mass",
+                 "log_partition_at", "target_logprob"):  # fmt: skip
+        torch.testing.assert_close(
+            getattr(got, name).double(), getattr(want, name), rtol=2e-6, atol=1e-6, equal_nan=True
+        )

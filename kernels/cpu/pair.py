@@ -9,7 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ssd_probe.kernels.cpu.stats import exp
+from ssd_probe.kernels.cpu.logits import exp
 from ssd_probe.kernels.cpu.threads import in_threads
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.series import JS_FAR, JS_SERIES, KL_SERIES
