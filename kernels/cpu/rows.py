@@ -31,7 +31,7 @@ from ssd_probe.kernels.cpu.logits import (
 I64 = np.int64
 BLOCK = 128  # logits that share a largest one
 SEGMENT = 1024  # logits summed in float32 before they join the float64 sums
-CHUNK = 2**16  # logits read twice: within the second cache
+CHUNK = 2**17  # logits read twice: within the second cache
 COUNTED = 192  # keys that are sorted by counting larger ones, which has no branches
 FAR, NEAR, INFINITE = (F32(y).view(np.uint32) for y in (-LEAST, 20, np.inf))
 HALF, TWO = F32(0.5), F32(2)
@@ -146,17 +146,23 @@ def _keep(found, count, k):
 
 
 @njit
-def _sort(found, head):
-    """The largest of the keys into `head`, descending; what is left of it is absent."""
-    k = len(head)
+def _larger(keys, key):
+    count = 0
+    for i in range(len(keys)):
+        count += keys[i] > key
+    return count
+
+
+@njit
+def _sort(found, ranked, head):
+    """The largest of the keys into `head`, descending, as the first `ranked` of them are."""
+    k, new = len(head), found[ranked:]
     if len(found) > COUNTED:
         head[:] = np.sort(found)[::-1][:k]
         return
-    head[:] = ABSENT
     for i in range(len(found)):
-        key, rank = found[i], 0
-        for j in range(len(found)):
-            rank += found[j] > key
+        key = found[i]
+        rank = i + _larger(new, key) if i < ranked else _larger(found, key)
         if rank < k:
             head[rank] = key
 
@@ -198,7 +204,7 @@ def _search(x, first_id, head, tops, marks, found):
                 found[count] = key
                 count += 1
     if count > k or in_order:
-        _sort(found[:count], head)
+        _sort(found[:count], 0 if in_order else k, head)
 
 
 @njit
@@ -298,7 +304,7 @@ def _next(x, first_id, temperatures, inverse_t, head, tail, scratch):
         return False
     _add(tail, np.float64(cut), total, temperatures)
     if count > k:
-        _sort(found[:count], head)
+        _sort(found[:count], k, head)
         _add_beyond(tail, found[:count], head[-1], temperatures, inverse_t, scratch)
     return True
 
