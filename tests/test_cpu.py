@@ -138,3 +138,18 @@ def test_rows_of_several_chunks(dtype, top_k):
         torch.testing.assert_close(
             getattr(got, name).double(), getattr(want, name), rtol=2e-6, atol=1e-6, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pairs_of_logits_that_swallow_a_log_partition(backend):
+    x, y = torch.randn(4, 17), torch.randn(4, 17)
+    x[0] += 1e30  # 17 equal ones
+    x[1] += 1e12
+    x[2], y[3] = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max / 2
+    got, want = pair_stats(x, y, backend=backend), reference.pair_stats(x, y)
+    p, q = x[:1].double().softmax(-1), y[:1].double().softmax(-1)
+    assert want.kl_other_base[0].item() == pytest.approx((q * (q / p).log()).sum().item(), rel=1e-9)
+    for name in COMPARISONS:
+        torch.testing.assert_close(
+            getattr(got, name).double(), getattr(want, name), rtol=1e-5, atol=2e-7
+        )

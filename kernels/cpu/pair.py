@@ -34,17 +34,22 @@ def _exp(t):
     return exp(t) if t > _LEAST else _ZERO
 
 
+@njit(fastmath={"contract"})  # not reassociated: large logits would swallow the log partition
+def _log_p(z, largest, log_partition):
+    return (np.float64(z) - largest) - log_partition
+
+
 @njit(cache=True, nogil=True, fastmath=_MATH, boundscheck=False)
-def _block(a, b, a_shift, b_shift, log_a, log_b, out):
+def _block(a, b, a_shift, b_shift, a_max, b_max, a_log, b_log, out):
     """Add the six sums of `closing.close_pair` over one block to `out` [6].
 
     `a`, `b`: raw bits of the logits, uint32, or uint16 of bfloat16 with a shift of 16;
-    `log_a`, `log_b`: float64 log normalisers.
+    `a_max`, `b_max`: the largest logits; `a_log`, `b_log`: the log partitions, float64.
     """
     kl, lk, js, tv, diff, above = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
     for i in range(len(a)):
-        x = np.float64(np.uint32(np.uint32(a[i]) << a_shift).view(np.float32)) - log_a
-        y = np.float64(np.uint32(np.uint32(b[i]) << b_shift).view(np.float32)) - log_b
+        x = _log_p(np.uint32(np.uint32(a[i]) << a_shift).view(np.float32), a_max, a_log)
+        y = _log_p(np.uint32(np.uint32(b[i]) << b_shift).view(np.float32), b_max, b_log)
         # In float64, because the difference of close logits is all that a small KL is made of.
         d = np.float32(y - x)
         p, q_far = _exp(np.float32(x)), _exp(np.float32(y))
@@ -85,19 +90,19 @@ def _block(a, b, a_shift, b_shift, log_a, log_b, out):
 
 
 @njit(cache=True, nogil=True)
-def _rows(a, b, a_stride, b_stride, size, a_shift, b_shift, log_a, log_b, out):
-    """`_block` over n rows into `out` [n, 6]; a row whose normalisers are NaN stays 0.
+def _rows(a, b, a_stride, b_stride, size, a_shift, b_shift, maxima, logs, out):
+    """`_block` over n rows into `out` [n, 6]; `maxima`, `logs` [2, n]; a row where they are NaN stays 0.
 
     `a`, `b`: memory from the first row's first logit on, flat: a view of rows that lie apart would
     be of another type, compiled apart, and round apart.
     """
     for row in range(len(out)):
-        if np.isfinite(log_a[row]) and np.isfinite(log_b[row]):
+        if np.isfinite(logs[0, row]) and np.isfinite(logs[1, row]):
             for start in range(0, size, BLOCK):
                 end = min(start + BLOCK, size)
                 i, j = row * a_stride, row * b_stride
                 _block(a[i + start : i + end], b[j + start : j + end], a_shift, b_shift,
-                       log_a[row], log_b[row], out[row])  # fmt: skip
+                       maxima[0, row], maxima[1, row], logs[0, row], logs[1, row], out[row])  # fmt: skip
 
 
 def _bits(logits: Tensor) -> tuple[np.ndarray, int, np.uint32]:
@@ -118,7 +123,9 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
         x = x.contiguous()
     if y.stride(1) != 1:
         y = y.contiguous()
-    logs = base.logsumexp.numpy(), other.logsumexp.numpy()
+    sides = base, other
+    maxima = np.stack([side.max_logit.double().numpy() for side in sides])  # [2, N]
+    logs = np.stack([side.log_partition.double().numpy() for side in sides])
     out = np.zeros((len(x), 6))
     step = max(1, HALF_ROWS // x.shape[1])
 
@@ -128,7 +135,7 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
             a, a_stride, a_shift = _bits(x[part])
             b, b_stride, b_shift = _bits(y[part])
             _rows(a, b, a_stride, b_stride, x.shape[1], a_shift, b_shift,
-                  logs[0][part], logs[1][part], out[part])  # fmt: skip
+                  maxima[:, part], logs[:, part], out[part])  # fmt: skip
 
     in_threads(work, len(x))
     return torch.from_numpy(out)
