@@ -105,10 +105,16 @@ def _finalise(top_k: int) -> Kernel:
             "inverse_t": (),
             **_pointers(dtype, "scratch:F fields:F valid:B top_logits:F top_ids:I"),
         },
-        lambda dtype: _lanes(dtype) | {
-            "K": top_k, "KP": max(16, top_k), "S": 8, "W": 32,
-            "U": scan.UNROLL * ITEMSIZE[dtype] // 16,
-        },
+        lambda dtype: (
+            _lanes(dtype)
+            | {
+                "K": top_k,
+                "KP": max(16, top_k),
+                "S": 8,
+                "W": 32,
+                "U": scan.UNROLL * ITEMSIZE[dtype] // 16,
+            }
+        ),
         {4: (17, 16), 2: (16, 14)},
         streams=False,
         register_limit=stats.MOST_REGISTERS,

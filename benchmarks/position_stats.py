@@ -1,14 +1,20 @@
-"""Time `position_stats` against what people write, on this CPU or GPU.
+"""Time `position_stats` with targets against what people write, on this CPU or GPU.
 
-    python benchmarks/position_stats.py                      # the whole grid
+    python benchmarks/position_stats.py                      # the whole grid of random logits
     python benchmarks/position_stats.py --rows 64 --vocab 151936 --dtype bfloat16
+    python benchmarks/position_stats.py --model DIR --alone  # a model's logits of docs/method.md
+    python benchmarks/position_stats.py --logits rows.npz    # or saved ones, [N, V]
 
-Peers: `user` (float32 log_softmax, entropy, top 20, nucleus size by a sort), `eager` (logsumexp and
-topk, one exponential), `compiled` (torch.compile of `eager`), and `trl` where TRL is installed and
-there is a GPU (its `entropy_from_logits`, entropy only; not tried yet). All give less than
-`position_stats` does: no varentropy, no tail, K = 20 instead of 64.
-GB/s counts the logits once (N * V * bytes an element), the least that any method must read, and
-`of read` is its share of the bandwidth at which torch sums integers. The last line is JSON.
+Targets are the text's next tokens, or drawn from the logits; `beyond` is the share of those that
+are not among the K = 64 likeliest. Peers: `user` (float32 log_softmax, entropy, top 20, nucleus
+size by a sort), `eager` (logsumexp and topk, one exponential), `compiled` (torch.compile of
+`eager`), and `trl` where TRL is installed and there is a GPU (its `entropy_from_logits`, entropy
+only; not tried yet). All give less than `position_stats` does: no varentropy, no tail, no targets,
+K = 20 instead of 64.
+GB/s counts the logits once (N * V * bytes an element), the least that any method must read.
+`of read` is the share of the bandwidth at which torch sums integers: of the same bytes, in turn
+with the measured calls, which a cache may hold; and of 1 GiB, which none does. The last line is
+JSON.
 """
 
 import argparse
@@ -17,7 +23,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from timing import medians, normal_logits, read_bandwidth
 
@@ -26,7 +35,8 @@ from ssd_probe.kernels.backends import choose
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import position_stats
 
-ROWS, VOCABULARIES, DTYPES = (64, 512), (32_768, 128_256, 151_936, 201_088), ("float32", "bfloat16")
+ROWS, VOCABULARIES, DTYPES = (64,), (49_152, 151_936, 262_144), ("float32", "bfloat16")
+TEXT = Path(__file__).parent.parent / "docs" / "method.md"
 TOP_K, TOP_P = 20, 0.8
 
 
@@ -82,21 +92,66 @@ def first_call_seconds() -> float:
     return float(out.stdout)
 
 
-def measure(rows: int, vocabulary: int, dtype: str, args: argparse.Namespace) -> dict:
-    logits = normal_logits(rows, vocabulary, getattr(torch, dtype), args.device)
-    refuse_if_wrong(logits, position_stats(logits, backend=args.backend))
-    ours = {"ours": lambda: position_stats(logits, backend=args.backend)}
+def drawn(logits: torch.Tensor) -> torch.Tensor:
+    """A target for each row, from its own distribution."""
+    return logits.float().softmax(-1).multinomial(1)[:, 0]
+
+
+def of_model(path: str, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the first positions of `TEXT`, and the tokens that follow them."""
+    from ssd_probe.models.checkpoints import load_model, load_tokenizer
+
+    ids = load_tokenizer(path)(TEXT.read_text(), return_tensors="pt")["input_ids"][:, : rows + 1]
+    with torch.inference_mode():
+        return load_model(path)(ids[:, :-1]).logits[0].float(), ids[0, 1:]
+
+
+def of_file(path: str, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, V] of a .npy file, or of `logits` in a .npz file, repeated to so many rows."""
+    found = np.load(path)
+    logits = torch.from_numpy(np.asarray(found if path.endswith(".npy") else found["logits"]))
+    logits = logits.float().repeat(-(-rows // len(logits)), 1)[:rows]
+    return logits, drawn(logits)
+
+
+def cases(args: argparse.Namespace) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """What the logits are, the logits, and their targets."""
+    real = [(of_model, args.model)] if args.model else []
+    real += [(of_file, args.logits)] if args.logits else []
+    for rows, dtype in itertools.product(args.rows, args.dtype):
+        for read, path in real:
+            logits, targets = read(path, rows)
+            yield "real", logits.to(args.device, getattr(torch, dtype)), targets.to(args.device)
+        for vocabulary in [] if real else args.vocab:
+            logits = normal_logits(rows, vocabulary, getattr(torch, dtype), args.device)
+            yield "random", logits, drawn(logits)
+
+
+def measure(kind: str, logits: torch.Tensor, targets: torch.Tensor, args) -> dict:
+    stats = position_stats(logits, targets=targets, backend=args.backend)
+    refuse_if_wrong(logits, stats)
+    words = logits.view(torch.int32) if logits.shape[1] % 2 == 0 else logits.view(torch.int16)
+    ours = {
+        "read": lambda: words.sum(dtype=torch.int32),
+        "ours": lambda: position_stats(logits, targets=targets, backend=args.backend),
+    }
     peers = {"eager": lambda: eager(logits), "compiled": lambda: args.compiled(logits)}
     if args.device != "cpu" and args.trl:
         peers["trl"] = lambda: args.trl(logits)
+    peers = {} if args.alone else peers
     ms = medians({**ours, **peers}, args.repeats, args.device)
-    # Its sort is so slow that it gets fewer rounds, beside ours again.
-    slow = medians({**ours, "user": lambda: user(logits)}, max(1, args.repeats // 3), args.device)
-    speed = logits.nbytes / ms["ours"] / 1e6
     ratios = {name: ms[name] / ms["ours"] for name in peers}
-    ratios["user"] = slow["user"] / slow["ours"]
-    return {"rows": rows, "vocab": vocabulary, "dtype": dtype, "ms": ms["ours"],
-            "gb_per_s": speed, "ratios": ratios}  # fmt: skip
+    if not args.alone:
+        # Its sort is so slow that it gets fewer rounds, beside ours again.
+        rounds = max(1, args.repeats // 3)
+        slow = medians({**ours, "user": lambda: user(logits)}, rounds, args.device)
+        ratios["user"] = slow["user"] / slow["ours"]
+    return {
+        "kind": kind, "rows": len(logits), "vocab": logits.shape[1], "dtype": str(logits.dtype)[6:],
+        "beyond": (stats.target_rank > stats.top_ids.shape[1]).double().mean().item(),
+        "ms": ms["ours"], "gb_per_s": logits.nbytes / ms["ours"] / 1e6,
+        "of_same_bytes": ms["read"] / ms["ours"], "ratios": ratios,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -108,6 +163,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--model", help="folder of a checkpoint, whose logits are measured")
+    parser.add_argument("--logits", help="a .npy or .npz file of them")
+    parser.add_argument("--alone", action="store_true", help="no peers")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -117,13 +175,14 @@ def main() -> None:
     print(f"{backend} backend ({reason}), {torch.get_num_threads()} threads, "
           f"read bandwidth {bandwidth:.1f} GB/s")  # fmt: skip
     results = []
-    for rows, vocabulary, dtype in itertools.product(args.rows, args.vocab, args.dtype):
-        result = measure(rows, vocabulary, dtype, args)
+    for case in cases(args):
+        result = measure(*case, args)
         results.append(result)
         ratios = "  ".join(f"{r:5.1f}x {name}" for name, r in sorted(result["ratios"].items()))
-        print(f"{rows:4d} x {vocabulary:7,d} {dtype:>8}  {result['ms']:8.2f} ms  "
-              f"{result['gb_per_s']:7.2f} GB/s  {result['gb_per_s'] / bandwidth:4.0%} of read  "
-              f"{ratios}", flush=True)  # fmt: skip
+        print("{kind:>6} {rows:4d} x {vocab:7,d} {dtype:>8}  beyond {beyond:4.0%}  {ms:8.2f} ms  "
+              "{gb_per_s:7.2f} GB/s  {of_same_bytes:4.0%} of read".format(**result),
+              f"({result['gb_per_s'] / bandwidth:4.0%} of 1 GiB)  {ratios}",
+              flush=True)  # fmt: skip
     first = first_call_seconds() if args.device == "cpu" else None
     print(f"first call in a new process, cache warm: {first} s")
     print(json.dumps({

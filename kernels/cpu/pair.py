@@ -91,7 +91,7 @@ def _block(a, b, a_shift, b_shift, a_max, b_max, a_log, b_log, out):
 
 @njit(cache=True, nogil=True)
 def _rows(a, b, a_stride, b_stride, size, a_shift, b_shift, maxima, logs, out):
-    """`_block` over n rows into `out` [n, 6]; `maxima`, `logs` [2, n]; a row where they are NaN stays 0.
+    """`_block` over n rows into `out` [n, 6], of `maxima` and `logs` [2, n]; where NaN, it stays 0.
 
     `a`, `b`: memory from the first row's first logit on, flat: a view of rows that lie apart would
     be of another type, compiled apart, and round apart.
@@ -101,8 +101,9 @@ def _rows(a, b, a_stride, b_stride, size, a_shift, b_shift, maxima, logs, out):
             for start in range(0, size, BLOCK):
                 end = min(start + BLOCK, size)
                 i, j = row * a_stride, row * b_stride
-                _block(a[i + start : i + end], b[j + start : j + end], a_shift, b_shift,
-                       maxima[0, row], maxima[1, row], logs[0, row], logs[1, row], out[row])  # fmt: skip
+                x, y = a[i + start : i + end], b[j + start : j + end]
+                _block(x, y, a_shift, b_shift, maxima[0, row], maxima[1, row], logs[0, row],
+                       logs[1, row], out[row])  # fmt: skip
 
 
 def _bits(logits: Tensor) -> tuple[np.ndarray, int, np.uint32]:
