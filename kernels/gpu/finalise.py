@@ -104,33 +104,48 @@ def _at_least(order, least):
 
 
 @triton.jit
-def _select(order, ids, low, high, k, most):
+def _at_most(late, last):
+    """How many of the tuple's entries are at most `last`."""
+    reached = (late[0] <= last).to(tl.int32)
+    for i in tl.static_range(1, len(late)):
+        reached += (late[i] <= last).to(tl.int32)
+    return tl.sum(reached)
+
+
+@triton.jit
+def _select(order, ids, low, high, most_id, k, most):
     """(cut, last) that k..most of the entries reach, and how many do; tuples of tensors [n].
 
     All that are at least `low`, if they are no more than `most`; none reaches `high`. By value
-    first, then by id among the entries of one value.
+    first, then by id, 0 to `most_id`, among the entries of one value. An entry reaches (cut, last)
+    if what is returned for it fourthly is at most `last`.
     """
     count = _at_least(order, low)
-    last = INT_MAX + 0 * count
     while (count > most) & (low + 1 < high):
         middle = _middle(low, high)
         reached = _at_least(order, middle)
         low = tl.where(reached >= k, middle, low)
         count = tl.where(reached >= k, reached, count)
         high = tl.where(reached >= k, high, middle)
-    if count > most:
-        above = _at_least(order, low + 1)
-        before = -1 + 0 * count
-        tied = ()  # by -id: the more, the earlier
-        for i in tl.static_range(len(order)):
-            tied = tied + (tl.where(order[i] == low, -ids[i], -INT_MAX),)
-        while (count > most) & (before + 1 < last):
-            middle = _middle(before, last)
-            reached = above + _at_least(tied, -middle)
-            before = tl.where(reached >= k, before, middle)
-            last = tl.where(reached >= k, middle, last)
-            count = tl.where(reached >= k, reached, count)
-    return low, last, count
+    late = ()
+    for i in tl.static_range(len(order)):
+        at = tl.where(order[i] > low, -1, tl.where(order[i] == low, ids[i], INT_MAX))
+        late = late + (at,)
+    before = -1 + 0 * count
+    last = tl.where(count > most, most_id, INT_MAX - 1)
+    while (count > most) & (before + 1 < last):
+        middle = _middle(before, last)
+        reached = _at_most(late, middle)
+        before = tl.where(reached >= k, before, middle)
+        last = tl.where(reached >= k, middle, last)
+        count = tl.where(reached >= k, reached, count)
+    return low, last, count, late
+
+
+@triton.jit
+def _segment(lanes, i):
+    """The first lane of segment i; of the last segment, if there are not so many."""
+    return tl.minimum(lanes - LANES, i * LANES)
 
 
 @triton.jit
@@ -143,26 +158,26 @@ def _choose(values, groups, lanes, steps, chosen, k, most, S: tl.constexpr, E: t
     lane = _places(LANES)
     order, first = (), ()
     for i in tl.static_range(S):
-        inside = lane < lanes - i * LANES
-        x = tl.load(values + i * LANES + lane, mask=inside, other=-float("inf"))
-        group = tl.load(groups + i * LANES + lane, mask=inside, other=0)
-        order, first = order + (_order(x, E),), first + (group,)
+        at = _segment(lanes, i) + lane
+        x = tl.where(lanes > i * LANES, _order(tl.load(values + at), E), _empty(E))
+        order, first = order + (x,), first + (tl.load(groups + at),)
     least, high = INT_MAX, _empty(E)
     for i in tl.static_range(S):
         least = tl.minimum(tl.where(order[i] > _empty(E), order[i], INT_MAX), least)
         high = tl.maximum(order[i], high)
     high = tl.max(high) + 1
-    cut, last, held = _select(order, first, tl.min(least), high, k, most)
+    most_id = (lanes // LANES) * steps * LANES
+    cut, last, held, late = _select(order, first, tl.min(least), high, most_id, k, most)
 
     many = tl.zeros([LANES], tl.int32)
     for i in tl.static_range(S):
-        many += _reaches(order[i], first[i], cut, last).to(tl.int32)
+        many += (late[i] <= last).to(tl.int32)
     place = tl.cumsum(many, 0) - many
     for i in tl.static_range(S):
-        taken = _reaches(order[i], first[i], cut, last)
+        taken = late[i] <= last
         home = i * (steps * LANES) + lane
         tl.store(chosen + place, home, mask=taken & (place < most))
-        tl.store(values + i * LANES + lane, -float("inf"), mask=taken)
+        tl.store(values + _segment(lanes, i) + lane, -float("inf"), mask=taken)
         place += taken.to(tl.int32)
     return cut, last, held, high
 
@@ -178,15 +193,13 @@ def _unread(values, lanes, inverse_t, S: tl.constexpr):
     totals = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
     largest = ()
     for i in tl.static_range(S):
-        inside = lane < lanes - i * LANES
-        x = tl.load(values + i * LANES + lane, mask=inside, other=-float("inf"))
-        largest = largest + (x,)
+        x = tl.load(values + _segment(lanes, i) + lane)
+        largest = largest + (tl.where(lanes > i * LANES, x, -float("inf")),)
         top = tl.maximum(top, x)
     for i in tl.static_range(S):
-        sums, inside = (), lane < lanes - i * LANES
+        sums, at = (), _segment(lanes, i) + lane
         for j in tl.static_range(3 + len(inverse_t)):
-            at = values + (1 + j) * lanes + i * LANES + lane
-            sums = sums + (tl.load(at, mask=inside, other=0.0),)
+            sums = sums + (tl.load(values + (1 + j) * lanes + at),)
         moved = _rescale(sums, (largest[i] - top) * LOG2_E, inverse_t)
         added = ()
         for j in tl.static_range(3 + len(inverse_t)):
@@ -303,12 +316,12 @@ def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.
 
 
 @triton.jit
-def _total(tops, sums, top, inverse_t):
-    """Float64 totals relative to `top` of `sums` [n], which are relative to `tops` [n]."""
+def _moved(tops, sums, top, inverse_t, W: tl.constexpr):
+    """`sums` [n], which are relative to `tops` [n], relative to `top` and in float64 [W]."""
     sums = _rescale(sums, (tops - top) * LOG2_E, inverse_t)
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
-        result = result + (tl.sum(sums[i].to(tl.float64)),)
+        result = result + (tl.sum(tl.reshape(sums[i], [tops.shape[0] // W, W]), 0).to(tl.float64),)
     return result
 
 
@@ -499,14 +512,14 @@ def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields,
     # The tail: lanes not taken, the other groups of those taken, the other candidates.
     a_tops, a = _unread(values, lanes, inverse_t, S)
     tail_top = tl.maximum(tl.maximum(tl.max(a_tops), tl.max(b_tops)), tl.max(c_tops))
-    a = _total(a_tops, a, tail_top, inverse_t)
-    b = _total(b_tops, b, tail_top, inverse_t)
-    c = _total(c_tops, c, tail_top, inverse_t)
+    a = _moved(a_tops, a, tail_top, inverse_t, W)
+    b = _moved(b_tops, b, tail_top, inverse_t, W)
+    c = _moved(c_tops, c, tail_top, inverse_t, W)
     tail = ()
     for i in tl.static_range(3 + len(inverse_t)):
-        tail = tail + (a[i] + b[i] + c[i],)
+        tail = tail + (tl.sum(a[i] + b[i] + c[i]),)
     top = tl.max(tl.where(at == 0, _value(keys), -float("inf")))
-    ok = (live > 0) & (a[0] - a[0] == 0) & (_unusual(row, size, E) == 0)
+    ok = (live > 0) & (tail[0] - tail[0] == 0) & (_unusual(row, size, E) == 0)
     tail_top = tl.where(tail[0] > 0, tail_top, top)
 
     # More than fit can not be; if they were, no number would come of it.

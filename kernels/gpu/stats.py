@@ -25,7 +25,7 @@ from ssd_probe.kernels.gpu.launch import WARP, launch
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
-MOST_REGISTERS = 168  # of `_finalise` on CUDA: left alone, ptxas spills to fit one more program
+MOST_REGISTERS = 128  # of `_finalise` on CUDA: 16 rows at a time on a multiprocessor
 LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
 
 

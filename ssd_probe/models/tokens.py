@@ -8,6 +8,7 @@ because a tokenizer's files have opinions of their own (clean-up, prefix spaces,
 import inspect
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -102,6 +103,11 @@ def _opening(tokenizer: Tokenizer) -> list[int]:
 
 def _names(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Of the special tokens, as they stand in a rendered prompt."""
+    return _names_of(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _names_of(tokenizer: Tokenizer, tokens: int) -> tuple[str, ...]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     named = [token.content for token in added.values() if token.special]
     return *named, *tokenizer.all_special_tokens
