@@ -1,13 +1,18 @@
-"""Which backend computes, and why."""
+"""Which backend computes, and why; and its statistics of checked arguments."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.cpu.threads import without_lost_threads
+from ssd_probe.kernels.results import PositionStats
 
 BACKENDS = ("auto", "triton", "cpu", "torch")
 TRITON_TOP_K = 128  # what the finalising kernel holds in registers
@@ -35,6 +40,59 @@ def choose(backend: str, device: torch.device, top_k: int = 64) -> tuple[str, st
     if backend == "auto":
         return "torch", obstacle
     raise UserError(f"backend = {backend!r}: {obstacle}; use backend='torch'")
+
+
+@without_lost_threads()
+def run(
+    logits: Tensor,
+    top_k: int,
+    temperatures: tuple[float, ...],
+    targets: Tensor | None,
+    vocab_size: int | None,
+    backend: str,
+) -> PositionStats:
+    """`position_stats` of arguments that were checked, `targets` being [N]."""
+    name, _ = choose(backend, logits.device, top_k)
+    return measure(logits, top_k, temperatures, targets, vocab_size, name)
+
+
+def measure(
+    logits: Tensor,
+    top_k: int,
+    temperatures: tuple[float, ...],
+    targets: Tensor | None,
+    vocab_size: int | None,
+    backend: str,
+) -> PositionStats:
+    """`run` by that backend."""
+    # Imported when called: Triton and numba take time, and may be missing.
+    if backend == "triton":
+        from ssd_probe.kernels.gpu.stats import position_stats as backend_stats
+    elif backend == "cpu":
+        from ssd_probe.kernels.cpu.stats import position_stats as backend_stats
+    else:
+        from ssd_probe.kernels.eager import position_stats as backend_stats
+
+    def parts() -> Iterator[PositionStats]:
+        done = 0
+        for x in _matrices(logits[..., :vocab_size]):
+            wanted = None if targets is None else targets[done : done + len(x)]
+            done += len(x)
+            yield backend_stats(x, top_k, temperatures, wanted)
+
+    with torch.no_grad():
+        return PositionStats.collect(parts(), math.prod(logits.shape[:-1]))
+
+
+def _matrices(logits: Tensor) -> Iterator[Tensor]:
+    """The rows of [..., V] in order, as [n, V] in the memory where they lie: one, where it can."""
+    try:
+        matrix = logits.view(-1, logits.shape[-1])
+    except RuntimeError:  # no single stride leads from each row to the next
+        for part in logits:
+            yield from _matrices(part)
+    else:
+        yield matrix
 
 
 def _triton_obstacle(on_gpu: bool, top_k: int) -> str:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.backends import choose
+from ssd_probe.kernels.backends import choose, measure
 from ssd_probe.kernels.closing import target_fields
 from ssd_probe.kernels.cpu.threads import without_lost_threads
 from ssd_probe.kernels.results import PositionStats
-from ssd_probe.kernels.stats import DTYPES, check, check_gradient, measure
+from ssd_probe.kernels.stats import DTYPES, check, check_gradient
 
 ROWS = 1024  # hidden states that share one float32 copy of a chunk of the weight, on the CPU
 CHUNK_ELEMENTS = 2**22  # of that copy, and of its logits: 16 MB each

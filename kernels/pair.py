@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.backends import choose
+from ssd_probe.kernels.backends import choose, measure
 from ssd_probe.kernels.closing import close_pair
 from ssd_probe.kernels.cpu.threads import without_lost_threads
 from ssd_probe.kernels.results import PairStats, PositionStats
-from ssd_probe.kernels.stats import check, check_logits, measure
+from ssd_probe.kernels.stats import check, check_logits
 
 
 @without_lost_threads()

@@ -15,7 +15,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.fields import Fields
 
 if TYPE_CHECKING:
-    from ssd_probe.kernels.many_decodings import Truncated
+    from ssd_probe.kernels.supports.many_decodings import Truncated
 
 COMPARISONS = ("kl_base_other", "kl_other_base", "js", "tv")  # of `PairStats`
 
@@ -131,7 +131,10 @@ class PositionStats(Fields):
         return type(known[key])(*(column.clone() for column in known[key]))
 
     def _truncate(self, decodings: Sequence[Decoding]) -> Truncated:
-        from ssd_probe.kernels.many_decodings import Truncated, truncated  # numba: only when asked
+        from ssd_probe.kernels.supports.many_decodings import (  # numba: only when asked
+            Truncated,
+            truncated,
+        )
 
         if all(self._nucleus_log_partition(d) is None and d != Decoding() for d in decodings):
             ranked = self.top_logits.float().cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,14 @@ from torch import Tensor
 
 from ssd_probe.decoding import GREEDY_BELOW
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.backends import choose
-from ssd_probe.kernels.cpu.threads import without_lost_threads
+from ssd_probe.kernels.backends import run
+from ssd_probe.kernels.op import traced
 from ssd_probe.kernels.results import PositionStats
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IGNORED = -100  # the target of a position that has none, as in torch's cross entropy
 
 
-@without_lost_threads()
 def position_stats(
     logits: Tensor,
     *,
@@ -50,47 +49,9 @@ def position_stats(
     top_k, temperatures, targets = check(
         logits.shape, top_k, temperatures, targets, vocab_size, logits.device
     )
-    name, _ = choose(backend, logits.device, top_k)
-    return measure(logits, top_k, temperatures, targets, vocab_size, name)
-
-
-def measure(
-    logits: Tensor,
-    top_k: int,
-    temperatures: tuple[float, ...],
-    targets: Tensor | None,
-    vocab_size: int | None,
-    backend: str,
-) -> PositionStats:
-    """`position_stats` of arguments that were checked, `targets` being [N], by that backend."""
-    # Imported when called: Triton and numba take time, and may be missing.
-    if backend == "triton":
-        from ssd_probe.kernels.gpu.stats import position_stats as run
-    elif backend == "cpu":
-        from ssd_probe.kernels.cpu.stats import position_stats as run
-    else:
-        from ssd_probe.kernels.eager import position_stats as run
-
-    def parts() -> Iterator[PositionStats]:
-        done = 0
-        for x in _matrices(logits[..., :vocab_size]):
-            wanted = None if targets is None else targets[done : done + len(x)]
-            done += len(x)
-            yield run(x, top_k, temperatures, wanted)
-
-    with torch.no_grad():
-        return PositionStats.collect(parts(), math.prod(logits.shape[:-1]))
-
-
-def _matrices(logits: Tensor) -> Iterator[Tensor]:
-    """The rows of [..., V] in order, as [n, V] in the memory where they lie: one, where it can."""
-    try:
-        matrix = logits.view(-1, logits.shape[-1])
-    except RuntimeError:  # no single stride leads from each row to the next
-        for part in logits:
-            yield from _matrices(part)
-    else:
-        yield matrix
+    if torch.compiler.is_compiling():
+        return traced(logits, top_k, temperatures, targets, vocab_size, backend)
+    return run(logits, top_k, temperatures, targets, vocab_size, backend)
 
 
 def check_logits(name: str, logits: Any) -> None:

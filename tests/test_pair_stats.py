@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels import pair, reference
+from ssd_probe.kernels.backends import measure
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS, PairStats
-from ssd_probe.kernels.stats import measure, position_stats
+from ssd_probe.kernels.stats import position_stats
 from tests.interpreter import INTERPRETED, interpret
 
 # |truth - fast| <= absolute + relative * |truth|. Usually 6e-7; where all the difference lies in

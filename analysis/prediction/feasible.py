@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssd_probe.analysis.prediction.ideal import Ranks, draws
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.many_decodings import Truncated
+from ssd_probe.kernels.supports.many_decodings import Truncated
 
 RESOLUTION = 1e-3  # of T_low and T_high
 

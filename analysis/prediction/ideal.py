@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ssd_probe.decoding import Decoding
-from ssd_probe.kernels.many_decodings import Truncated, truncated
 from ssd_probe.kernels.results import PositionStats
+from ssd_probe.kernels.supports.many_decodings import Truncated, truncated
 
 _ROWS = 65_536  # positions at once where float64 [n, K] is needed
 

@@ -18,8 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssd_probe.errors import UserError
-from ssd_probe.kernels.backends import TRITON_TOP_K
 from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
 from ssd_probe.kernels.gpu.launch import WARP, launch
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
@@ -83,10 +81,8 @@ def position_stats(
     """See `ssd_probe.kernels.stats.position_stats`, which has checked the arguments.
 
     Reads the logits once, some percent of them twice; the host never waits for the device.
-    Errors: `UserError` for top_k > 128.
+    `backends.choose` has refused a `top_k` above 128.
     """
-    if top_k > TRITON_TOP_K:
-        raise UserError(f'top_k = {top_k}: at most {TRITON_TOP_K} on a GPU; use backend="torch"')
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     n, size = logits.shape
     stride, itemsize = logits.stride(0), logits.element_size()

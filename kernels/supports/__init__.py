@@ -1,0 +1,1 @@
+"""Which tokens decodings keep: of many positions, under many rules."""
