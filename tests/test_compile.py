@@ -24,7 +24,7 @@ def test_compiled_it_is_the_same(leading):
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
-@pytest.mark.parametrize("targets", [None, torch.tensor([3, 39, 0])])  # it knows no NaN
+@pytest.mark.parametrize("targets", [None, torch.tensor([3, 32, 0])])  # it knows no NaN
 def test_the_operator_keeps_its_word(backend, targets):
     op = torch.ops.ssd_probe.position_stats.default
     torch.library.opcheck(op, (torch.randn(3, 40), 8, [0.7, 2.0], targets, None, backend))
