@@ -1,13 +1,14 @@
 """The script inside the box: it runs one model-written program after another, each in a fork.
 
-Standard library only. Started as `candidate.py REPLIES CONTROL FILTER PACKAGES` (two file
-descriptors, a seccomp program in hex, empty for none, and where numpy is), it imports what programs
-often import, forks, and reports on CONTROL. The fork waits for one job on stdin and answers on
-REPLIES; both speak frames: four bytes of length, then JSON. A job is `{"code", "setup", "entry",
+Standard library only. Started as `candidate.py FILTER PACKAGES` (a seccomp program in hex, empty
+for none, and where numpy is), it imports what programs often import, forks, and reports on stdout.
+The fork takes three pipes of its own from the socket on stdin: jobs, replies, and the program's
+stdout. The first two speak frames: four bytes of length, then JSON. A job is `{"code", "setup", "entry",
 "calls", "more", "stdin", "seconds", "megabytes", "bytes"}`. With `entry` each call has an answer,
 `{"value"}`, or `{"error"}`, `{"memory"}`, `{"output_limit"}`, and while `more` further `{"calls",
 "more"}` are awaited. Expected values are never here. The first process reads no job itself, so that
-a fork finds nothing of earlier ones.
+a fork finds nothing of earlier ones, and the pipes end with their program: no other can read what
+it left there, nor find them changed (their flags, their size).
 
 Values travel as JSON with tags for what JSON lacks (`encode`), never as pickles.
 """
@@ -18,8 +19,10 @@ import ctypes
 import json
 import math
 import os
+import random
 import resource
 import signal
+import socket
 import sys
 import types
 from typing import Any, NoReturn
@@ -202,9 +205,8 @@ def _open_input(text: str) -> int:
     return descriptor
 
 
-def _connect(job: dict) -> int:
-    """Give the program its own standard streams; returns where further jobs are read."""
-    jobs = os.dup(0)
+def _connect(job: dict, output: int) -> None:
+    """Give the program its own standard streams, in the place of the socket and the reports."""
     null = os.open(os.devnull, os.O_RDWR)
     if job["stdin"] is None:
         os.dup2(null, 0)
@@ -213,20 +215,26 @@ def _connect(job: dict) -> int:
         given = _open_input(job["stdin"])
         os.dup2(given, 0)
         os.close(given)
+        os.dup2(output, 1)
     os.dup2(null, 2)
-    os.close(null)
-    return jobs
+    for descriptor in (null, output):
+        os.close(descriptor)
 
 
-def _child(replies: int, program: bytes) -> NoReturn:
-    """Read one job, run it, answer. Never returns."""
+def _child(program: bytes) -> NoReturn:
+    """Take the pipes of one program, run it, answer. Never returns."""
     try:
-        job = read_frame(0)
-        if job is None:
+        hatch = socket.socket(fileno=0)
+        pipes = socket.recv_fds(hatch, 1, 3)[1]
+        hatch.detach()
+        if not pipes:
             os._exit(0)
+        jobs, replies, output = pipes
+        job = read_frame(jobs)
         if not program:
             os.setsid()  # without a box: so that what it starts can be killed with it
-        jobs = _connect(job)
+        _connect(job, output)
+        random.seed(0)  # the same draws in every box and order
         limit(job, bool(program))
         install_filter(program)
         _answer(job, jobs, replies)
@@ -301,8 +309,8 @@ def _traces() -> list[int]:
 
 def main() -> None:
     """Fork a program's process, report its end, and so on. `pid P`, then `end STATUS CLEAN`."""
-    replies, control, program = int(sys.argv[1]), int(sys.argv[2]), bytes.fromhex(sys.argv[3])
-    sys.path.append(sys.argv[4])
+    program = bytes.fromhex(sys.argv[1])
+    sys.path.append(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first process of a box gets no other signal
     os.environ.clear()
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # many cores, little memory
@@ -312,14 +320,13 @@ def main() -> None:
     while True:
         pid = os.fork()
         if pid == 0:
-            os.close(control)
-            _child(replies, program)
-        os.write(control, f"pid {pid}\n".encode())
+            _child(program)
+        os.write(1, f"pid {pid}\n".encode())
         status = os.waitpid(pid, 0)[1]
         if not program:
             _kill_group(pid)
         clean = not program or _traces() == before
-        os.write(control, f"end {status} {int(clean)}\n".encode())
+        os.write(1, f"end {status} {int(clean)}\n".encode())
 
 
 if __name__ == "__main__":
