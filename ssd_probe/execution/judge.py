@@ -91,6 +91,7 @@ class Judge:
             "code": code,
             "setup": task.setup,
             "entry": task.entry if task.kind != "stdio" else None,
+            "method": task.kind == "calls",
             "calls": [],
             "more": False,
             "stdin": None,

@@ -3,22 +3,23 @@
 A box holds the interpreter, its standard library, numpy and one script of ours, read-only; `/tmp`
 and `/dev/shm` are its own. No network, no `/proc`, an empty environment. Its first process is our
 script (`candidate.py`), which the kernel protects: no signal from inside a process namespace
-reaches its first process. It forks one process a program. A program cannot fork, so nothing of it
+reaches its first process. It forks one process a program, which is handed pipes of its own: what a
+program did not read, or did to its pipes, ends with it. A program cannot fork, so nothing of it
 stays; a box in which a program wrote files, or that it left in any but the usual way, is thrown
 away.
 """
 
-import fcntl
 import importlib.util
 import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
-import termios
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,30 +55,26 @@ class Box:
         self._unsent = memoryview(b"")
         self._answers, self._lines = bytearray(), bytearray()
         self._limit = 0
-        job_end, self._jobs = os.pipe()
-        self._replies, reply_end = os.pipe()
+        self._jobs = self._replies = self._stdout = -1  # the program's own pipes, while open
+        command = _command(isolated)
+        self._hatch, theirs = socket.socketpair()  # through which each program gets them
         self._control, control_end = os.pipe()
-        self._stdout, out_end = os.pipe()
-        theirs = (job_end, reply_end, control_end, out_end)
-        for descriptor in (self._jobs, self._replies, self._control, self._stdout):
-            os.set_blocking(descriptor, False)
+        os.set_blocking(self._control, False)
         try:
             self._process = subprocess.Popen(
-                _command(isolated, reply_end, control_end),
-                stdin=job_end,
-                stdout=out_end,
+                command,
+                stdin=theirs,
+                stdout=control_end,
                 stderr=subprocess.PIPE,
-                pass_fds=(reply_end, control_end),
                 env={} if isolated else {"PYTHONHASHSEED": "0"},
                 cwd="/",
                 start_new_session=True,
             )
         finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+            theirs.close()
+            os.close(control_end)
         self._poll = select.poll()
-        for descriptor in (self._replies, self._control, self._stdout):
-            self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
 
     def ready(self) -> None:
         """Wait until the box takes a job; `BoxError` if it does not come up."""
@@ -91,7 +88,36 @@ class Box:
         self._limit, self.status = limit, None
         self.output.clear()
         self._answers.clear()
+        self._connect()
         self.tell(job)
+
+    def _connect(self) -> None:
+        """Pipes for the next program alone; it takes them, and no other can."""
+        self._disconnect()
+        (job_end, self._jobs), (self._replies, reply_end), (self._stdout, out_end) = (
+            os.pipe() for _ in range(3)
+        )
+        try:
+            socket.send_fds(self._hatch, [b"!"], [job_end, reply_end, out_end])
+        finally:
+            for descriptor in (job_end, reply_end, out_end):
+                os.close(descriptor)
+        for descriptor in (self._jobs, self._replies, self._stdout):
+            os.set_blocking(descriptor, False)
+        for descriptor in (self._replies, self._stdout):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def _disconnect(self) -> None:
+        for descriptor in (self._jobs, self._replies, self._stdout):
+            if descriptor >= 0:
+                self._unwatch(descriptor)
+                os.close(descriptor)
+        self._jobs = self._replies = self._stdout = -1
+        self._unsent = memoryview(b"")
+
+    def _unwatch(self, descriptor: int) -> None:
+        with suppress(KeyError):
+            self._poll.unregister(descriptor)
 
     def tell(self, message: dict) -> None:
         self._unsent = memoryview(bytes(self._unsent) + frame(message))
@@ -118,7 +144,7 @@ class Box:
     def settle(self, grace: float = 0.2) -> bool:
         """Whether the box can take another job, the program gone without a trace; else close it."""
         try:
-            left = self.wait(time.monotonic() + grace) != 0 or self._unread()
+            left = self.wait(time.monotonic() + grace) != 0
         except (TimeoutError, TooMuchError, BoxError):
             left = True
         if left or not self._clean:
@@ -135,8 +161,9 @@ class Box:
         deadline = time.monotonic() + 5  # the box's processes die with it, one after another
         while self._read(self._control) != b"" and time.monotonic() < deadline:
             select.select([self._control], [], [], 0.5)
-        for descriptor in (self._jobs, self._replies, self._control, self._stdout):
-            os.close(descriptor)
+        self._disconnect()
+        self._hatch.close()
+        os.close(self._control)
         assert self._process.stderr
         self._process.stderr.close()
 
@@ -147,11 +174,6 @@ class Box:
         if length > self._limit:
             raise TooMuchError(f"a result of over {self._limit} bytes")
         return len(self._answers) >= 4 + length
-
-    def _unread(self) -> bool:
-        """Whether the program left a part of its job in the pipe."""
-        waiting = fcntl.ioctl(self._jobs, termios.FIONREAD, bytes(4))
-        return bool(self._unsent) or any(waiting)
 
     def _pump(self, done: Any, deadline: float) -> None:
         """Write what is unsent and read what comes, until `done()`."""
@@ -177,7 +199,7 @@ class Box:
         except BrokenPipeError:
             self._unsent = memoryview(b"")
         if not self._unsent:
-            self._poll.unregister(self._jobs)
+            self._unwatch(self._jobs)
 
     def _listen(self) -> None:
         """Lines of the box's first process: `pid P`, `end STATUS CLEAN`."""
@@ -200,6 +222,8 @@ class Box:
     def _take(self, descriptor: int) -> bool:
         data = self._read(descriptor)
         if not data:
+            if data == b"":  # every holder closed it
+                self._unwatch(descriptor)
             return False
         kept = self.output if descriptor == self._stdout else self._answers
         kept += data
@@ -230,13 +254,13 @@ def _kill(pid: int, group: bool = False) -> None:
         return
 
 
-def _command(isolated: bool, replies: int, control: int) -> list[str]:
+def _command(isolated: bool) -> list[str]:
     python = [sys.executable, "-s", "-P", "-S", "-X", "utf8"]
     if not isolated:
         packages = str(Path(_package("numpy")[0]).parent) if _package("numpy") else "/nowhere"
-        return [*python, SCRIPT, str(replies), str(control), "", packages]
+        return [*python, SCRIPT, "", packages]
     python[0] = os.path.realpath(sys.executable)
-    script = "/candidate.py", str(replies), str(control), seccomp.program().hex(), "/packages"
+    script = "/candidate.py", seccomp.program().hex(), "/packages"
     return [*_bubblewrap(), *python, *script]
 
 
