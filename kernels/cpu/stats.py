@@ -1,4 +1,4 @@
-"""The CPU backend: numba adds logits to the running state of their rows. See `rows`."""
+"""The CPU backend: numba adds logits to the heads and tails of their rows, and closes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd_probe.kernels.cpu import rows
+from ssd_probe.kernels.cpu import finish, rows
 from ssd_probe.kernels.cpu.logits import flat
 from ssd_probe.kernels.cpu.threads import in_threads
 from ssd_probe.kernels.fields import SCALARS
@@ -48,7 +48,7 @@ class State:
         """The statistics of what was added, without targets."""
 
         def work(begin: int, end: int) -> None:
-            rows.close(self._heads, self._tails, self._t, *self._found, begin, end)
+            finish.close(self._heads, self._tails, self._t, *self._found, begin, end)
 
         in_threads(work, len(self._heads))
         return self._stats()
@@ -60,8 +60,8 @@ class State:
         log_p, rank = np.empty(len(ids), np.float32), np.empty(len(ids), np.int32)
 
         def work(begin: int, end: int) -> None:
-            rows.measure(x, stride, logits.shape[1], self._t, self._heads, self._tails, ids,
-                         *self._found, log_p, rank, begin, end)  # fmt: skip
+            finish.measure(x, stride, logits.shape[1], self._t, self._heads, self._tails, ids,
+                           *self._found, log_p, rank, begin, end)  # fmt: skip
 
         in_threads(work, len(logits))
         stats = self._stats()
@@ -89,7 +89,7 @@ def count_before(
     arrays = low.numpy(), high.numpy(), targets.numpy(), counts.numpy()
 
     def work(begin: int, end: int) -> None:
-        rows.count_before(x, stride, logits.shape[1], first_id, *arrays, begin, end)
+        finish.count_before(x, stride, logits.shape[1], first_id, *arrays, begin, end)
 
     in_threads(work, len(logits))
 
