@@ -2,12 +2,13 @@
 
     python benchmarks/probe.py                # 8 samples of 1,024 tokens, V = 151,936
     python benchmarks/probe.py --long 8192    # also the memory of one sequence of that length
+    python benchmarks/probe.py --model DIR    # a checkpoint, on the text of docs/method.md
 
-A random Qwen3-shaped model (4 layers, D = 1,024) in float32. `bare` is its transformer and the
-matrix product with the output layer, 1,024 positions at a time, whose logits are thrown away;
-`probe` is `Scorer.score_batch`. Memory is a new process's peak above what it held with the weights
-loaded; of the statistics: with the hidden states given, and less the statistics themselves, which
-are the result. The last line is JSON.
+A random Qwen3-shaped model (4 layers, D = 1,024) in float32, or a checkpoint. `bare` is its
+transformer and the matrix product with the output layer, 1,024 positions at a time, whose logits
+are thrown away; `probe` is `Scorer.score_batch`. Memory is a new process's peak above what it held
+with the weights loaded; of the statistics: with the hidden states given, and less the statistics
+themselves, which are the result. The last line is JSON.
 """
 
 import argparse
@@ -16,16 +17,19 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from timing import PeakMemory, medians
 from transformers import AutoModelForCausalLM, Qwen3Config
 
+from ssd_probe.models.checkpoints import load_model, load_tokenizer
 from ssd_probe.probing.forward import Encoded, Scorer, padded
 from ssd_probe.probing.heads import hidden_states
 from ssd_probe.problems.texts import Text
 
 TOP_K = 64
+TEXT = Path(__file__).parent.parent / "docs" / "method.md"
 
 
 def qwen3(vocabulary: int) -> torch.nn.Module:
@@ -37,9 +41,18 @@ def qwen3(vocabulary: int) -> torch.nn.Module:
 
 
 def sequences(count: int, length: int, vocabulary: int) -> list[Encoded]:
+    return encoded(torch.randint(vocabulary, (count, length)))
+
+
+def read_sequences(path: str, count: int, length: int) -> list[Encoded]:
+    """Of a checkpoint's tokens of `TEXT`, over and over."""
+    ids = torch.tensor(load_tokenizer(path)(TEXT.read_text())["input_ids"])
+    return encoded(ids[torch.arange(count * length) % len(ids)].view(count, length))
+
+
+def encoded(ids: torch.Tensor) -> list[Encoded]:
     text = Text("s", "s", None, None, "")
-    ids = [torch.randint(vocabulary, (length,)).tolist() for _ in range(count)]
-    return [Encoded(text, i, 1, 1, length) for i in ids]
+    return [Encoded(text, row, 1, 1, len(row)) for row in ids.tolist()]
 
 
 @torch.inference_mode()
@@ -86,6 +99,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", help="folder of a checkpoint; then no memory is measured")
     parser.add_argument("--memory", choices=("statistics", "probe"), help=argparse.SUPPRESS)
     args = parser.parse_args()
 
@@ -93,14 +107,16 @@ def main() -> None:
     if args.memory:
         print_memory(args)
         return
-    mb = {
-        f"statistics of {length}": memory("statistics", 1, length, args)
-        for length in (args.length, args.long)
-    }
-    mb["probe"] = memory("probe", args.samples, args.length, args)
-    model = qwen3(args.vocab)
+    if args.model:
+        mb, model = {}, load_model(args.model)
+        batch = read_sequences(args.model, args.samples, args.length)
+    else:
+        lengths = args.length, args.long
+        mb = {f"statistics of {n}": memory("statistics", 1, n, args) for n in lengths}
+        mb["probe"] = memory("probe", args.samples, args.length, args)
+        model = qwen3(args.vocab)
+        batch = sequences(args.samples, args.length, args.vocab)
     scorer = Scorer(model, TOP_K, args.batch_size)
-    batch = sequences(args.samples, args.length, args.vocab)
     groups = [[batch[i] for i in group] for group in scorer.batches(batch)]
     ms = medians(
         {
@@ -114,7 +130,8 @@ def main() -> None:
         f"probe {ms['probe']:.0f} ms, bare forward {ms['bare']:.0f} ms: {ratio:.2f}x; extra {mb} MB"
     )
     print(json.dumps({
-        "benchmark": "probe", "samples": args.samples, "length": args.length, "vocab": args.vocab,
+        "benchmark": "probe", "model": args.model, "samples": args.samples, "length": args.length,
+        "vocab": args.vocab,
         "threads": torch.get_num_threads(), "ms": ms, "ratio": ratio, "mb": mb,
         "time": time.strftime("%Y-%m-%d"),
     }))  # fmt: skip

@@ -21,11 +21,16 @@ TRITON_TOP_K = 128  # what the finalising kernel holds in registers
 def choose(backend: str, device: torch.device, top_k: int = 64) -> tuple[str, str]:
     """The name of the backend for a tensor on `device`, and the reason in words.
 
-    "auto": Triton on CUDA and HIP, numba ("cpu") on the CPU, else torch, which runs anywhere.
+    "auto": Triton on CUDA and HIP, numba ("cpu") on the CPU, else torch, which runs on every device
+    that computes in float64 (Apple's GPUs do not).
     Errors: `UserError` where the backend that is asked for cannot run there.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if not _has_float64(device):
+        raise UserError(
+            f"the tensors are on {device.type}, which has no float64; give .cpu() of them"
+        )
     if backend == "torch":
         return "torch", "asked for"
     on_gpu = device.type == "cuda"  # also what torch calls a HIP device
@@ -93,6 +98,16 @@ def _matrices(logits: Tensor) -> Iterator[Tensor]:
             yield from _matrices(part)
     else:
         yield matrix
+
+
+def _has_float64(device: torch.device) -> bool:
+    """Whether the formulas can be computed there; Triton's, on CUDA and HIP, always can."""
+    if device.type in ("cpu", "cuda", "meta"):
+        return True
+    try:
+        return bool(torch.ones(1, dtype=torch.float64, device=device).log1p().isfinite())
+    except (TypeError, RuntimeError, AssertionError):
+        return False
 
 
 def _triton_obstacle(on_gpu: bool, top_k: int) -> str:

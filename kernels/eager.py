@@ -1,4 +1,4 @@
-"""The torch backend: eager, chunked by rows, no full sort. The fallback on every device."""
+"""The torch backend: eager, chunked by rows, no full sort. The fallback where float64 is."""
 
 from __future__ import annotations
 

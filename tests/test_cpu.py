@@ -3,12 +3,17 @@
 import importlib
 import itertools
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from ssd_probe.decoding import Decoding
 from ssd_probe.kernels import reference
 from ssd_probe.kernels.cpu.rows import CHUNK
+from ssd_probe.kernels.head import lm_head_stats
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS
 from ssd_probe.kernels.stats import position_stats
@@ -153,3 +158,40 @@ def test_pairs_of_logits_that_swallow_a_log_partition(backend):
         torch.testing.assert_close(
             getattr(got, name).double(), getattr(want, name), rtol=1e-5, atol=2e-7
         )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("default", ["float64", "meta"])
+def test_torch_defaults_change_nothing(backend, default):
+    x, weight, targets = torch.randn(9, 300), torch.randn(300, 9), torch.arange(9) * 30
+    x[1, 40:], x[2, 3] = -torch.inf, torch.nan
+
+    def columns() -> list[dict]:
+        options = {"targets": targets, "temperatures": (0.7, 1e40), "backend": backend}
+        calls = [
+            lambda: position_stats(x, **options),
+            lambda: position_stats(x.round(), top_k=400, backend=backend),
+            lambda: position_stats(x[:0], backend=backend),
+            lambda: pair_stats(x, x + x.sin(), **options),
+            lambda: lm_head_stats(x[:, :9], weight, bias=x[0], softcap=3.0, **options),
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            stats = [call() for call in calls]
+        ranked = stats[0].truncated([Decoding(1.6, 20, 0.8), Decoding(0.7)])
+        return [s.to_columns() for s in stats] + [dict(enumerate(map(Tensor.numpy, ranked)))]
+
+    before = columns()
+    try:
+        if default == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(torch.float64)
+        after = columns()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for old, new in zip(before, after, strict=True):
+        for name in old:
+            assert old[name].dtype == new[name].dtype, name
+            np.testing.assert_array_equal(old[name], new[name], err_msg=name)

@@ -26,17 +26,17 @@ from ssd_probe.kernels.cpu.logits import (
     of_order,
     order,
     top,
-)  # fmt: skip
+)
 
 I64 = np.int64
 BLOCK = 128  # logits that share a largest one
 SEGMENT = 1024  # logits summed in float32 before they join the float64 sums
-CHUNK = 2**17  # logits read twice: within the second cache
+CHUNK = 2**17  # logits read twice: within the second cache or the third
 COUNTED = 192  # keys that are sorted by counting larger ones, which has no branches
 FAR, NEAR, INFINITE = (F32(y).view(np.uint32) for y in (-LEAST, 20, np.inf))
 HALF, TWO = F32(0.5), F32(2)
-LARGEST, LOW_BITS = I64(0x7F000000), I64(0xFFFFFFFF)  # the `order` of the largest float
-ZERO = I32(-0x007FFFFF)  # of 0.0
+LARGEST, ZERO = I64(0x7F000000), I32(-0x007FFFFF)  # the `order` of the largest float and of 0.0
+LOW_BITS = I64(0xFFFFFFFF)
 LARGEST_FLOAT = F32(3.4028235e38)
 
 
@@ -128,11 +128,11 @@ def _under(key):
 
 
 @njit
-def _find(x, cut):
-    """How many of the logits are above `cut`, or NaN, and the last one's place."""
+def _find(x, below):
+    """How many of the logits are above `below`, or NaN, and the last one's place."""
     count, last = I32(0), I32(-1)
     for i in range(len(x)):
-        above = not logit(x, i) <= cut
+        above = not logit(x, i) <= below
         count += I32(above)
         last = max(last, I32(i) if above else I32(-1))
     return count, last
@@ -373,113 +373,3 @@ def add(flat, stride, size, first_id, temperatures, heads, tails, begin, end):
             rest = first_id + start, temperatures, inverse_t, heads[r], tails[r], scratch
             if not _next(x, *rest):
                 _chunk(x, *rest)
-
-
-@njit(fastmath={"reassoc"})
-def _reaching(x, low):
-    count = I32(0)
-    for i in range(len(x)):
-        count += I32(logit(x, i) >= low)
-    return count
-
-
-@njit(fastmath={"reassoc"})
-def _above(x, high):
-    count = I32(0)
-    for i in range(len(x)):
-        count += I32(logit(x, i) > high)
-    return count
-
-
-@njit
-def _before(x, first_id, low, high, target):
-    """How many of the logits rank before a target; those in low..high equal its logit."""
-    here = min(max(target - first_id, 0), len(x))  # equal ones before it rank before it
-    after = here + (0 <= target - first_id < len(x))
-    return I64(_reaching(x[:here], low)) + I64(_above(x[after:], high))
-
-
-@njit(cache=True, nogil=True)
-def count_before(flat, stride, size, first_id, low, high, targets, counts, begin, end):
-    """See `stats.count_before`; row by row."""
-    for r in range(begin, end):
-        x = flat[r * stride : r * stride + size]
-        counts[r] += _before(x, first_id, low[r], high[r], targets[r])
-
-
-@njit(cache=True, nogil=True)
-def close(heads, tails, temperatures, numbers, at, top_logits, top_ids, valid, begin, end):
-    """The statistics from heads and tails, float64 formulas, of the rows begin..end.
-
-    `numbers` [5, N]: max_logit, log_partition, entropy, varentropy, tail_log_mass.
-    """
-    e, d = np.empty((2, heads.shape[1]))
-    for r in range(begin, end):
-        valid[r] = heads[r, 0] > ABSENT and not np.isnan(tails[r, 1])
-        if not valid[r]:
-            numbers[:, r], at[r], top_logits[r], top_ids[r] = np.nan, np.nan, np.nan, -1
-            continue
-        largest = np.float64(value_of(heads[r, 0]))
-        for i in range(len(d)):
-            key = heads[r, i]
-            top_logits[r, i] = value_of(key) if key > ABSENT else MINUS_INF
-            top_ids[r, i] = id_of(key) if key > ABSENT else -1
-            d[i] = top_logits[r, i] - largest
-            e[i] = np.exp(d[i])
-        gap = tails[r, 0] - largest if tails[r, 0] > -np.inf else 0.0
-        numbers[0, r] = largest
-        numbers[1:, r] = _moments(d, e, gap, tails[r, 1:4])
-        for j in range(len(temperatures)):
-            t = temperatures[j]
-            rest = np.exp(gap / t) * tails[r, 4 + j]
-            for i in range(1, len(d)):
-                rest += np.exp(d[i] / t)
-            at[r, j] = np.log1p(rest)
-
-
-@njit
-def _moments(d, e, gap, weights):
-    """log_partition, entropy, varentropy and tail_log_mass; see `closing._moments`."""
-    weight, weight_y, weight_yy = weights
-    log_partition = np.log1p(e[1:].sum() + np.exp(gap) * weight)
-    first, tail = np.exp(-log_partition), np.exp(gap - log_partition)
-    mean = tail * (weight_y + gap * weight)  # E[z - max]
-    for i in range(1, len(d)):
-        mean += first * e[i] * max(d[i], -1e3)
-    b = gap - mean
-    varentropy = first * mean**2 + tail * (weight_yy + 2 * b * weight_y + b**2 * weight)
-    for i in range(1, len(d)):
-        varentropy += first * e[i] * (max(d[i], -1e3) - mean) ** 2
-    return log_partition, log_partition - mean, varentropy, gap + np.log(weight) - log_partition
-
-
-@njit(cache=True, nogil=True)
-def rank_targets(flat, stride, size, heads, targets, numbers, valid, log_p, rank, begin, end):
-    """The targets' log-probabilities and ranks; NaN and -1 where there is none.
-
-    Only a target beyond rank K costs a pass over its row.
-    """
-    for r in range(begin, end):
-        target = targets[r]
-        if not valid[r] or not 0 <= target < size:
-            log_p[r], rank[r] = np.nan, -1
-            continue
-        x = flat[r * stride : r * stride + size]
-        value = logit(x, target)
-        log_p[r] = np.float64(value) - numbers[0, r] - numbers[1, r]
-        key = key_of(value, target)
-        if key > ABSENT and key >= heads[r, -1]:
-            rank[r] = 1 + (heads[r] > key).sum()
-        else:
-            rank[r] = 1 + _before(x, 0, value, value, target)
-
-
-@njit(cache=True, nogil=True)
-def measure(flat, stride, size, temperatures, heads, tails, targets, numbers, at, top_logits,
-            top_ids, valid, log_p, rank, begin, end):  # fmt: skip
-    """All of the above, row by row, so that a row's targets are ranked while it is in the cache."""
-    for r in range(begin, end):
-        add(flat, stride, size, 0, temperatures, heads, tails, r, r + 1)
-        close(heads, tails, temperatures, numbers, at, top_logits, top_ids, valid, r, r + 1)
-        if len(targets):
-            rank_targets(flat, stride, size, heads, targets, numbers, valid, log_p, rank, r, r + 1)

@@ -1,14 +1,17 @@
-"""The CPU backend: numba adds logits to the running state of their rows. See `rows`."""
+"""The CPU backend: numba adds logits to the heads and tails of their rows, and closes them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssd_probe.kernels.cpu import rows
+from ssd_probe.kernels.cpu import finish, rows
 from ssd_probe.kernels.cpu.logits import flat
 from ssd_probe.kernels.cpu.threads import in_threads
+from ssd_probe.kernels.fields import SCALARS
 from ssd_probe.kernels.results import PositionStats
 
 BLOCK = rows.SEGMENT  # chunks of a vocabulary are best a multiple of it
@@ -24,7 +27,7 @@ class State:
         self._tails = np.zeros((size, 4 + len(temperatures)))  # shift, then sums
         self._tails[:, 0] = -np.inf
         self._found = (
-            np.empty((5, size), np.float32),  # the scalars
+            np.empty((len(SCALARS), size), np.float32),
             np.empty((size, len(temperatures)), np.float32),
             np.empty((size, top_k), np.float32),
             np.empty((size, top_k), np.int32),
@@ -45,7 +48,7 @@ class State:
         """The statistics of what was added, without targets."""
 
         def work(begin: int, end: int) -> None:
-            rows.close(self._heads, self._tails, self._t, *self._found, begin, end)
+            finish.close(self._heads, self._tails, self._t, *self._found, begin, end)
 
         in_threads(work, len(self._heads))
         return self._stats()
@@ -53,12 +56,12 @@ class State:
     def run(self, logits: Tensor, targets: Tensor | None) -> PositionStats:
         """The statistics of these logits [N, V] alone, with targets [N]."""
         x, stride = flat(logits)
-        ids = np.empty(0, np.int64) if targets is None else targets.numpy()
+        ids = np.empty(0, np.int64) if targets is None else targets.contiguous().numpy()
         log_p, rank = np.empty(len(ids), np.float32), np.empty(len(ids), np.int32)
 
         def work(begin: int, end: int) -> None:
-            rows.measure(x, stride, logits.shape[1], self._t, self._heads, self._tails, ids,
-                         *self._found, log_p, rank, begin, end)  # fmt: skip
+            finish.measure(x, stride, logits.shape[1], self._t, self._heads, self._tails, ids,
+                           *self._found, log_p, rank, begin, end)  # fmt: skip
 
         in_threads(work, len(logits))
         stats = self._stats()
@@ -67,8 +70,12 @@ class State:
         return stats
 
     def _stats(self) -> PositionStats:
-        numbers, at, *head, valid = map(torch.from_numpy, self._found)
-        return PositionStats(*numbers, *head, valid, self.temperatures, at)
+        numbers, at, top_logits, top_ids, valid = map(torch.from_numpy, self._found)
+        scalars: dict[str, Any] = dict(zip(SCALARS, numbers, strict=True))
+        return PositionStats(
+            **scalars, top_logits=top_logits, top_ids=top_ids, valid=valid,
+            temperatures=self.temperatures, log_partition_at=at,
+        )  # fmt: skip
 
 
 def count_before(
@@ -82,7 +89,7 @@ def count_before(
     arrays = low.numpy(), high.numpy(), targets.numpy(), counts.numpy()
 
     def work(begin: int, end: int) -> None:
-        rows.count_before(x, stride, logits.shape[1], first_id, *arrays, begin, end)
+        finish.count_before(x, stride, logits.shape[1], first_id, *arrays, begin, end)
 
     in_threads(work, len(logits))
 
