@@ -212,9 +212,10 @@ def report(number: int, backend: str, device: str = "cpu") -> str:
         return ""
     case = shrink(case, backend, device)
     lines = "\n".join(faults(case, backend, device))
+    paste = repr(case).replace("-inf", "-torch.inf")
     return (
-        f"case {number}:\n{lines}\n    python -c 'from tests.fuzz import *; "
-        f'print(*faults({case}, "{backend}"), sep="\\n")\''.replace("-inf", "-torch.inf")
+        f"case {number}:\n{lines}\n    python -c \"from tests.fuzz import *; "
+        f"print(*faults({paste}, '{backend}', '{device}'), sep='\\n')\""
     )
 
 
