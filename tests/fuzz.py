@@ -214,7 +214,7 @@ def report(number: int, backend: str, device: str = "cpu") -> str:
     lines = "\n".join(faults(case, backend, device))
     paste = repr(case).replace("-inf", "-torch.inf")
     return (
-        f"case {number}:\n{lines}\n    python -c \"from tests.fuzz import *; "
+        f'case {number}:\n{lines}\n    python -c "from tests.fuzz import *; '
         f"print(*faults({paste}, '{backend}', '{device}'), sep='\\n')\""
     )
 

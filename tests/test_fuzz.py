@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from ssd_probe.kernels import eager
-from tests import fuzz
-from tests.interpreter import INTERPRETED, interpret
+from tests import fuzz, interpreter
+from tests.interpreter import DEVICE, INTERPRETED, interpret
 
-BACKENDS = ["triton"] if INTERPRETED else ["reference", "torch", "cpu"]
+BACKENDS = interpreter.backends() + ([] if INTERPRETED else ["reference"])
 CASES = 60 if INTERPRETED else 600
 
 
 @pytest.mark.slow(reason="hundreds of cases")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_case_differs(backend):
-    found = [text for number in range(CASES) if (text := fuzz.report(number, backend))]
+    found = [text for number in range(CASES) if (text := fuzz.report(number, backend, DEVICE))]
     assert not found, "\n".join(found)
 
 
