@@ -45,3 +45,6 @@ bench: $(READY)
 
 aot: $(READY)
 	$(PY) benchmarks/aot.py
+
+gpu-check: $(READY)
+	$(PY) benchmarks/gpu_check.py --out gpu-check.md

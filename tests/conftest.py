@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from ssd_probe.cli.environment import prepare
+from tests import interpreter
 from tests.interpreter import INTERPRETED, patch_once
 
 FOREIGN = (
@@ -31,6 +32,20 @@ if INTERPRETED:
 RUNS = {"demo_run", "full_demo_run"}  # fixtures to be made once over all workers
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="of the kernels' tests: cpu or cuda")
+
+
+def pytest_configure(config):
+    import torch
+
+    interpreter.DEVICE = config.getoption("--device")
+    if interpreter.DEVICE != "cpu" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--device {interpreter.DEVICE}: torch sees no GPU here; leave the option out"
+        )
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` reads the marks
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -44,6 +59,18 @@ def _seeded():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device():
+    """With --device, tensors that say nothing else are there."""
+    import torch
+
+    if interpreter.DEVICE == "cpu":
+        yield
+    else:
+        with torch.device(interpreter.DEVICE):
+            yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,14 @@ import sys
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu"  # where the kernels' tests run: conftest.py's --device
+
+
+def backends() -> list[str]:
+    """What this process can test, each under the name of its backend."""
+    if DEVICE != "cpu":
+        return ["triton", "torch"]
+    return ["triton"] if INTERPRETED else ["torch", "cpu"]
 
 
 def interpret(file: str, *options: str) -> None:

@@ -112,7 +112,11 @@ class Row:
         return f"Row({', '.join(f'{n}={v!r}' for n, v, default in given if v != default)})"
 
     def build(self, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """[size]; what float16 cannot hold becomes infinite there, +inf its largest number."""
+        """[size], on the CPU; below what float16 holds it is -inf there, above its largest."""
+        with torch.device("cpu"):
+            return self._spoilt(self._values(size).to(dtype).clamp_(max=torch.finfo(dtype).max))
+
+    def _values(self, size: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         name, _, number = self.base.rpartition(" ")
         if name in PERIODIC:
@@ -124,11 +128,13 @@ class Row:
             x = x + self.noise * torch.randn(size, generator=generator)
         if self.mask is not None:
             x = x.masked_fill(MASKED[self.masked](size, generator), self.mask)
-        x = x.to(dtype).clamp_(max=torch.finfo(dtype).max)
+        return x
+
+    def _spoilt(self, x: Tensor) -> Tensor:
         if self.bad:
-            bits = torch.tensor(BAD[self.bad][DTYPES.index(dtype)])
-            integers = x.view({2: torch.int16, 4: torch.int32}[dtype.itemsize])
-            integers[PLACES[self.place](size)] = bits.to(integers.dtype)
+            bits = torch.tensor(BAD[self.bad][DTYPES.index(x.dtype)])
+            integers = x.view({2: torch.int16, 4: torch.int32}[x.element_size()])
+            integers[PLACES[self.place](len(x))] = bits.to(integers.dtype)
         return x
 
 

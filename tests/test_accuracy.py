@@ -13,11 +13,11 @@ import torch
 from ssd_probe.kernels import reference
 from ssd_probe.kernels.fields import SCALARS
 from ssd_probe.kernels.stats import position_stats
-from tests import oracle
+from tests import interpreter, oracle
 from tests.interpreter import INTERPRETED, interpret
 from tests.rows import DTYPES, RECIPES, Row, buildable
 
-BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
+BACKENDS = interpreter.backends()
 CASES = [(1, 1), (17, 100), (507, 1), (507, 128), (5003, 16), (5003, 64), (32_768, 64),
          (151_936, 64)]  # V, K  # fmt: skip
 TEMPERATURES = (1e-5, 0.7, 1.6, 1e30)
@@ -36,7 +36,8 @@ def share(size: int, dtype: torch.dtype) -> list[Row]:
 def case(size: int, top_k: int, dtype: torch.dtype) -> tuple[torch.Tensor, dict, oracle.Truth]:
     """Logits, arguments and what is right; a target is anywhere, the best, none, or the last."""
     logits = torch.stack([row.build(size, dtype) for row in share(size, dtype)])
-    targets = torch.arange(len(logits)) * 7919 % size
+    logits = logits.to(interpreter.DEVICE)
+    targets = torch.arange(len(logits), device=logits.device) * 7919 % size
     targets[1::4] = logits[1::4].float().argmax(-1)
     targets[2::4] = -100
     targets[3::4] = size - 1
@@ -62,7 +63,7 @@ def test_corpus(backend, dtype, size, top_k):
     again = position_stats(logits[order], backend=backend, **some)
     last = position_stats(logits[order[-1:]], backend=backend, **one)
     for name, values in again.to_columns().items():
-        before = torch.from_numpy(whole.to_columns()[name])[order]
+        before = torch.from_numpy(whole.to_columns()[name])[order.cpu()]
         torch.testing.assert_close(torch.from_numpy(values), before, rtol=0, atol=0, equal_nan=True)
         alone = torch.from_numpy(last.to_columns()[name])
         torch.testing.assert_close(alone, before[-1:], rtol=0, atol=0, equal_nan=True)

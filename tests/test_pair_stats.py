@@ -1,30 +1,24 @@
-"""`pair_stats` against its float64 reference, and what must hold of any two distributions."""
+"""`pair_stats` against the oracle, and what must hold of any two distributions."""
 
 import math
+from dataclasses import replace
 
-import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels import pair, reference
+from ssd_probe.kernels import pair
 from ssd_probe.kernels.backends import measure
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS, PairStats
 from ssd_probe.kernels.stats import position_stats
-from tests.interpreter import INTERPRETED, interpret
+from tests import oracle
+from tests.interpreter import DEVICE, INTERPRETED, backends, interpret
+from tests.rows import RECIPES
 
-# |truth - fast| <= absolute + relative * |truth|. Usually 6e-7; where all the difference lies in
-# tokens of p = e^-80, float32 exponents lose 80 * 6e-8. Rounded log partitions blur TV alone.
-TOLERANCES = {  # (absolute, relative)
-    "kl_base_other": (1e-20, 1e-5),
-    "kl_other_base": (1e-20, 1e-5),
-    "js": (1e-20, 1e-5),
-    "tv": (2e-7, 1e-5),
-}
-BACKENDS = ["triton"] if INTERPRETED else ["torch", "cpu"]
+BACKENDS = backends()
 EXAMPLES = 6 if INTERPRETED else 60
 CHANGES = (1e-6, 9e-4, 3.0) if INTERPRETED else (1e-6, 1e-4, 9e-4, 0.1, 3.0)
 INF = math.inf
@@ -44,21 +38,13 @@ def test_triton_in_its_interpreter():
 
 
 def check(base, other, backend, **arguments) -> PairStats:
-    truth = reference.pair_stats(base, other, **arguments)
-    fast = pair_stats(base, other, backend=backend, **arguments)
-    assert torch.equal(fast.valid, truth.valid)
-    for name, (absolute, relative) in TOLERANCES.items():
-        want, got = getattr(truth, name), getattr(fast, name)
-        assert got.dtype == torch.float32, name
-        assert torch.equal(got.isnan(), want.isnan()), name
-        assert torch.equal(got.isinf(), want.isinf()), name
-        error = (got.double() - want).abs().nan_to_num(0)
-        budget = absolute + relative * want.nan_to_num(0, posinf=0)
-        assert (error <= budget).all(), (name, want, got)
-    assert torch.equal(
-        fast.other_at_base_top.double().nan_to_num(1e9), truth.other_at_base_top.nan_to_num(1e9)
-    )
-    return fast
+    """Against the oracle."""
+    stats = pair_stats(base, other, backend=backend, **arguments)
+    differences = oracle.differences(stats, oracle.pair_stats(base, other, **arguments))
+    assert not differences, "\n".join(differences)
+    for name in (*COMPARISONS, "other_at_base_top"):
+        assert getattr(stats, name).dtype == torch.float32, name
+    return stats
 
 
 def pairs(rows, size, scale, change, shift=0.0, generator=None):
@@ -67,15 +53,22 @@ def pairs(rows, size, scale, change, shift=0.0, generator=None):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("rows", "size"), [(1, 1), (5, 2), (6, 17), (20, 507), (1, 151_936)])
-def test_error_budget(backend, rows, size):
-    """Flat and peaked rows, from a KL of 1e-12 to one of many nats, with and without a shift."""
-    rows = min(rows, 2) if INTERPRETED else rows
-    for scale in (0.0, 1.0, 6.0) if size < 1000 else (2.0,):
-        for change in CHANGES if size < 1000 else (9e-4,):
-            for shift in (0.0, 10.0):
-                x, y = pairs(rows, size, scale, change, shift)
-                check(x, y, backend, top_k=8)
+@pytest.mark.parametrize("change", [*CHANGES, None])
+@pytest.mark.parametrize("size", [1, 17, 507, 5003])
+def test_corpus(backend, size, change):
+    """Each row with a changed one, from a KL of 1e-12 to many nats, or with another row."""
+    rows = RECIPES[size % 7 :: 48 if INTERPRETED else 12 if size > 1000 else 1]
+    x = torch.stack([row.build(size) for row in rows])
+    changed = (row if change is None else replace(row, noise=change) for row in rows)
+    y = torch.stack([row.build(size) for row in changed])
+    y = y.roll(1, 0) if change is None else y
+    check(x.to(DEVICE), y.to(DEVICE), backend, top_k=8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_long_row(backend):
+    x, y = pairs(1, 151_936, 2.0, 9e-4, 10.0)
+    check(x, y, backend, top_k=8)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -94,18 +87,6 @@ def test_dtypes_mix(backend, left, right):
     if torch.float32 in (left, right):  # the same numbers in two dtypes
         narrow = x.to(left if left != torch.float32 else right)
         check(narrow, narrow.float(), backend)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_large_and_small_logits(backend):
-    for shift in (-1e4, 1e4):
-        x, y = pairs(6, 507, 1.0, 0.01)
-        check(x + shift, y + shift, backend)
-        check(x + shift, y - shift, backend)
-    x, y = pairs(6, 507, 500.0, 500.0)
-    check(x, y, backend)
-    ties = (torch.arange(507) % 5).float().expand(2, -1)
-    check(ties, ties.flip(-1), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -200,25 +181,6 @@ def test_properties(backend, size, scale, seed, change, masked):
     torch.testing.assert_close(swapped.js, stats.js, atol=1e-20, rtol=2e-5)
     torch.testing.assert_close(swapped.tv, stats.tv, atol=4e-7, rtol=2e-5)
     torch.testing.assert_close(swapped.kl_base_other, stats.kl_other_base, atol=1e-20, rtol=2e-5)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="once is enough")
-@pytest.mark.parametrize("change", [1e-6, 9e-4, 0.3, 5.0])
-def test_the_reference_agrees_with_fifty_digits(change):
-    x, y = pairs(1, 40, 2.0, change, 10.0)
-    stats = reference.pair_stats(x, y)
-    with mpmath.workdps(50):
-        p, q = ([mpmath.exp(v) for v in row[0].double().tolist()] for row in (x, y))
-        p, q = ([v / mpmath.fsum(row) for v in row] for row in (p, q))
-        m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
-
-        def kl(u, v):
-            return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(u, v, strict=True))
-
-        tv = mpmath.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
-        truth = [kl(p, q), kl(q, p), (kl(p, m) + kl(q, m)) / 2, tv]
-    for name, value in zip(COMPARISONS, truth, strict=True):
-        assert getattr(stats, name).item() == pytest.approx(float(value), rel=2e-9, abs=0), name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
