@@ -25,7 +25,6 @@ from ssd_probe.kernels.gpu.launch import WARP, launch
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
-MOST_REGISTERS = 128  # of `_finalise` on CUDA: 16 rows at a time on a multiprocessor
 LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
 
 
@@ -77,6 +76,11 @@ def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
 
 
+def register_limit(kp: int) -> int:
+    """For `_finalise` on CUDA: 16 rows at a time on a multiprocessor, 12 for K > 64."""
+    return 128 if kp < 128 else 168
+
+
 def position_stats(
     logits: Tensor, top_k: int, temperatures: tuple[float, ...], targets: Tensor | None
 ) -> PositionStats:
@@ -97,7 +101,7 @@ def position_stats(
         "E": per_group,
         "ALIGNED": stride * itemsize % 16 == 0 and logits.data_ptr() % 16 == 0,
     }
-    limit = {} if torch.version.hip else {"maxnreg": MOST_REGISTERS}
+    limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
