@@ -21,7 +21,7 @@ from torch import Tensor
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.backends import TRITON_TOP_K
 from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
-from ssd_probe.kernels.gpu.launch import WARP, launch
+from ssd_probe.kernels.gpu.launch import launch, warp
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
@@ -101,6 +101,7 @@ def position_stats(
         "E": per_group,
         "ALIGNED": stride * itemsize % 16 == 0 and logits.data_ptr() % 16 == 0,
     }
+    threads = warp(logits.device)  # of `_finalise`
     limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -117,11 +118,12 @@ def position_stats(
     launch(
         _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
         top_logits, top_ids, K=top_k, KP=kp, S=triton.next_power_of_2(segments),
-        U=UNROLL // per_group, W=WARP, threads=WARP, **limit, **shared,
+        U=UNROLL // per_group, W=threads, threads=threads, **limit, **shared,
     )  # fmt: skip
+    top, log_partition, entropy, varentropy, tail, *_ = fields.unbind()
     stats = PositionStats(
-        max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
-        tail_log_mass=fields[4], top_logits=top_logits, top_ids=top_ids, valid=valid,
+        max_logit=top, log_partition=log_partition, entropy=entropy, varentropy=varentropy,
+        tail_log_mass=tail, top_logits=top_logits, top_ids=top_ids, valid=valid,
         temperatures=temperatures, log_partition_at=fields[5:].T,
     )  # fmt: skip
     if targets is not None:
