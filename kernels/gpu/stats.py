@@ -3,9 +3,9 @@
 A row is cut into groups of E = 16 bytes; group g belongs to lane g % LANES of a segment, a thread
 each. `_scan` leaves a lane's largest logit, the group where it came first, and online sums. A lane
 holds no better logit than its largest, so the top K lie in the K lanes whose (largest, group) come
-first. `_finalise` selects these lanes, reads them again (some percent of the row), selects the top
-K, sums the rest directly, and closes the formulas in float64. `_rank` counts the rank of targets
-outside the top K. The V % E last logits are in no lane; they are always candidates.
+first. `_finalise`, a warp a row, selects these lanes, reads them again (some percent of the row),
+selects the top K, sums the rest directly, and closes the formulas in float64. `_rank` counts the
+rank of targets outside the top K. The V % E last logits are in no lane; they are always candidates.
 
 Nothing depends on N or on the row's place: the same bits for every batch size and order. 16-byte
 loads need rows that begin on 16 bytes; others are read in narrower loads, with the same result.
