@@ -303,12 +303,13 @@ def test_every_launch_is_on_the_device_of_the_logits(monkeypatch):
 
 
 @interpreted
-def test_alignment_changes_no_bit():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_alignment_changes_no_bit(dtype):
     """Rows that begin on 16 bytes and rows that do not; one row alone, in another order."""
-    logits = 3 * torch.randn(4, 1499)
-    aligned = torch.full((4, 1536), torch.nan)
+    logits = (3 * torch.randn(4, 1499)).to(dtype)
+    aligned = torch.full((4, 1536), torch.nan, dtype=dtype)
     aligned[:, :1499] = logits
-    shifted = torch.full((4, 1537), torch.nan)
+    shifted = torch.full((4, 1537), torch.nan, dtype=dtype)
     shifted[:, 1:1500] = logits
     stats = check(logits, 8)
     targets = torch.arange(4) * 7919 % 1499
@@ -318,6 +319,18 @@ def test_alignment_changes_no_bit():
     part = gpu.position_stats(logits[order], 8, (0.7,), targets[order])
     whole = {name: column[order] for name, column in stats.to_columns().items()}
     same_bits(part, PositionStats.from_columns(whole))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_full_of_nan(dtype, fenced):
+    """A NaN has a place in no order: what is written and read stays within the row's own."""
+    x = torch.randn(5, 5003)
+    x[0, ::2], x[1, ::8], x[2, 5000:] = torch.nan, -torch.nan, torch.nan
+    x[3, 1::7], x[3, ::7] = torch.inf, torch.nan
+    x.view(torch.int32)[0, ::4] = 2**31 - 1
+    stats = check(x.to(dtype), 16)
+    assert stats.valid.tolist() == [False] * 4 + [True] and len(fenced) >= 5
 
 
 @interpreted
