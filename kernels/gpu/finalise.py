@@ -483,6 +483,8 @@ def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields,
     # Their groups that reach (cut, last): K or more, but no more than fit; all if K lanes hold
     # nothing. K lanes may hold more: each its best one alone is sure to reach it.
     cut = tl.where(held < K, _empty(E) + 1, cut)
+    fits = held <= KP
+    held = tl.minimum(held, KP)
     count, b_tops, b = _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E, U,
                                 W, LIST, True, ALIGNED)  # fmt: skip
     b, wrong = _settle(b_tops, b, inverse_t)
@@ -503,6 +505,8 @@ def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields,
         cut, last = _narrow(_tally, of, cut, INT_MAX + 0 * cut, high, K, LIST, E, U, W, ALIGNED)
         live = _keep(of, cut, last, ranked, E, W, LIST)
     tl.debug_barrier()
+    fits &= (count < LIST) & (live <= LIST)
+    live = tl.minimum(live, LIST)
     keys = _rank_keys(ranked, live, LIST, KP)
     at = _places(KP)
     kth = tl.max(tl.where(at == K - 1, keys, NOTHING))
@@ -522,8 +526,8 @@ def _finalise(logits, stride, size, steps, segments, inverse_t, scratch, fields,
     ok = (live > 0) & (tail[0] - tail[0] == 0) & (_unusual(row, size, E) == 0)
     tail_top = tl.where(tail[0] > 0, tail_top, top)
 
-    # More than fit can not be; if they were, no number would come of it.
-    ok &= (held <= KP) & (count < LIST) & (live <= LIST)
+    # More than fit can not be, but for NaN; if they were, no number would come of it.
+    ok &= fits
     tl.store(valid + row_id, ok)
     in_head = ok & (at < live)
     missing = tl.where(ok, -float("inf"), float("nan"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor
 
 from ssd_probe.kernels.gpu.scan import LANES
 
-WARP = 64 if torch.version.hip else 32
+
+@functools.cache
+def warp(device: torch.device) -> int:
+    """Threads that a warp of the device has: 64 on CDNA, else 32."""
+    return torch.cuda.get_device_properties(device).warp_size if torch.version.hip else 32
 
 
 def launch(
@@ -19,5 +24,6 @@ def launch(
     """Run `kernel` on the device of `tensor`, its first argument, whichever is the current one."""
     with torch.cuda.device_of(tensor):
         kernel[grid](
-            tensor, *arguments, num_warps=threads // WARP, enable_fp_fusion=True, **options
-        )
+            tensor, *arguments, enable_fp_fusion=True,
+            num_warps=threads // warp(tensor.device), **options,
+        )  # fmt: skip

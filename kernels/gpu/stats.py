@@ -3,9 +3,9 @@
 A row is cut into groups of E = 16 bytes; group g belongs to lane g % LANES of a segment, a thread
 each. `_scan` leaves a lane's largest logit, the group where it came first, and online sums. A lane
 holds no better logit than its largest, so the top K lie in the K lanes whose (largest, group) come
-first. `_finalise` selects these lanes, reads them again (some percent of the row), selects the top
-K, sums the rest directly, and closes the formulas in float64. `_rank` counts the rank of targets
-outside the top K. The V % E last logits are in no lane; they are always candidates.
+first. `_finalise`, a warp a row, selects these lanes, reads them again (some percent of the row),
+selects the top K, sums the rest directly, and closes the formulas in float64. `_rank` counts the
+rank of targets outside the top K. The V % E last logits are in no lane; they are always candidates.
 
 Nothing depends on N or on the row's place: the same bits for every batch size and order. 16-byte
 loads need rows that begin on 16 bytes; others are read in narrower loads, with the same result.
@@ -19,11 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
-from ssd_probe.kernels.gpu.launch import WARP, launch
+from ssd_probe.kernels.gpu.launch import launch, warp
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
-MOST_REGISTERS = 128  # of `_finalise` on CUDA: 16 rows at a time on a multiprocessor
 LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
 
 
@@ -75,6 +74,11 @@ def _rank(logits, stride, size, targets, fields, valid, top_ids, target_logprob,
     tl.store(target_rank + row_id, tl.where(ok, rank, -1))
 
 
+def register_limit(kp: int) -> int:
+    """For `_finalise` on CUDA: 16 rows at a time on a multiprocessor, 9 for K > 64."""
+    return 128 if kp < 128 else 224
+
+
 def position_stats(
     logits: Tensor, top_k: int, temperatures: tuple[float, ...], targets: Tensor | None
 ) -> PositionStats:
@@ -93,7 +97,8 @@ def position_stats(
         "E": per_group,
         "ALIGNED": stride * itemsize % 16 == 0 and logits.data_ptr() % 16 == 0,
     }
-    limit = {} if torch.version.hip else {"maxnreg": MOST_REGISTERS}
+    threads = warp(logits.device)  # of `_finalise`
+    limit = {} if torch.version.hip else {"maxnreg": register_limit(kp)}
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
@@ -109,11 +114,12 @@ def position_stats(
     launch(
         _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
         top_logits, top_ids, K=top_k, KP=kp, S=triton.next_power_of_2(segments),
-        U=UNROLL // per_group, W=WARP, threads=WARP, **limit, **shared,
+        U=UNROLL // per_group, W=threads, threads=threads, **limit, **shared,
     )  # fmt: skip
+    top, log_partition, entropy, varentropy, tail, *_ = fields.unbind()
     stats = PositionStats(
-        max_logit=fields[0], log_partition=fields[1], entropy=fields[2], varentropy=fields[3],
-        tail_log_mass=fields[4], top_logits=top_logits, top_ids=top_ids, valid=valid,
+        max_logit=top, log_partition=log_partition, entropy=entropy, varentropy=varentropy,
+        tail_log_mass=tail, top_logits=top_logits, top_ids=top_ids, valid=valid,
         temperatures=temperatures, log_partition_at=fields[5:].T,
     )  # fmt: skip
     if targets is not None:
