@@ -13,7 +13,7 @@ def evaluate(
     problems: Annotated[
         str,
         typer.Option(
-            help="`humaneval`, `basics[:dev|test]`, `tiny:dev|test`, or a LiveCodeBench .jsonl file."
+            help="`humaneval`, `basics[:dev|test]`, `tiny:dev|test`, or a LiveCodeBench .jsonl."
         ),
     ],
     samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],

@@ -65,8 +65,9 @@ def read_texts(sources: Iterable[str | Path], limit: int | None = None) -> list[
     """The first `limit` texts of `sources`, in order; of a directory its .py files by name.
 
     A source is a samples or problem file (.jsonl, .jsonl.gz, .parquet; fields: see the module), any
-    other UTF-8 text file, a directory (its .py files, recursively), `humaneval` or `basics[:SPLIT]`
-    (prompt and canonical solution). Files are read no further than `limit` needs. Raises `UserError`.
+    other UTF-8 text file, a directory (its .py files, recursively), or `humaneval` or
+    `basics[:SPLIT]` (prompt and canonical solution). Files are read no further than `limit` needs.
+    Raises `UserError`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
