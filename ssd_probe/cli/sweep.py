@@ -27,8 +27,9 @@ def sweep(
 ) -> None:
     """Sample and evaluate checkpoints x decoding settings; pass@k of each in OUT/sweep.csv.
 
-    The grid is a YAML file. `problems` is `humaneval`, `tiny:dev|test`, or a LiveCodeBench .jsonl
-    file; n, k, max_new_tokens, batch_size, seed, limit, timeout and workers may be given too:
+    The grid is a YAML file. `problems` is `humaneval`, `basics`, `tiny` (the latter two with
+    `:dev` or `:test`), or a LiveCodeBench .jsonl file; n, k, max_new_tokens, batch_size, seed,
+    limit, timeout and workers may be given too:
 
     \b
       checkpoints:

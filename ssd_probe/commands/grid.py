@@ -72,7 +72,8 @@ def _grid(values: Any) -> Grid:
     known = {field.name for field in fields(Grid)} - {"decodings"} | {"decoding"}
     values = _mapping(values, "the file", known, needed=("checkpoints", "decoding", "problems"))
     if not isinstance(values["problems"], str):
-        raise UserError("problems: must be humaneval, tiny:SPLIT or a LiveCodeBench .jsonl file")
+        choices = "humaneval, basics, tiny:SPLIT or a LiveCodeBench .jsonl file"
+        raise UserError(f"problems: must be {choices}")
     for key, least in _LEAST.items():
         if key in values and not (key == "limit" and values[key] is None):
             _whole(key, values[key], least)

@@ -1,4 +1,4 @@
-"""Prompts to sample from: JSON Lines, HumanEval, or the bundled domain.
+"""Prompts to sample from: JSON Lines, HumanEval, `basics`, or the bundled domain.
 
 Everything a person can get wrong in a file ends in one `UserError` line that names file and line.
 """
@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssd_probe.errors import UserError
-from ssd_probe.files.reading import numbered_rows
-from ssd_probe.problems import livecodebench
-from ssd_probe.problems.humaneval import humaneval
+from ssd_probe.files.reading import Row, numbered_rows
+from ssd_probe.problems import basics, livecodebench
 from ssd_probe.problems.rows import messages_or_text, problem_id_of, refuse_duplicate
 from ssd_probe.tiny.domain import tiny_problems
 
@@ -27,19 +26,17 @@ class Prompt:
 
 
 def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
-    """Prompts from a JSONL file, `humaneval`, or `tiny:SPLIT`; the first `limit` of them.
+    """Prompts from a JSONL file, `humaneval`, `basics[:SPLIT]` or `tiny:SPLIT`; the first `limit`.
 
     A JSONL line has `prompt` (a string, or a list of chat messages) or `messages`, and optionally
     `problem_id` (or `task_id`); its other keys are kept in `Prompt.meta`. A LiveCodeBench problem
-    (`question_content`) becomes that benchmark's chat prompt; its tests are not kept.
+    (`question_content`) becomes that benchmark's chat prompt; its tests are not kept. `basics` are
+    chat prompts, `humaneval` is text to continue.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
-    if str(source) == "humaneval":
-        prompts = [
-            Prompt(row["task_id"], None, row["prompt"], {"entry_point": row["entry_point"]})
-            for row in humaneval()
-        ]
+    if (rows := basics.function_problems(str(source))) is not None:
+        prompts = [_function_prompt(row, chat=str(source) != "humaneval") for row in rows]
     elif str(source).startswith("tiny:"):
         prompts = [
             Prompt(problem.problem_id, problem.messages, None, {"difficulty": problem.difficulty})
@@ -48,6 +45,13 @@ def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
     else:
         prompts = _prompts_from_jsonl(Path(source))
     return prompts[:limit]
+
+
+def _function_prompt(row: Row, chat: bool) -> Prompt:
+    meta = {key: row[key] for key in ("entry_point", "difficulty") if key in row}
+    if chat:
+        return Prompt(row["task_id"], basics.messages(row), None, meta)
+    return Prompt(row["task_id"], None, row["prompt"], meta)
 
 
 def _prompts_from_jsonl(path: Path) -> list[Prompt]:

