@@ -13,9 +13,10 @@ from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.problems import livecodebench
+from ssd_probe.problems.fences import extract_code
 from ssd_probe.problems.humaneval import humaneval
 from ssd_probe.problems.prompts import read_prompts
-from ssd_probe.problems.tasks import Task, extract_code, lacks_code, load_tasks, program
+from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, program
 
 
 def packed(tests, protocol=4):

@@ -63,7 +63,7 @@ class Box:
         try:
             self._process = subprocess.Popen(
                 command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=control_end,
                 stderr=subprocess.PIPE,
                 env={} if isolated else {"PYTHONHASHSEED": "0"},

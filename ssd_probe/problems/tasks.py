@@ -1,11 +1,10 @@
 """Problems as the evaluator sees them, and the program in an answer."""
 
 import ast
-import io
 import re
 import textwrap
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,9 @@ from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import Row, numbered_rows
 from ssd_probe.problems import livecodebench
 from ssd_probe.problems.basics import function_problems
+from ssd_probe.problems.fences import defines, extract_code
 from ssd_probe.problems.rows import problem_id_of, refuse_duplicate
 from ssd_probe.tiny.domain import tiny_problems
-
-_PYTHON = ("", "python", "py", "python3")  # what may stand after the fence that opens a block
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def program(task: Task, answer: str) -> str | None:
     code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer, entry)
     if code is None or not code.strip():
         return None
-    if task.kind == "check" and code != answer and not _defines(code, entry):
+    if task.kind == "check" and code != answer and not defines(code, entry):
         code = textwrap.indent(textwrap.dedent(code), "    ")
     whole, flush = task.prefix + code, task.prefix + code[1:]
     misplaced = code == answer and re.match(r" \S", code) and not _parses(whole)
@@ -157,67 +155,6 @@ def _parses(source: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
-
-
-def extract_code(answer: str, entry: str = "") -> str:
-    """The last Python block that defines `entry`, or else the last; without one the whole answer.
-
-    Fences are ``` or ~~~ (CommonMark): lines of at most three spaces, or of the indentation of the
-    list item that holds them, and then the mark, so that one inside the docstring of a completed
-    function is none. A block that is not closed, as in an answer cut short, counts where it defines
-    `entry`.
-    """
-    blocks = list(_blocks(answer))
-    defining = [block for block, _ in blocks if entry and _defines(block, entry)]
-    return (defining or [block for block, closed in blocks if closed] or [answer])[-1]
-
-
-def _defines(code: str, name: str) -> bool:
-    return re.search(rf"^(async +)?def +{re.escape(name)}\b", code, re.MULTILINE) is not None
-
-
-_FENCE = re.compile(r"( *)(`{3,}|~{3,})([^`]*)$")
-_ITEM = re.compile(r"( *)(?:[-*+]|\d{1,9}[.)]) +")  # of a list
-# `python`, `{python}`, `{.python}`, `python title="a.py"`; nothing in `title="a.py"`.
-_LANGUAGE = re.compile(r"\s*\{?\s*\.?((?:[\w+#-]+(?![\w+#-]*=))?)")
-
-
-def _blocks(answer: str) -> Iterator[tuple[str, bool]]:
-    """Python blocks and whether they are closed. A fence that names a language opens a block."""
-    block: list[str] | None = None
-    mark, indent, inside, python = "", 0, 0, False  # inside: the list item's indentation
-    for line in io.StringIO(answer):
-        fence = _FENCE.match(line.rstrip())
-        if block is None:
-            inside = _item_indent(line, inside)
-        else:
-            same = fence and fence[2][0] == mark[0] and len(fence[1]) <= indent + 3
-            if not same or not (fence[3] or len(fence[2]) >= len(mark)):
-                block.append(_outdented(line, indent))
-                continue
-            if python:
-                yield "".join(block), not fence[3]
-            if not fence[3]:
-                block = None
-                continue
-        if fence and len(fence[1]) <= inside + 3:
-            block, mark, indent = [], fence[2], len(fence[1])
-            python = _LANGUAGE.match(fence[3].lower())[1] in _PYTHON
-    if block is not None and python:
-        yield "".join(block), False
-
-
-def _item_indent(line: str, inside: int) -> int:
-    """Where the text of the list item that `line` is in begins; 0 outside lists."""
-    item = _ITEM.match(line)
-    if item and len(item[1]) <= inside + 3:
-        return item.end()
-    return inside if not line.strip() or line.startswith(" " * inside) else 0
-
-
-def _outdented(line: str, indent: int) -> str:
-    """Without the indentation of its fence, as much of it as there is."""
-    return line[min(indent, len(line) - len(line.lstrip(" "))) :]
 
 
 def lacks_code(samples: Iterable[Mapping], tasks: Mapping[str, Task]) -> list[bool]:

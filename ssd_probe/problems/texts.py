@@ -88,8 +88,8 @@ def _distinct(sources: Iterable[str | Path]) -> Iterator[Text]:
 def _texts_from(source: str | Path) -> Iterator[tuple[str, Text]]:
     """Each text of one source, with where it came from for error messages."""
     path = Path(source)
-    if (rows := function_problems(str(source))) is not None:
-        for row in rows:
+    if (problems := function_problems(str(source))) is not None:
+        for row in problems:
             task = row["task_id"]
             yield task, Text(task, task, None, row["prompt"], row["canonical_solution"])
     elif path.is_dir():
