@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import math
+import os
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.kernels import reference
+from ssd_probe.kernels.cpu import drop_stale
 from ssd_probe.kernels.cpu.rows import CHUNK
 from ssd_probe.kernels.head import lm_head_stats
 from ssd_probe.kernels.pair import pair_stats
@@ -195,3 +197,15 @@ def test_torch_defaults_change_nothing(backend, default):
         for name in old:
             assert old[name].dtype == new[name].dtype, name
             np.testing.assert_array_equal(old[name], new[name], err_msg=name)
+
+
+def test_compiled_code_older_than_a_source_is_dropped(tmp_path):
+    """Of all sources in the folder: numba itself looks at the function's own."""
+    cache = tmp_path / "__pycache__"
+    cache.mkdir()
+    for name, time in (("a.py", 100), ("b.py", 200), ("old.nbi", 150), ("new.nbi", 250)):
+        path = (tmp_path if name.endswith(".py") else cache) / name
+        path.touch()
+        os.utime(path, (time, time))
+    drop_stale(tmp_path)
+    assert [path.name for path in cache.iterdir()] == ["new.nbi"]
