@@ -6,6 +6,7 @@ the kernels are imported, so a child process runs this file.
 
 import contextlib
 import dataclasses
+import os
 import runpy
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.interpreter import INTERPRETED, interpret
+from tests.interpreter import DEVICE, INTERPRETED, interpret
 
 pytest.importorskip("triton")
 
@@ -26,7 +27,7 @@ from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.results import COMPARISONS, PositionStats
 from ssd_probe.kernels.stats import position_stats
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="for the child")
+interpreted = pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="for the child")
 compiled = pytest.mark.skipif(INTERPRETED, reason="for the parent")
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +49,19 @@ def test_compiled_code_is_within_its_budgets(arguments):
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "whole call, 151,936, bf16, H100: 1." in done.stdout
+
+
+@compiled
+@pytest.mark.slow(reason="interpreted")
+def test_the_first_run_on_a_gpu_does_not_end_at_a_typo(tmp_path):
+    """All of `make gpu-check` but for what only a device has."""
+    command = [sys.executable, "-W", "ignore", ROOT / "benchmarks/gpu_check.py", "--device", "cpu",
+               "--out", tmp_path / "report.md"]  # fmt: skip
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    report = (tmp_path / "report.md").read_text()
+    assert "All steps passed." in report and "_finalise" in report and "0 differ" in report
 
 
 @compiled
