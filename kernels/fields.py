@@ -104,7 +104,9 @@ class Fields:
             if part is not whole and begin < done <= rows:
                 for name, value in part._by_row().items():
                     getattr(whole, name)[begin:done] = value
-        if whole is None or done != rows:
+        if whole is None:
+            raise UserError("collect: needs at least one part, if only of 0 rows")
+        if done != rows:
             raise UserError(
                 f"collect: the parts hold {done} rows, not {rows}; give all and no more"
             )
@@ -114,6 +116,15 @@ class Fields:
         """Only these rows: a slice, a mask [N] or indices."""
         chosen: dict[str, Any] = {name: v[index] for name, v in self._by_row().items()}
         return dataclasses.replace(self, **chosen)
+
+    def to(self, device: torch.device | str) -> Self:
+        """All tensors on `device`."""
+        moved = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
+
+    def cpu(self) -> Self:
+        """All tensors in the host's memory."""
+        return self.to("cpu")
 
     def _by_row(self) -> dict[str, Tensor]:
         """The fields with an entry a row: not `log_partition_at` where it is a placeholder."""

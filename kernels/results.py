@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.fields import Fields
+from ssd_probe.kernels.shards import merging
 
 if TYPE_CHECKING:
     from ssd_probe.kernels.supports.many_decodings import Truncated
@@ -27,6 +28,26 @@ class PositionStats(Fields):
     on a saved table: see `from_columns`.
     Source: paper sections 2 and 3.
     """
+
+    @staticmethod
+    def merge(parts: Sequence[PositionStats], first_ids: Sequence[int]) -> PositionStats:
+        """The whole vocabulary's statistics from those of its shards, in any order.
+
+        `parts[i]`: of the same rows, over the columns from id `first_ids[i]` on, by `shard_stats`
+        (`kernels/shards/stats.py` has the protocol). Ids, ranks, `top_logits`, `valid` are exactly
+        the whole's, the rest to the kernels' tolerance. Also of `position_stats`, without targets
+        and where all rows are valid: else it cannot be told NaN from a shard that is all -inf.
+        Errors: `UserError` for those, and for parts that are unlike in rows, K or temperatures.
+        """
+        return PositionStats(**merging.merge(parts, first_ids))
+
+    def to(self, device: torch.device | str) -> Self:
+        """All tensors on `device`, with what `truncated` remembers."""
+        moved = super().to(device)
+        for key, found in self.__dict__.get("_truncated", {}).items():
+            known = moved.__dict__.setdefault("_truncated", {})
+            known[key] = type(found)(*(column.to(device) for column in found))
+        return moved
 
     @property
     def logsumexp(self) -> Tensor:
@@ -219,6 +240,14 @@ class PairStats:
 
     def __len__(self) -> int:
         return len(self.valid)
+
+    def to(self, device: torch.device | str) -> PairStats:
+        """All tensors on `device`."""
+        return PairStats(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def cpu(self) -> PairStats:
+        """All tensors in the host's memory."""
+        return self.to("cpu")
 
     def to_columns(self) -> dict[str, np.ndarray]:
         """Arrays of length N by field name; those of `base` and `other` as `base_*`, `other_*`."""
