@@ -159,6 +159,7 @@ def test_geometry(itemsize):
         assert segments <= 8
 
 
+@interpreted
 def test_more_ranks_than_the_kernels_hold():
     with pytest.raises(UserError, match="at most 128 ranks, top_k = 129; use backend='torch'"):
         position_stats(torch.zeros(1, 200), top_k=129, backend="triton")
