@@ -119,7 +119,8 @@ class Fields:
 
     def to(self, device: torch.device | str) -> Self:
         """All tensors on `device`."""
-        moved = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {n: v.to(device) for n, v in tensors.items()}
         return dataclasses.replace(self, **moved)
 
     def cpu(self) -> Self:

@@ -78,7 +78,7 @@ class StatsProcessor(LogitsProcessor):
         live = (ended.cumsum(1) - ended.long()) == 0  # up to the first end, with it
         sequence, step = live.nonzero(as_tuple=True)
         stats = PositionStats.concat(self.steps).rows(step * len(chosen) + sequence).cpu()
-        columns = {"sequence": sequence, "step": step, "token_id": chosen[live]}
+        columns: dict[str, Any] = {"sequence": sequence, "step": step, "token_id": chosen[live]}
         columns |= {name: getattr(stats, name) for name in (*SCALARS, "target_logprob")}
         columns |= {"target_rank": stats.target_rank, "valid": stats.valid}
         return pd.DataFrame({n: v.cpu().numpy() for n, v in columns.items()}), stats
