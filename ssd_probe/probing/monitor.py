@@ -1,8 +1,8 @@
-"""Statistics of every distribution while transformers' `generate` draws from it."""
+"""Statistics of the distributions that `generate` draws from, while it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,98 +11,74 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.fields import RANKED
+from ssd_probe.kernels.fields import SCALARS
 from ssd_probe.kernels.results import PositionStats
-from ssd_probe.kernels.stats import IGNORED, position_stats
+from ssd_probe.kernels.stats import position_stats
 
 
 class StatsProcessor(LogitsProcessor):
-    """Records `position_stats` of each step of one `generate` call, and changes nothing.
+    """Records `PositionStats` of each step of transformers' `generate`; changes nothing.
 
-        monitor = StatsProcessor(stops={tokenizer.eos_token_id})
-        ids = model.generate(**inputs, do_sample=True, logits_processor=[monitor])
-        monitor.finish(ids).frame()
+        monitor = StatsProcessor(top_k=64)
+        found = model.generate(**inputs, logits_processor=[monitor], max_new_tokens=40)
+        frame, stats = monitor.result(found, model.generation_config.eos_token_id)
 
-    transformers runs it after penalties and constraints and before temperature, top-k and top-p:
-    without the former, what it sees are the model's own logits. A step's statistics are those that
-    a probe of the finished text has at that token, to the rounding of the model's cache.
-
-    `stops`: the ids that end a sequence; what is generated for the batch's sake after one is left
-    out. `top_k`, `temperatures`, `vocab_size`, `backend`: see `position_stats`. One step's logits
-    are kept, [B, V], as the token drawn from them is known one step later.
-    Errors: `UserError` where the rows of the batch change places (beam search), and for a second
-    `generate` call.
+    The model's own logits, in float32: `generate` runs it before temperature, top-k and top-p, but
+    after penalties and suppressed tokens of the generation config. Put it first in the list. It
+    holds one step's logits, as that step's token, the target, comes with the next. For one
+    `generate`; the arguments are those of `position_stats`.
+    Errors: `UserError` where sequences do not grow by one token each: beams, assistants.
     """
 
-    def __init__(
-        self,
-        stops: Iterable[int] = (),
-        *,
-        top_k: int = 64,
-        temperatures: Sequence[float] = (),
-        vocab_size: int | None = None,
-        backend: str = "auto",
-    ) -> None:
-        self.stops = sorted(stops)
-        self.options: dict[str, Any] = {
-            "top_k": top_k, "temperatures": temperatures, "vocab_size": vocab_size,
-            "backend": backend,
-        }  # fmt: skip
-        self._prompt = 0  # tokens before the first step
-        self._ids: Tensor | None = None  # [B, L] that the kept logits follow
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+        self.steps: list[PositionStats] = []
+        self._ids: Tensor | None = None  # before the pending step's token
         self._logits: Tensor | None = None
-        self._steps: list[tuple[Tensor, Tensor, PositionStats]] = []  # sequences, targets
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Record; `scores` [B, V] come back as they are."""
-        if self._ids is None:
-            self._prompt = input_ids.shape[1]
-        else:
-            self._close(input_ids)
+        self._take(input_ids)
         self._ids, self._logits = input_ids.clone(), scores.detach().clone()
         return scores
 
-    def finish(self, ids: Tensor | None = None) -> StatsProcessor:
-        """Close the last step with what `generate` returned, [B, L]; without, it has no target."""
-        if self._logits is not None:
-            if ids is None:
-                assert self._ids is not None
-                ids = torch.nn.functional.pad(self._ids, (0, 1), value=IGNORED)
-            self._close(getattr(ids, "sequences", ids))
-            self._logits = None
-        return self
-
-    def stats(self) -> PositionStats:
-        """Of all steps closed, by sequence and then step; with targets. See `frame` for which."""
-        order = torch.cat([rows for rows, _, _ in self._recorded()]).argsort(stable=True)
-        return PositionStats.concat([stats for _, _, stats in self._recorded()]).rows(order)
-
-    def frame(self) -> pd.DataFrame:
-        """A row a step: `sequence` (row of the batch), `step` from 0, `token_id` drawn, and the
-        statistics by field name, without the ranks."""
-        parts = []
-        for step, (rows, targets, stats) in enumerate(self._recorded()):
-            columns = {k: v for k, v in stats.to_columns().items() if k not in RANKED}
-            known = {"sequence": rows.cpu(), "step": step, "token_id": targets.cpu()}
-            parts.append(pd.DataFrame({**known, **columns}))
-        return pd.concat(parts).sort_values(["sequence", "step"], ignore_index=True)
-
-    def _recorded(self) -> list[tuple[Tensor, Tensor, PositionStats]]:
-        if not self._steps:
-            raise UserError("nothing was recorded: give it to generate(logits_processor=[...])")
-        return self._steps
-
-    def _close(self, ids: Tensor) -> None:
-        """Statistics of the kept logits, now that the tokens drawn from them are known."""
-        before, logits = self._ids, self._logits
-        if before is None or logits is None or ids.shape != (len(before), before.shape[1] + 1):
-            raise UserError("a StatsProcessor records one generate call; make another for the next")
-        if not torch.equal(ids[:, :-1], before):
-            raise UserError("the batch's rows changed places: beam search cannot be recorded")
-        stops = torch.tensor(self.stops, dtype=ids.dtype, device=ids.device)
-        alive = ~torch.isin(before[:, self._prompt :], stops).any(-1)
-        rows = alive.nonzero()[:, 0]
-        targets = ids[rows, -1]
+    def _take(self, ids: Tensor) -> None:
+        """The pending step, whose token is the last of `ids`."""
+        if self._ids is None or self._logits is None:
+            return
+        rows, length = self._ids.shape
+        if ids.shape != (rows, length + 1) or (ids[:, :-1] != self._ids).any():
+            raise UserError(
+                "StatsProcessor: the sequences are not those of the step before and one token; use "
+                "one for each generate, with num_beams=1 and no assistant"
+            )
         with torch.no_grad():
-            stats = position_stats(logits[rows].float(), targets=targets, **self.options)
-        self._steps.append((rows, targets, stats))
+            self.steps.append(position_stats(self._logits, targets=ids[:, -1], **self.arguments))
+
+    def result(
+        self, sequences: Tensor, eos_token_id: int | Sequence[int] | None = None
+    ) -> tuple[pd.DataFrame, PositionStats]:
+        """Rows by (sequence, step) up to each sequence's end: a frame, and the statistics.
+
+        `sequences` [B, L]: what `generate` returned. The frame has `sequence`, `step` (both from
+        0), `token_id` and the scalar statistics. What follows a token of `eos_token_id` is padding
+        and left out; None: nothing is.
+        Errors: `UserError` before a `generate`, and for another's sequences.
+        """
+        if self._ids is None:
+            raise UserError("StatsProcessor: nothing recorded; give it to generate first")
+        if self._logits is not None:
+            self._take(sequences[:, : self._ids.shape[1] + 1])
+            self._logits = None
+        steps = len(self.steps)
+        chosen = sequences[:, self._ids.shape[1] + 1 - steps : self._ids.shape[1] + 1]  # [B, S]
+        ends = [] if eos_token_id is None else [eos_token_id]
+        ended = torch.isin(
+            chosen, torch.tensor(ends, dtype=torch.long, device=chosen.device).reshape(-1)
+        )
+        live = (ended.cumsum(1) - ended.long()) == 0  # up to the first end, with it
+        sequence, step = live.nonzero(as_tuple=True)
+        stats = PositionStats.concat(self.steps).rows(step * len(chosen) + sequence).cpu()
+        columns: dict[str, Any] = {"sequence": sequence, "step": step, "token_id": chosen[live]}
+        columns |= {name: getattr(stats, name) for name in (*SCALARS, "target_logprob")}
+        columns |= {"target_rank": stats.target_rank, "valid": stats.valid}
+        return pd.DataFrame({n: v.cpu().numpy() for n, v in columns.items()}), stats
