@@ -126,7 +126,8 @@ rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{sys.argv[1]}", rank=rank,
                         world_size=2)
 torch.manual_seed(0)
-whole, targets, first_id = torch.randn(9, 301).round(decimals=1), torch.randint(301, (9,)), 150 * rank
+whole, targets = torch.randn(9, 301).round(decimals=1), torch.randint(301, (9,))
+first_id = 150 * rank
 logits = whole[:, 150:] if rank else whole[:, :150]
 value = target_logits(logits, first_id, targets)
 dist.all_reduce(value, dist.ReduceOp.MAX)
