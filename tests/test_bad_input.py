@@ -16,7 +16,7 @@ CONFIGS = {
     "scalar": ("5", "c.yaml: expected `flag: value` lines, found a number"),
     "latin": (b"seed: \xe9", "c.yaml: not UTF-8 text"),
     "broken": ("a: [", "c.yaml: not valid YAML"),
-    "date": ("seed: 2020-13-45", "c.yaml: not valid YAML"),
+    "date": ("seed: 2020-13-45", "--seed"),
     "words": ("top_k: many", "--top-k"),
     "a list for one": ("top_k: [1]", "c.yaml: top_k: [1] must be one number or text"),
     "a mapping": ("model: {a: 1}", "c.yaml: model: {'a': 1} must be one number or text"),
@@ -76,7 +76,9 @@ def test_samples_that_are_none(tmp_path, refused, row, message):
 
 def test_a_problem_name_that_is_a_list(tmp_path, refused):
     (tmp_path / "s.jsonl").write_text('{"problem_id": [1], "completion": "a"}\n')
-    refused("not among", "evaluate", "--problems", "tiny:dev", "--samples", "s.jsonl")
+    refused(
+        "problem_id must be a string", "evaluate", "--problems", "tiny:dev", "--samples", "s.jsonl"
+    )
 
 
 @pytest.mark.parametrize("content", RECORDS)

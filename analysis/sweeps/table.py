@@ -38,7 +38,9 @@ def read_sweep(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path}: the file is empty; a sweep table has a row a cell, group and k")
     try:
         if path.suffix == ".csv":
-            frame = pd.read_csv(path)
+            # A model may be called NA, 1e3 or True: only an empty field is missing.
+            names = {"model": str, "group": str}
+            frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=names)
         elif path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:

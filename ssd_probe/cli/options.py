@@ -1,7 +1,6 @@
 """Options that several commands share, and `--config`."""
 
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import kind_of, read_yaml
-from ssd_probe.files.writing import null_for_nan
+from ssd_probe.files.writing import strict_json
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -60,7 +59,7 @@ def _as_typed(parameter: Any, value: Any, where: str) -> Any:
 
 def print_json(content: object) -> None:
     """One line of strict JSON on stdout: null where a number is NaN or infinite."""
-    print(json.dumps(null_for_nan(content), allow_nan=False))
+    print(strict_json(content))
 
 
 Config = Annotated[

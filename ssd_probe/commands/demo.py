@@ -30,7 +30,7 @@ from ssd_probe.execution.sandbox import obstacle
 from ssd_probe.files.claims import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
-from ssd_probe.files.writing import null_for_nan, write_json, write_jsonl
+from ssd_probe.files.writing import write_json, write_jsonl
 from ssd_probe.models.checkpoints import device_name, load_tokenizer
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.probing.probe import probe
@@ -113,7 +113,7 @@ def demo_stage(out: Path, config: DemoConfig, say: Callable[[str], None] = print
         say("5/5 draw the figures")
         summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)[0]]
         summary["seconds"] = round(time.time() - started, 1)
-        write_json(out / "summary.json", null_for_nan(summary))
+        write_json(out / "summary.json", summary)
     say(tell(summary, out))
     return summary
 

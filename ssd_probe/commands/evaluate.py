@@ -4,7 +4,7 @@ Apart from the other steps, since it loads no model: the process that reads what
 write stays small.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
@@ -16,7 +16,8 @@ from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import recording
-from ssd_probe.files.writing import null_for_nan, write_json
+from ssd_probe.files.writing import write_json
+from ssd_probe.problems.rows import problem_id_of
 from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def evaluate_stage(
     the rest is run another time, and `out`.run.json refuses other settings for the same file.
     """
     rows = read_jsonl(samples)
-    tasks = load_tasks(problems, {str(_problem_of(row)) for row in rows})
+    ids = [problem_id_of(row, "", f"{samples}: sample {i}") for i, row in enumerate(rows, 1)]
+    tasks = load_tasks(problems, set(ids))
     isolated = isolation(unsandboxed)
     limits = {"seconds": seconds, "megabytes": megabytes}
     options = {"workers": workers, "unsandboxed": unsandboxed, **limits}
@@ -53,7 +55,9 @@ def evaluate_stage(
             return _evaluate(tasks, rows, ks, isolated, options, None)
         settings = {
             "problems": tasks_identity(tasks),
-            "samples": digest([(_problem_of(row), row.get("completion")) for row in rows]),
+            "samples": digest(
+                [(problem_id_of(row, "", "a sample"), row.get("completion")) for row in rows]
+            ),
             "isolation": isolated,
             **limits,
         }
@@ -61,7 +65,7 @@ def evaluate_stage(
         part = out.with_name(out.name + ".verdicts.jsonl")
         with recording(out.with_name(out.name + ".run.json"), settings, about, (out, part)):
             result = _evaluate(tasks, rows, ks, isolated, options, part)
-        write_json(out, null_for_nan(result))
+        write_json(out, result)
         return result
 
 
@@ -98,7 +102,3 @@ def _pass_rows(results: "pd.DataFrame", ks: list[int]) -> list[dict]:
     from ssd_probe.analysis.passk import pass_table
 
     return pass_table(results, ks=ks).to_dict("records")
-
-
-def _problem_of(row: Mapping) -> object:
-    return row.get("problem_id", row.get("task_id"))

@@ -3,7 +3,6 @@
 The loop, the optimiser and everything distributed are transformers' Trainer.
 """
 
-import json
 import os
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.errors import UserError
+from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import context_length, input_rows
 from ssd_probe.models.tokens import token_ids
 
@@ -177,7 +177,7 @@ class _Metrics(TrainerCallback):
             self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(strict_json({"step": state.global_step, **logs}) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

@@ -19,6 +19,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.judge import VERDICTS, Judge, Verdict
 from ssd_probe.files.digests import digest
+from ssd_probe.problems.rows import problem_id_of
 from ssd_probe.problems.tasks import Task, program
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def evaluate(
 def _distinct_jobs(samples: Sequence[dict], tasks: dict[str, Task]) -> dict[tuple, _Job]:
     jobs: dict[tuple, _Job] = {}
     for number, sample in enumerate(samples):
-        problem_id = sample.get("problem_id", sample.get("task_id"))
-        if not isinstance(problem_id, str) or problem_id not in tasks:
+        problem_id = problem_id_of(sample, "", f"sample {number + 1}")
+        if problem_id not in tasks:
             raise UserError(f"sample {number + 1}: {problem_id!r} is not among the problems")
         if not isinstance(sample.get("completion"), str):
             raise UserError(f"sample {number + 1}: no `completion` text")

@@ -3,8 +3,10 @@
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +90,42 @@ def read_utf8(path: str | Path) -> str:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML (or JSON) file holds. `UserError` when missing, not UTF-8 or not YAML."""
+    """What a YAML (or JSON) file holds, by YAML 1.2's rules: 7e-1 is a number, `no` a word.
+
+    `UserError` when missing, not UTF-8 or not YAML.
+    """
     import yaml
 
     text = read_utf8(path)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _core_schema())
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+@cache
+def _core_schema() -> Any:
+    """PyYAML's safe loader knows 1.1: `no` is False there, 010 is 8, 1:30 is 90, 7e-1 is text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict = {}
+
+    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    for kind, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+        ("float", rf"{number}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+        ("merge", r"<<", ["<"]),
+    ):
+        Loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"), first
+        )
+    Loader.add_constructor(
+        "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
+    )
+    return Loader
 
 
 def kind_of(value: object) -> str:

@@ -40,19 +40,24 @@ def _fsync(path: Path) -> None:
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """Write one JSON object a line, atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(strict_json(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def null_for_nan(content: Any) -> Any:
+def _null_for_nan(content: Any) -> Any:
     """The same content with None for NaN and infinities, which JSON does not have."""
     if isinstance(content, dict):
-        return {key: null_for_nan(value) for key, value in content.items()}
+        return {key: _null_for_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [null_for_nan(value) for value in content]
+        return [_null_for_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def strict_json(content: object, **options: Any) -> str:
+    """JSON that every parser takes: null for NaN and infinities."""
+    return json.dumps(_null_for_nan(content), allow_nan=False, **options)
 
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(strict_json(content, indent=2) + "\n", encoding="utf-8")

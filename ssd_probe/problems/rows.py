@@ -49,10 +49,13 @@ def _text_part(part: Any, where: str) -> str:
 
 
 def problem_id_of(row: Row, default: str, where: str) -> str:
-    """The row's `problem_id`, `task_id` (human-eval) or `question_id` (LiveCodeBench)."""
+    """The row's `problem_id`, `task_id` (human-eval) or `question_id` (LiveCodeBench), as text.
+
+    Others write numbers, as LiveCodeBench's 2857.
+    """
     given = (row.get(key) for key in ("problem_id", "task_id", "question_id"))
     value = next((value for value in given if value is not None), default)
-    if not isinstance(value, str | int):
+    if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where}: problem_id must be a string, found {kind_of(value)}")
     return str(value)
 

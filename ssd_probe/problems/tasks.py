@@ -157,9 +157,9 @@ def _parses(source: str) -> bool:
     return True
 
 
-def lacks_code(samples: Iterable[Mapping], tasks: Mapping[str, Task]) -> list[bool]:
+def lacks_code(samples: Iterable[Row], tasks: Mapping[str, Task]) -> list[bool]:
     """For each sample whether its completion holds no code (`program`): the paper's stress test."""
     return [
-        program(tasks[sample.get("problem_id") or sample["task_id"]], sample["completion"]) is None
+        program(tasks[problem_id_of(sample, "", "a sample")], sample["completion"]) is None
         for sample in samples
     ]
