@@ -17,7 +17,8 @@ FOREIGN = (
     *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_"),
     *("ACCELERATE_", "FSDP_", "OMP_", "GOMP_", "KMP_", "MPLBACKEND", "SSD_PROBE_"),
 )  # names begin so
-KEPT = ("SSD_PROBE_KILLS",)  # how thorough tests/test_parts.py is
+# How thorough tests/test_parts.py and test_order.py are, and where a real model is kept.
+KEPT = ("SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME")
 
 for name in [*os.environ]:
     if name.startswith(FOREIGN) and name not in KEPT:

@@ -8,7 +8,7 @@ from tests import fuzz, interpreter
 from tests.interpreter import DEVICE, INTERPRETED, interpret
 
 BACKENDS = interpreter.backends() + ([] if INTERPRETED else ["reference"])
-CASES = 60 if INTERPRETED else 600
+CASES = 20 if INTERPRETED else 600
 
 
 @pytest.mark.slow(reason="hundreds of cases")
