@@ -307,7 +307,8 @@ def parts_of(*sizes: int, **arguments) -> list[PositionStats]:
 @pytest.mark.parametrize("sizes", [(5, 1), (5, 5), (3, 3), (2,), ()], ids=str)
 def test_parts_that_are_not_the_rows_are_refused(sizes):
     """Also those that come after a first part which holds all of them."""
-    with pytest.raises(UserError, match=f"collect: the parts hold {sum(sizes)} rows, not 5"):
+    said = f"the parts hold {sum(sizes)} rows, not 5" if sizes else "needs at least one part"
+    with pytest.raises(UserError, match=f"collect: {said}"):
         PositionStats.collect(iter(parts_of(*sizes)), 5)
 
 
