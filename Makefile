@@ -4,7 +4,7 @@ OUT ?= runs/demo
 WORKERS ?= logical
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: demo test test-all test-lowest lint bench aot tiny notebooks
+.PHONY: demo test test-all test-long test-lowest lint bench aot tiny notebooks
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -26,6 +26,9 @@ test-lowest:  # what pyproject.toml allows at least, in an environment of its ow
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
 	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
 		-m "not slow" -W ignore::DeprecationWarning  # of old packages for newer ones
+
+test-long: $(READY)
+	SSD_PROBE_LONG=1 $(PYTEST) -m long
 
 lint: $(READY)
 	.venv/bin/ruff check .

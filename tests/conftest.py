@@ -18,7 +18,8 @@ FOREIGN = (
     *("ACCELERATE_", "FSDP_", "OMP_", "GOMP_", "KMP_", "MPLBACKEND", "SSD_PROBE_"),
 )  # names begin so
 # How thorough tests/test_parts.py and test_order.py are, and where a real model is kept.
-KEPT = ("SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME")
+LONG = "SSD_PROBE_LONG"  # set: `make test-long`, what takes longer than CI may
+KEPT = (LONG, "SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME")
 
 for name in [*os.environ]:
     if name.startswith(FOREIGN) and name not in KEPT:
@@ -50,6 +51,8 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before `-m` reads the marks
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.get_closest_marker("long") and LONG not in os.environ:
+            item.add_marker(pytest.mark.skip(reason=f"set {LONG}, or `make test-long`"))
         for run in RUNS & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(run))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

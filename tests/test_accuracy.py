@@ -74,7 +74,7 @@ def test_corpus(backend, dtype, size, top_k):
     "rows",
     [
         "not (32768 or 151936)",
-        pytest.param("32768 or 151936", marks=pytest.mark.slow(reason="long rows, interpreted")),
+        pytest.param("32768 or 151936", marks=pytest.mark.long(reason="long rows, interpreted")),
     ],
 )
 def test_triton_in_its_interpreter(rows):

@@ -18,7 +18,7 @@ def test_no_case_differs(backend):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.slow(reason="interpreted")
+@pytest.mark.long(reason="interpreted")
 @pytest.mark.skipif(INTERPRETED, reason="this is the child")
 def test_triton_in_its_interpreter():
     interpret(__file__, "-k", "differs")

@@ -41,7 +41,7 @@ def test_in_the_interpreter():
 @pytest.mark.parametrize("arguments", [
     ("--targets", "sm_90", "--dtypes", "bf16", "--kernels", "scan", "finalise, K = 64", "rank",
      "pair"),
-    pytest.param((), marks=pytest.mark.slow(reason="compiles for every target")),
+    pytest.param((), marks=pytest.mark.long(reason="compiles for every target")),
 ], ids=["some", "all"])  # fmt: skip
 def test_compiled_code_is_within_its_budgets(arguments):
     """No spills, 128-bit loads, instructions a logit, and the whole call as modelled."""
@@ -52,7 +52,7 @@ def test_compiled_code_is_within_its_budgets(arguments):
 
 
 @compiled
-@pytest.mark.slow(reason="interpreted")
+@pytest.mark.long(reason="interpreted")
 def test_the_first_run_on_a_gpu_does_not_end_at_a_typo(tmp_path):
     """All of `make gpu-check` but for what only a device has."""
     command = [sys.executable, "-W", "ignore", ROOT / "benchmarks/gpu_check.py", "--device", "cpu",
