@@ -108,16 +108,17 @@ def target_fields_of(logits: Tensor, stats: PositionStats, targets: Tensor) -> N
     size = logits.shape[1]
     value = logits.gather(-1, targets.clamp(0, size - 1)[:, None])[:, 0]
     value = value.masked_fill((targets < 0) | (targets >= size), torch.nan)
-    column = torch.arange(size, device=logits.device)
+    target_fields(stats, targets, value, lambda rows: before(logits, value, targets, rows) + 1)
 
-    def rare_rank(rare: Tensor) -> Tensor:
-        ranks = []
-        for rows in rare.split(max(1, RARE_ELEMENTS // size)):
-            x, v, target = logits[rows], value[rows, None], targets[rows, None]
-            ranks.append(((x > v) | ((x == v) & (column < target))).sum(-1) + 1)
-        return torch.cat(ranks)
 
-    target_fields(stats, targets, value, rare_rank)
+def before(logits: Tensor, value: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """How many tokens of these rows [n] of `logits` [N, V] come before (`value`, `targets`) [N]."""
+    column = torch.arange(logits.shape[1], device=logits.device)
+    counts = []
+    for some in rows.split(max(1, RARE_ELEMENTS // logits.shape[1])):
+        x, v, target = logits[some], value[some, None], targets[some, None]
+        counts.append(((x > v) | ((x == v) & (column < target))).sum(-1))
+    return torch.cat(counts)
 
 
 def close_pair(sums: Tensor) -> Tensor:

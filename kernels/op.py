@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ssd_probe.kernels.backends import run
+from ssd_probe.kernels.fields import RANKED, REQUIRED
 from ssd_probe.kernels.results import PositionStats
 
-FIELDS = ("max_logit", "log_partition", "entropy", "varentropy", "tail_log_mass", "top_logits",
-          "top_ids", "valid", "log_partition_at", "target_logprob", "target_rank")  # fmt: skip
+FIELDS = (*REQUIRED, "log_partition_at", "target_logprob", "target_rank")
 
 
 def _position_stats(
@@ -41,12 +41,13 @@ _op = torch.library.custom_op(
 @_op.register_fake
 def _shapes(logits, top_k, temperatures, targets, vocab_size, backend):
     n = math.prod(logits.shape[:-1])
-    real, whole = torch.float32, torch.int32
-    shapes = [((n,), real)] * 5 + [((n, top_k), real), ((n, top_k), whole), ((n,), torch.bool)]
-    shapes.append(((n, len(temperatures)), real))
-    if targets is not None:
-        shapes += [((n,), real), ((n,), whole)]
-    return [logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes]
+    widths = dict.fromkeys(RANKED, (top_k,)) | {"log_partition_at": (len(temperatures),)}
+    dtypes = {"top_ids": torch.int32, "target_rank": torch.int32, "valid": torch.bool}
+    names = FIELDS if targets is not None else FIELDS[:-2]
+    return [
+        logits.new_empty((n, *widths.get(name, ())), dtype=dtypes.get(name, torch.float32))
+        for name in names
+    ]
 
 
 def traced(

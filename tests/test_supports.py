@@ -116,3 +116,11 @@ def test_rows_that_are_not_valid_and_none():
 def test_values_out_of_range_are_refused(rule):
     with pytest.raises(UserError, match=r"must be a number in \(0, "):
         rule()
+
+
+def test_a_nucleus_that_ends_within_rounding_is_not_called_exact():
+    """Two tokens of 0.4 and a tail: top-p 0.8 ends at rank 2 or 3 by the last bit of the fields."""
+    p = torch.cat([torch.tensor([0.4, 0.4 + 3e-8]), torch.full((998,), 0.2 / 998)])
+    for top_p, exact in ((0.8, False), (0.6, True)):
+        found = by_ranks(position_stats(p.log()[None], top_k=8), [Nucleus(top_p)])
+        assert found.exact.item() is exact

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.closing import RARE_ELEMENTS
+from ssd_probe.kernels.closing import before
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import position_stats
 
@@ -98,11 +98,8 @@ def _before(x: Tensor, stats: PositionStats, targets: Tensor, value: Tensor) -> 
     """How many tokens come before (value, target), `targets` counting from the first column [N]."""
     v, target = value[:, None], targets[:, None]
     top, ids = stats.top_logits, stats.top_ids
-    before = ((top > v) | ((top == v) & (ids < target))).sum(-1)  # all, if beyond none can be
-    column = torch.arange(x.shape[1], device=x.device)
+    count = ((top > v) | ((top == v) & (ids < target))).sum(-1)  # all, if beyond none can be
     # A row that is not valid, with NaN for its ranks, is masked or counts for nothing.
     rare = (~(value > top[:, -1])).nonzero()[:, 0]
-    for rows in rare.split(max(1, RARE_ELEMENTS // x.shape[1])):
-        chunk, least = x[rows], v[rows]
-        before[rows] = ((chunk > least) | ((chunk == least) & (column < target[rows]))).sum(-1)
-    return before
+    count[rare] = before(x, value, targets, rare)
+    return count

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import check_logits
@@ -49,9 +50,9 @@ class Rule:
         """Which of the logits [n, V] stay, bool."""
         return (z >= torch.minimum(self.threshold(row), row.top)) & (z > -torch.inf)
 
-    def decided(self, last: Tensor, row: _Row) -> Tensor:
-        """Whether nothing below the lowest known rank `last` [n, 1] can stay, bool [n, 1]."""
-        return last < torch.minimum(self.threshold(row), row.top)
+    def decided(self, stats: PositionStats, row: _Row) -> Tensor:
+        """Whether nothing beyond rank K can stay, bool [n, 1]."""
+        return stats.top_logits[:, -1:].double() < torch.minimum(self.threshold(row), row.top)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +128,15 @@ class Nucleus(Rule):
 
     def keeps(self, z: Tensor, row: _Row) -> Tensor:
         ranked, order = z.sort(dim=-1, descending=True, stable=True)
-        mass = (ranked - row.logsumexp).exp().cumsum(-1)
-        stays = ranked > -torch.inf
-        stays[:, 1:] &= mass[:, :-1] < self.top_p - 1e-7  # as `Decoding.kept`
+        stays = self._decoding.kept(ranked.float(), row.logsumexp[:, 0])  # they were no more
         return torch.zeros_like(stays).scatter_(-1, order, stays)
 
-    def decided(self, last: Tensor, row: _Row) -> Tensor:
-        raise NotImplementedError  # by the mass of the ranks: see `by_ranks`
+    def decided(self, stats: PositionStats, row: _Row) -> Tensor:
+        return stats.support_exact(self._decoding)[:, None]
+
+    @property
+    def _decoding(self) -> Decoding:
+        return Decoding(top_p=self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +160,8 @@ class Typical(Rule):
         edge = (mass < self.mass).sum(-1, keepdim=True).clamp(max=z.shape[-1] - 1)
         return (distance <= ordered.gather(-1, edge)) & (z > -torch.inf)
 
-    def decided(self, last: Tensor, row: _Row) -> Tensor:
-        return torch.zeros_like(last, dtype=torch.bool)
+    def decided(self, stats: PositionStats, row: _Row) -> Tensor:
+        return torch.zeros_like(row.top, dtype=torch.bool)
 
 
 def by_logits(logits: Tensor, rules: Sequence[Rule], vocab_size: int | None = None) -> Kept:
@@ -193,12 +196,8 @@ def by_ranks(stats: PositionStats, rules: Sequence[Rule]) -> Kept:
     for rule in rules:
         keeps = rule.keeps(z, row) & stats.valid[:, None]
         mass = ((z - row.logsumexp).exp() * keeps).sum(-1, keepdim=True)
-        if isinstance(rule, Nucleus):
-            decided = mass >= rule.top_p + 1e-6  # float32 fields say no more
-            decided |= (keeps.sum(-1, keepdim=True) < z.shape[1]) & keeps.any(-1, keepdim=True)
-        else:
-            decided = rule.decided(z[:, -1:], row)
-        found.append((keeps.sum(-1, keepdim=True), mass, complete | decided))
+        exact = complete | rule.decided(stats, row)
+        found.append((keeps.sum(-1, keepdim=True), mass, exact))
     size, mass, exact = (torch.cat(column, -1) for column in zip(*found, strict=True))
     valid = stats.valid[:, None]
     return Kept(size, mass.clamp(max=1).masked_fill(~valid, torch.nan), exact & valid)

@@ -67,7 +67,8 @@ def is_here(name: str) -> bool:
     """Whether the model can be had without a network, and without fetching it first."""
     if name in CARRIED:
         return is_fetched(name)
-    return name == "tiny" or Path(name).is_dir() or Path(name).suffix == ".gguf"
+    path = Path(name)
+    return name == "tiny" or path.is_dir() or (path.is_file() and path.suffix == ".gguf")
 
 
 def named(name: str | Path) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,13 +63,13 @@ def fetched(name: str) -> Path:
     if name not in CARRIED:
         raise UserError(f"{name}: cannot be fetched; there is {', '.join(CARRIED)}")
     carried = CARRIED[name]
-    with _folder(carried.sha256) as folder:
-        if not folder.exists():
-            _need_space(folder.parent, carried.megabytes * 2 + carried.converted)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                file = _download(name, carried, Path(temporary))
-                _convert(file, folder, carried.sha256)
-    return folder
+
+    def make(folder: Path) -> None:
+        _need_space(folder.parent, carried.megabytes * 2 + carried.converted)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            _convert(_download(name, carried, Path(temporary)), folder, carried.sha256)
+
+    return _made_once(carried.sha256, make)
 
 
 def is_fetched(name: str) -> bool:
@@ -82,10 +81,7 @@ def converted(file: Path) -> Path:
     """The folder of a GGUF file, dequantised when first asked for. `UserError` if it cannot be."""
     status = file.stat()
     sha256 = _digest_of(file.resolve(), status.st_size, status.st_mtime_ns)
-    with _folder(sha256) as folder:
-        if not folder.exists():
-            _convert(file, folder, sha256)
-    return folder
+    return _made_once(sha256, lambda folder: _convert(file, folder, sha256))
 
 
 def origin(folder: Path) -> dict[str, Any] | None:
@@ -100,12 +96,14 @@ def _digest_of(file: Path, size: int, changed: int) -> str:
     return file_digest(file)
 
 
-@contextmanager
-def _folder(sha256: str) -> Iterator[Path]:
-    """Where the conversion of these bytes lies, or will; while others wait for it."""
+def _made_once(sha256: str, make: Callable[[Path], None]) -> Path:
+    """The folder of these bytes' conversion, made while others wait. A cache need only be read."""
     place = _place(sha256)
-    with record_lock(place.parent):
-        yield place
+    if not place.exists():
+        with record_lock(place.parent):
+            if not place.exists():
+                make(place)
+    return place
 
 
 def _place(sha256: str) -> Path:
