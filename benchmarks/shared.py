@@ -30,12 +30,11 @@ def work() -> dict[str, Callable]:
     import torch
     from timing import normal_logits
 
+    from ssd_probe.core.generation import generate
     from ssd_probe.kernels.stats import position_stats
     from ssd_probe.models.checkpoints import load_model
 
     model, logits = load_model("tiny"), normal_logits(64, 32_768, torch.float32, "cpu")
-    ids = torch.ones(16, 8, dtype=torch.long)
-    options = {"attention_mask": ids, "min_new_tokens": 24, "max_new_tokens": 24}
     layers = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(24)))
     hidden = torch.randn(64, 1024)  # a small language model's products, one after another
 
@@ -43,7 +42,7 @@ def work() -> dict[str, Callable]:
     def forward() -> None:
         layers(hidden)
 
-    return {"sample": lambda: model.generate(ids, **options, do_sample=False), "forward": forward,
+    return {"sample": lambda: generate(model, [[1] * 8] * 16, 24, set()), "forward": forward,
             "position_stats": lambda: [position_stats(logits) for _ in range(5)]}  # fmt: skip
 
 

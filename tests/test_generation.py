@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ssd_probe.commands.sample import sample_stage
+from ssd_probe.core import generation
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.core.generation import ALONE, EQUAL, PADDED, batching
 from ssd_probe.core.sample import sample
@@ -197,3 +198,24 @@ def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
     assert record["ended_at_context"] == sum(ended) >= 1
     assert record["finished"] == sum(row["finished"] for row in rows)
     assert sample_stage(str(model), str(prompts), DECODING, out, config) == rows
+
+
+@pytest.mark.parametrize(("most", "threads"), [(10**9, 1), (0, 2)])
+def test_a_small_model_keeps_to_one_thread(most, threads, monkeypatch):
+    """And what the caller had set stands again afterwards, also after an error."""
+    monkeypatch.setattr(generation, "SMALL", most)
+    before, seen = torch.get_num_threads(), []
+
+    def draw(ids, scores):
+        seen.append(torch.get_num_threads())
+        if ids.shape[1] > 4:
+            raise ArithmeticError
+        return scores
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ArithmeticError):
+            generation.generate(tiny_model("qwen3"), [[1, 2]], 8, set(), draw)
+        assert {*seen} == {threads} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
