@@ -26,7 +26,7 @@ def interpret(file: str, *options: str) -> None:
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "pytest", "-W", "ignore::RuntimeWarning", file, *options]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

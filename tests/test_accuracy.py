@@ -73,7 +73,9 @@ def test_corpus(backend, dtype, size, top_k):
 @pytest.mark.parametrize(
     "rows",
     [
-        "not (32768 or 151936)",
+        pytest.param(
+            "not (32768 or 151936)", marks=pytest.mark.slow(reason="all rows, interpreted: minutes")
+        ),
         pytest.param("32768 or 151936", marks=pytest.mark.long(reason="long rows, interpreted")),
     ],
 )
