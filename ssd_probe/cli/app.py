@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ssd_probe.cli.analysis import compare, figures, toy
+from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
 from ssd_probe.cli.options import (
@@ -231,7 +232,7 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (compare, evaluate, figures, predict, sweep, toy):
+for command in (branch, compare, evaluate, figures, predict, sweep, toy):
     app.command()(command)
 
 

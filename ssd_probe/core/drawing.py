@@ -7,7 +7,7 @@ not depend on it, but for rounding.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -49,12 +49,15 @@ def draw(
     part: Path | None = None,
     label: str = "sampling",
     how: str | None = None,
+    stops: Iterable[int] = (),
+    progress: bool = True,
 ) -> list[list[int]]:
     """The new ids of each request, in their order; the last is a stop id where it finished.
 
     What prompts begin with is computed once, where the model bears it. With `part`, what is drawn
     is kept in that file as it comes, and not drawn again: `{"place": request's number, "ids": ...}`
-    a line. The caller sees to it that the requests are those of the file, and deletes it.
+    a line. The caller sees to it that the requests are those of the file, and deletes it. `stops`:
+    further ids at which answers end.
 
     Errors: `UserError` where the model's logits are no numbers.
     """
@@ -64,8 +67,14 @@ def draw(
         for place, request in enumerate(requests)
         if place not in drawn
     ]
-    works = _works(model, tokenizer, requests, left, decoding, seed, batch_size, how)
-    about = {"desc": label, "unit": "answer", "disable": None, "initial": len(drawn)}
+    ends = stop_ids(model, tokenizer) | set(stops)
+    works = _works(model, tokenizer, requests, left, decoding, seed, batch_size, how, ends)
+    about = {
+        "desc": label,
+        "unit": "answer",
+        "disable": None if progress else True,
+        "initial": len(drawn),
+    }
     tokens, start = 0, time.monotonic()
     with (
         tqdm(total=len(requests), **about) as bar,
@@ -91,9 +100,10 @@ def _works(
     seed: int,
     batch_size: int,
     how: str | None,
+    stops: set[int],
 ) -> list[Iterator[list[Answer]]]:
     """What each thread does: an iterator of the answers that ended."""
-    stops, how = stop_ids(model, tokenizer), how or batching(model)
+    how = how or batching(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops, default=0)
     pad = pad if pad < input_rows(model) else 0  # never seen, but looked up
     streams = {

@@ -1,0 +1,1 @@
+"""`ssd-probe branch`: force tokens of passing programs, let the model go on, run the tests."""
