@@ -22,7 +22,7 @@ from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.writing import write_jsonl
+from ssd_probe.files.writing import strict_json, write_jsonl
 from ssd_probe.models.limits import context_length, input_rows
 from ssd_probe.models.tokens import completion_text, render_prompt, token_ids
 from ssd_probe.problems.prompts import Prompt
@@ -208,7 +208,7 @@ def _append_part(part: Path | None, rows: dict[int, dict]) -> None:
         return
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"place": p, "row": row}) + "\n" for p, row in rows.items())
+        file.writelines(strict_json({"place": p, "row": row}) + "\n" for p, row in rows.items())
         file.flush()
         os.fsync(file.fileno())
 
