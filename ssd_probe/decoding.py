@@ -119,7 +119,7 @@ class Decoding:
         return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [..., M] that may be drawn, ascending, and their `warp`ed logits; M may be far below V.
+        """Ids [..., M] that may be drawn, ascending, and their `warp`ed logits; M may be below V.
 
         All that is not among them is removed; of them too some may be, which are -inf.
         """
