@@ -67,7 +67,7 @@ RUNNABLE = [page for page in PAGES if {b.language for b in blocks(page)} & {"sh"
 def run_line(line: str) -> None:
     """In this process: each new one would import torch and transformers for seconds."""
     words = shlex.split(line)[1:]
-    if words[0] in ("evaluate", "sweep") and obstacle():
+    if words[0] in ("branch", "evaluate", "sweep") and obstacle():
         words.append("--i-accept-unsandboxed-execution")
     assert not app(words, standalone_mode=False), line
 

@@ -64,7 +64,7 @@ def choose_tokens(
         ranks = np.arange(1, len(ids) + 1)
         first = known & ((ranks <= leading) | ((ranks <= MOST_LEADING) & (p > PLAUSIBLE)))
         rest = np.flatnonzero(known & ~first & (p < TAIL_BELOW) & (ids != own))
-        forced = dict.fromkeys(np.flatnonzero(first), "leading")
+        forced = dict.fromkeys(np.flatnonzero(first).tolist(), "leading")
         forced |= dict.fromkeys(_drawn(rest, p, tail, f"{seed}/{where}"), "tail")
         rows += [(*where, int(ids[at]), int(at) + 1, float(p[at]), kind, int(ids[at]) == own)
                  for at, kind in forced.items()]  # fmt: skip

@@ -1,14 +1,15 @@
 """What became of programs with another token: P(pass | token) by rank, and by probability."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from ssd_probe.analysis.frames import require_columns
 from ssd_probe.figures.style import legend_above, new_axes
 
-KINDS = {  # of positions, in this order
+KINDS: dict[str, dict[str, Any]] = {  # of positions, in this order
     "lock": {"color": "#009E73", "marker": "s", "linestyle": "-"},
     "fork": {"color": "#CC79A7", "marker": "o", "linestyle": "--"},
     "open": {"color": "#56B4E9", "marker": "^", "linestyle": ":"},
@@ -47,22 +48,18 @@ def fig_branch_probability(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     edges = sorted({*frame["least"], *frame["below"]})
     _lines(ax, frame, np.searchsorted(edges, frame["least"]).astype(float))
-    ax.set_xticks(range(len(edges) - 1), [f"{edge:g}–" for edge in edges[:-1]])
+    ax.set_xticks(range(len(edges) - 1), [f"{edge:g}" for edge in edges[:-1]])
     ax.set(xlabel="probability of the forced token, from", ylabel="P(pass | token)")
     ax.set_ylim(0, 1.02)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _bin_name(edges, x)))
     legend_above(ax)
     return ax
 
 
-def _bin_name(edges: list[float], place: float) -> str:
-    at = round(place)
-    return f"{edges[at]:g}" if 0 <= at < len(edges) - 1 else ""
-
-
 def _lines(ax: Axes, frame: pd.DataFrame, places: np.ndarray) -> None:
     """One line with error bars a kind; beside each other, so that bars do not hide bars."""
-    looks = {"all": {"color": "#000000", "marker": "x", "linestyle": "-"}} | KINDS
+    looks: dict[str, dict[str, Any]] = {
+        "all": {"color": "#000000", "marker": "x", "linestyle": "-"}
+    } | KINDS
     shown = [kind for kind in looks if (frame["label"] == kind).any()]
     for i, kind in enumerate(shown):
         mine = (frame["label"] == kind).to_numpy()

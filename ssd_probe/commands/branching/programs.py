@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -73,7 +74,7 @@ def running_spans(task: Task, answer: str) -> tuple[list[Span], int] | None:
     if shift < 0:  # a body that was indented: its lines are elsewhere than in the answer
         return [(begin, close)], close
     try:
-        tree = ast.parse(whole)
+        tree = _parse(whole)
         idle = [*_docstrings(tree, whole), *_comments(whole)]
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         return None
@@ -94,13 +95,19 @@ def program_identity(task: Task, answer: str) -> str:
     """
     source = program(task, answer)
     try:
-        tree = ast.parse(source or "")
+        tree = _parse(source or "")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return digest(source)
     for node in ast.walk(tree):
         if _docstring(node):
             del node.body[0]  # type: ignore[attr-defined]
     return digest(ast.dump(tree))
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the program's own: invalid escapes, `1if`
+        return ast.parse(source)
 
 
 def _docstring(node: ast.AST) -> ast.Expr | None:

@@ -148,7 +148,7 @@ def judged(
     frame["same"] = [
         passed and program_identity(tasks[a["problem_id"]], a["completion"]) == program.identity
         for program, a, passed in zip(
-            map(by_sample.get, frame["sample_id"]), answers, frame["passed"], strict=True
+            map(by_sample.__getitem__, frame["sample_id"]), answers, frame["passed"], strict=True
         )
     ]
     return frame
