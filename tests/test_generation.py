@@ -19,8 +19,9 @@ from transformers import (
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core import generation
+from ssd_probe.core import threads as cores
+from ssd_probe.core.batching import ALONE, EQUAL, SHARED, batching
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.generation import ALONE, EQUAL, PADDED, batching
 from ssd_probe.core.sample import sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.models.checkpoints import load_model
@@ -50,7 +51,7 @@ FAMILIES = {
         vocab_size=507, hidden_size=64, num_hidden_layers=2, num_heads=4, qk_dim_factor=1.0
     ),
 }  # fmt: skip
-HOW = {"gpt2": PADDED, "bart": EQUAL, "rwkv": ALONE, "minimax": EQUAL, "xlstm": EQUAL}
+HOW = {"gpt2": SHARED, "bart": EQUAL, "rwkv": ALONE, "minimax": EQUAL, "xlstm": EQUAL}
 
 
 def model_of(family):
@@ -131,8 +132,8 @@ def test_greedy_answers_do_not_depend_on_the_batch(family):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_attention_bears_padding_in_any_precision(dtype):
-    assert batching(tiny_model("qwen3").to(dtype)) == PADDED
-    assert batching(model_of("gpt2").to(dtype)) == PADDED
+    assert batching(tiny_model("qwen3").to(dtype)) == SHARED
+    assert batching(model_of("gpt2").to(dtype)) == SHARED
     assert batching(model_of("bart").to(dtype)) == EQUAL
 
 
@@ -210,7 +211,7 @@ def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
     rows = sample_stage(str(model), str(prompts), DECODING, out, config)
     record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
     ended = [len(r["prompt_ids"] + r["completion_ids"]) == 20 and not r["finished"] for r in rows]
-    assert record["batches"] == PADDED and record["samples"] == 6
+    assert record["batches"] == SHARED and record["samples"] == 6
     assert record["ended_at_context"] == sum(ended) >= 1
     assert record["finished"] == sum(row["finished"] for row in rows)
     assert sample_stage(str(model), str(prompts), DECODING, out, config) == rows
@@ -219,7 +220,7 @@ def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
 @pytest.mark.parametrize(("most", "threads"), [(10**9, 1), (0, 2)])
 def test_a_small_model_keeps_to_one_thread(most, threads, monkeypatch):
     """And what the caller had set stands again afterwards, also after an error."""
-    monkeypatch.setattr(generation, "SMALL", most)
+    monkeypatch.setattr(cores, "SMALL", most)
     before, seen = torch.get_num_threads(), []
 
     def draw(ids, scores):
