@@ -64,6 +64,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
     "toy": [(["--json", "--out", "toy"], [])],
     "figures": [(["--sweep", "sweep/sweep.csv", "--published", "--out", "published"], [])],
+    "view": [(["probes/pair", "--out", "view.html"], [])],
     "fetch": [(["smollm2"], [])],
 }
 ONCE = "every command once, drawing what it can"
@@ -154,9 +155,14 @@ def test_the_demo_is_strict(demo_run, monkeypatch, tmp_path):
 
 
 def check_files(folder, least, other=frozenset()):
-    files = {file for file in folder.rglob("*") if file.suffix in (".json", ".jsonl")}
+    files = {file for file in folder.rglob("*") if file.suffix in (".json", ".jsonl", ".html")}
     assert len(files) >= least
     for file in files - other:
-        texts = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
-        for text in texts:
-            strictly(text)
+        text = file.read_text()
+        if file.suffix == ".html":
+            texts = re.findall(r'type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+            assert texts, file
+        else:
+            texts = text.splitlines() if file.suffix == ".jsonl" else [text]
+        for each in texts:
+            strictly(each)
