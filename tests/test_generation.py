@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     MiniMaxConfig,
     Qwen3Config,
+    RobertaConfig,
     RwkvConfig,
     xLSTMConfig,
 )
@@ -185,6 +186,21 @@ def test_the_context_is_the_configs_and_yarns_the_stretched_one():
     assert of(max_position_embeddings=64, rope_parameters=linear) == 64
     assert of(config=GPT2Config, n_positions=40) == 40
     assert of(config=BloomConfig) is None
+
+
+def test_positions_that_count_from_the_padding_id_end_sooner():
+    """Roberta's 42 rows are 40 positions: probing its 41st token was an IndexError."""
+    options = _SMALL | {"num_attention_heads": 4, "intermediate_size": 48, "is_decoder": True}
+    config = RobertaConfig(**options, max_position_embeddings=42, pad_token_id=1, eos_token_id=None)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    assert context_length(model) == 40
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.eos_token = None
+    rows = sample(model, tokenizer, PROMPTS, DECODING, max_new_tokens=64, batch_size=8)
+    assert {len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows} == {40}
+    assert rows == sample(model, tokenizer, PROMPTS, DECODING, max_new_tokens=64, batch_size=1)
+    with torch.no_grad():
+        model(torch.tensor([rows[0]["prompt_ids"] + rows[0]["completion_ids"]]))
 
 
 def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):

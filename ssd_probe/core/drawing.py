@@ -22,6 +22,7 @@ from ssd_probe.core.running import Answer, Draws, Running, divided, in_order, ru
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
 from ssd_probe.decoding import Decoding
+from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import input_rows
 
 
@@ -155,7 +156,7 @@ def append_part(part: Path | None, drawn: dict[int, list[int]]) -> None:
         return
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"place": p, "ids": ids}) + "\n" for p, ids in drawn.items())
+        file.writelines(strict_json({"place": p, "ids": ids}) + "\n" for p, ids in drawn.items())
         file.flush()
         os.fsync(file.fileno())
 
