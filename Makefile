@@ -1,5 +1,6 @@
 PY := .venv/bin/python
 READY := .venv/.ready
+LOWEST := .venv-lowest/.ready
 OUT ?= runs/demo
 WORKERS ?= logical
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
@@ -20,12 +21,16 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST)
 
-test-lowest:  # what pyproject.toml allows at least, in an environment of its own
+test-lowest: $(LOWEST)  # FILES: only these
+	LOWEST=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+		-m "not slow" -W ignore::DeprecationWarning $(FILES)  # of old packages for newer ones
+
+# What pyproject.toml allows at least, in an environment of its own.
+$(LOWEST): pyproject.toml tests/lowest.py
 	python3 -m venv .venv-lowest
 	python3 tests/lowest.py > .venv-lowest/lowest.txt
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
-	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
-		-m "not slow" -W ignore::DeprecationWarning  # of old packages for newer ones
+	touch $(LOWEST)
 
 test-long: $(READY)
 	SSD_PROBE_LONG=1 $(PYTEST) -m long

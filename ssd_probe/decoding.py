@@ -115,18 +115,34 @@ class Decoding:
         """
         import torch
 
+        ids, kept = self.candidates(logits)
+        return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
+
+    def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [..., M] that may be drawn, ascending, and their `warp`ed logits; M may be below V.
+
+        All that is not among them is removed; of them too some may be, which are -inf.
+        """
+        import torch
+
         dtype = torch.promote_types(logits.dtype, torch.float32)
         logits = logits.to(dtype)
         if self.is_greedy:
             best = logits.argmax(-1, keepdim=True)
-            return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))
-        # Divided in float64, so that a large T does not become inf (and -inf / inf a NaN).
-        tempered = (logits.double() / self.temperature).to(dtype)
+            return best, logits.gather(-1, best)
+        every = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
         if not self.truncates:
-            return tempered
+            return every, self._tempered(logits)
         ranked, ids = self._ranked(logits)
-        keep = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, self.kept(ranked))
-        return tempered.masked_fill(~keep, -torch.inf)
+        left = self._tempered(ranked).masked_fill(~self.kept(ranked), -torch.inf)
+        if ids.shape[-1] == logits.shape[-1]:
+            return every, torch.empty_like(logits).scatter(-1, ids, left)
+        ids, order = ids.sort(-1)
+        return ids, left.gather(-1, order)
+
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """Divided in float64, so that a large T does not become inf (and -inf / inf a NaN)."""
+        return (logits.double() / self.temperature).to(logits.dtype)
 
     def _ranked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits in descending order and their ids, of equal ones the lowest first.

@@ -19,7 +19,7 @@ from ssd_probe.kernels.head import lm_head_stats
 from ssd_probe.kernels.pair import pair_stats
 from ssd_probe.kernels.stats import position_stats
 from tests import oracle
-from tests.interpreter import INTERPRETED
+from tests.interpreter import INTERPRETED, patch_once
 from tests.rows import BAD, BASES, DTYPES, MASKED, MASKS, PERIODIC, PERIODS, PLACES, Row, buildable
 
 TARGETS = ("any", "best", "last", "none")
@@ -55,7 +55,7 @@ def draw(number: int) -> Case:
     if r.random() < (0.002 if INTERPRETED else 0.01):
         size = r.choice([32_768, 49_152, 128_256, 151_936])
     size = min(size, 9000) if INTERPRETED else size
-    count = r.choice([1, 1, 2, 3, 5]) if size < 9000 else 1
+    count = r.choice([1, 1, 1, 2] if INTERPRETED else [1, 1, 2, 3, 5]) if size < 9000 else 1
     ranks = [1, 2, 16, 20, 64, 100, 128] + ([] if INTERPRETED else [size + 1, 500])
     case = Case(
         rows=tuple(_row(r) for _ in range(count)), size=size, dtype=r.randrange(3),
@@ -232,6 +232,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--most", type=int, default=20, help="stop after so many that differ")
     args = parser.parse_args()
+    if INTERPRETED:
+        patch_once()
     wrong = 0
     for number in range(args.first, args.first + args.cases):
         if found := report(number, args.backend, args.device):

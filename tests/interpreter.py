@@ -31,16 +31,17 @@ def interpret(file: str, *options: str) -> None:
 
 
 def patch_once() -> None:
-    """Triton 3.9 replaces its language's functions anew at each call within a kernel, which takes
-    most of the time; here once for each module that has kernels, to stay."""
+    """Triton replaces its language's functions anew at each call within a kernel, which takes most
+    of the time; here once for each module that has kernels, to stay. 3.5 never puts them back."""
     from triton.runtime import interpreter
 
     patch, modules = interpreter._patch_lang, set()
+    scope = getattr(interpreter, "_LangPatchScope", lambda: None)
 
     def once(function):
         if function.__module__ not in modules:
             modules.add(function.__module__)
             patch(function)
-        return interpreter._LangPatchScope()
+        return scope()
 
     interpreter._patch_lang = once

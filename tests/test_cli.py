@@ -23,6 +23,7 @@ COMMANDS = (
     "figures",
     "predict",
     "toy",
+    "view",
     "doctor",
 )
 

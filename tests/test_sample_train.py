@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
+from ssd_probe.core import drawing
 from ssd_probe.core import sample as core
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
@@ -92,7 +93,7 @@ def test_a_file_goes_on_with_another_batch_size(tmp_path):
     whole = sample_stage("tiny", "tiny:dev", DECODING, tmp_path / "w", CONFIG, limit=6)
     path, other = tmp_path / "s.jsonl", replace(CONFIG, batch_size=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "_append_part", interrupt_after(core._append_part, 2))
+        patch.setattr(drawing, "append_part", interrupt_after(drawing.append_part, 2))
         with pytest.raises(KeyboardInterrupt):
             sample_stage("tiny", "tiny:dev", DECODING, path, CONFIG, limit=6)
     assert sample_stage("tiny", "tiny:dev", DECODING, path, other, limit=6) == whole

@@ -216,3 +216,15 @@ def test_a_box_is_kept_for_the_next_program_and_not_after_files(monkeypatch):
         rows = evaluate(samples, {"p": SUM}, workers=1, progress=False)
         assert rows["verdict"].tolist() == ["pass", "pass"]
         assert len(started) == boxes
+
+
+def test_a_box_without_isolation_ends_its_fork(monkeypatch):
+    """It was waited for in vain, for five seconds, as it waited for a job."""
+    box = sandbox.Box(isolated=False)
+    box.ready()
+    came, select = [], sandbox.select.select
+    monkeypatch.setattr(
+        sandbox.select, "select", lambda *given: came.append(select(*given)) or came[-1]
+    )
+    box.close()
+    assert not came or came[-1][0]

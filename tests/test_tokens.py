@@ -9,6 +9,7 @@ from ssd_probe.core.sample import sample
 from ssd_probe.core.train import train
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.models.tokens import (
     completion_text,
     continuation_ids,
@@ -141,6 +142,26 @@ def test_the_text_of_a_message_is_refused_where_it_would_be_no_text(monkeypatch)
     monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda self, messages: [])
     with pytest.raises(UserError, match="p: the text of a message holds the special token '</s>'"):
         render_prompt(tokenizer, Prompt("p", [{"role": "user", "content": EOS}], None))
+
+
+def test_a_slow_tokenizer_refuses_what_it_would_take_for_a_token():
+    """ByT5 made its end token, in the midst of a message, of the text "</s>"."""
+    prompt = Prompt("p", [{"role": "user", "content": f"What is {EOS} for?"}], None)
+    with pytest.raises(UserError, match="p: .* the special token '</s>', which a slow tokenizer"):
+        render_prompt(tokenizer_of("slow"), prompt)
+
+
+def test_a_tokenizer_of_bytes_needs_no_files_and_knows_no_padding(tmp_path):
+    """ByT5's folder was refused, and a sampled row that pads the vocabulary lost the batch."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    tokenizer_of("slow").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = document_ids(tokenizer, "x = 'é'")
+    assert decode(tokenizer, [*ids[:3], 506, *ids[3:], 400]) == "x = 'é'"
+    assert decode(tokenizer, [tokenizer.convert_tokens_to_ids("<extra_id_124>")]) != ""
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    with pytest.raises(UserError, match="no tokenizer here"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("odd", [[2], [1, 3], [228]], ids=["end", "two", "half a character"])

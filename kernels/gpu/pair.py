@@ -22,6 +22,9 @@ _KL = tl.constexpr(KL_SERIES)
 _JS = tl.constexpr(JS_SERIES)
 _FAR = tl.constexpr(JS_FAR)
 _LOG2E = tl.constexpr(1.4426950408889634)
+# Beside a maximum as large, y - x keeps too few digits, or float64 too few of the log partition.
+_LARGE = tl.constexpr(65536.0)
+_LARGE_EXACT = tl.constexpr(64.0)
 
 
 @triton.jit
@@ -34,10 +37,12 @@ def _polynomial(x, coefficients: tl.constexpr, n: tl.constexpr):
 
 
 @triton.jit
-def _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT: tl.constexpr):
+def _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, log_gap, EXACT: tl.constexpr):
     """The six sums' elements of logits x and y. Minimum and maximum drop NaN, which is meant."""
-    p = tl.exp2((x - a_max) * _LOG2E - a_log)
-    q_far = tl.exp2((y - b_max) * _LOG2E - b_log)
+    x_below = x - a_max
+    y_below = y - b_max
+    p = tl.exp2(x_below * _LOG2E - a_log)
+    q_far = tl.exp2(y_below * _LOG2E - b_log)
 
     # d = (y - x) - c; the subtraction's rounding error e (Knuth's TwoSum) and c's low part matter
     # where y - x and c are large and close. inf - inf makes e NaN; the minimum takes it away.
@@ -49,6 +54,8 @@ def _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT: tl.constex
         y_back = s - y
         e = (y - (s - y_back)) - (x + y_back)
         d += tl.minimum(e - c_low, 1e30)
+    large = tl.maximum(tl.abs(a_max), tl.abs(b_max)) >= (_LARGE_EXACT if EXACT else _LARGE)
+    d = tl.where(large, y_below - x_below - log_gap, d)
     size = tl.abs(d)
     near = size <= 1.0  # False for NaN: neither has the token, and p = q = 0
 
@@ -100,7 +107,7 @@ def _pair(
     ALIGNED: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """Sums [N, SEGMENTS, 6] float32 of one segment of one row; constants [N, 6]."""
+    """Sums [N, SEGMENTS, 6] float32 of one segment of one row; constants [N, 7]."""
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
     x_offset = row * x_stride
@@ -110,12 +117,13 @@ def _pair(
         y_offset = tl.multiple_of(y_offset, 8)
     x_row = x_ptr + x_offset
     y_row = y_ptr + y_offset
-    a_max = tl.load(rows_ptr + row * 6)
-    b_max = tl.load(rows_ptr + row * 6 + 1)
-    a_log = tl.load(rows_ptr + row * 6 + 2)
-    b_log = tl.load(rows_ptr + row * 6 + 3)
-    c_high = tl.load(rows_ptr + row * 6 + 4)
-    c_low = tl.load(rows_ptr + row * 6 + 5)
+    a_max = tl.load(rows_ptr + row * 7)
+    b_max = tl.load(rows_ptr + row * 7 + 1)
+    a_log = tl.load(rows_ptr + row * 7 + 2)
+    b_log = tl.load(rows_ptr + row * 7 + 3)
+    c_high = tl.load(rows_ptr + row * 7 + 4)
+    c_low = tl.load(rows_ptr + row * 7 + 5)
+    log_gap = tl.load(rows_ptr + row * 7 + 6)
 
     columns = tl.arange(0, BLOCK)
     start = segment * SEGMENT
@@ -125,12 +133,14 @@ def _pair(
     for at in range(start, full, BLOCK):
         x = tl.load(x_row + at + columns).to(tl.float32)
         y = tl.load(y_row + at + columns).to(tl.float32)
-        sums = _plus(sums, _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT))
+        found = _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, log_gap, EXACT)
+        sums = _plus(sums, found)
     if full < stop:
         inside = full + columns < stop
         x = tl.load(x_row + full + columns, mask=inside, other=-float("inf")).to(tl.float32)
         y = tl.load(y_row + full + columns, mask=inside, other=-float("inf")).to(tl.float32)
-        sums = _plus(sums, _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, EXACT))
+        found = _elements(x, y, a_max, b_max, a_log, b_log, c_high, c_low, log_gap, EXACT)
+        sums = _plus(sums, found)
     out = out_ptr + (row * segments + segment) * 6
     for i in tl.static_range(6):
         tl.store(out + i, tl.sum(sums[i]))
@@ -161,9 +171,11 @@ def pair_sums(x: Tensor, y: Tensor, base: PositionStats, other: PositionStats) -
 
 
 def _row_constants(base: PositionStats, other: PositionStats) -> Tensor:
-    """[N, 6]: both maxima, both log partitions in bits, c = lse_other - lse_base in two parts."""
+    """[N, 7]: both maxima, both log partitions in bits, c = lse_other - lse_base in two parts, and
+    the difference of the log partitions, which is c without the maxima."""
     c = other.logsumexp - base.logsumexp
     high = c.float()
-    partitions = [s.log_partition.double() * _LOG2E.value for s in (base, other)]
-    columns = [base.max_logit, other.max_logit, *partitions, high, c - high.double()]
+    logs = [s.log_partition.double() for s in (base, other)]
+    bits = [log * _LOG2E.value for log in logs]
+    columns = [base.max_logit, other.max_logit, *bits, high, c - high.double(), logs[1] - logs[0]]
     return torch.stack([column.float() for column in columns], -1)

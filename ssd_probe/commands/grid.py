@@ -30,6 +30,7 @@ class Trained:
     name: str
     model: str
     decoding: Decoding | None = None
+    at: tuple[Decoding, ...] = ()  # evaluated at these alone; empty: at the grid's
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class Grid:
     workers: int = 2
 
     def cells(self) -> list[tuple[Trained, Decoding]]:
-        return list(product(self.checkpoints, self.decodings))
+        return [
+            (trained, decoding)
+            for trained in self.checkpoints
+            for decoding in trained.at or self.decodings
+        ]
 
     def sampling(self) -> SampleConfig:
         """The settings of every cell's samples."""

@@ -27,7 +27,7 @@ def sample_stage(
 
     A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
     """
-    from ssd_probe.core.generation import batching
+    from ssd_probe.core.batching import batching
     from ssd_probe.core.sample import at_context, sample_to_file
 
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)

@@ -6,8 +6,7 @@ is done once: a model is loaded for all its cells, and a program that a problem 
 whichever cell, has its verdict (`verdicts.jsonl`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from tqdm import tqdm
 from ssd_probe.analysis.passk import INFRA_ERROR, pass_table
 from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.sample import sample_stage
-from ssd_probe.core.lanes import Run, lanes
+from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
+from ssd_probe.execution.sandbox import obstacle
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
@@ -30,8 +30,11 @@ from ssd_probe.models.checkpoints import device_name
 from ssd_probe.models.identity import Checkpoint, Identity
 from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
+from ssd_probe.tiny.language import speaks
 
 TABLE = "sweep.csv"
+BOX = "bubblewrap"
+LANGUAGE = "none; only programs of the domain's language ran"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Cell:
         return self.out / "evaluations" / self.trained.name / self.name
 
 
+def cells_of(grid: Grid, out: Path) -> list[Cell]:
+    """The grid's cells, with their files in `out`."""
+    return [Cell(trained, decoding, out) for trained, decoding in grid.cells()]
+
+
 def sweep_stage(
     grid: Grid,
     out: Path,
@@ -63,35 +71,39 @@ def sweep_stage(
     processes: int = 1,
     device: str | None = None,
     unsandboxed: bool = False,
+    harmless: bool = False,
+    run: Run | None = None,
 ) -> pd.DataFrame:
     """Run, or go on with, a grid in folder `out`; the table, also in `out`/sweep.csv.
 
     One row a (checkpoint, decoding, group, k): `model, T_train, top_k_train, top_p_train` (NaN for
     a base model), `T_eval, top_k_eval, top_p_eval, group, k, estimate, low, high, problems,
     without_code` (share of samples). The grid may grow between runs; `UserError` for other settings
-    of what is there. `processes` sample side by side, each with a model of its own, on one thread.
+    of what is there. `processes` sample side by side, each with a model of its own, on one thread,
+    or those of `run` do. `harmless`: where nothing isolates, of the bundled domain's programs only
+    those run that are in its own language, and the others count as errors.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
-    isolated = isolation(unsandboxed)
+    isolated = isolation_of(grid.problems, unsandboxed, harmless)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
     prompts = read_prompts(grid.problems, grid.limit)
     tasks = load_tasks(grid.problems, {prompt.problem_id for prompt in prompts})
     inputs = {"prompts": digest(prompts), "problems": tasks_identity(tasks), "isolation": isolated}
-    cells = [Cell(trained, decoding, out) for trained, decoding in grid.cells()]
-    with claim(out), _side_by_side(processes) as run:
+    cells = cells_of(grid, out)
+    with claim(out), ExitStack() as held:
+        run = run or held.enter_context(side_by_side(processes))
+        held.callback(_open.clear)
         _begin(grid, inputs, identities, device, out)
         line = processes if processes > 1 else 0  # of the progress bar, below the processes' own
         left = [cell for cell in cells if not cell.evaluation.exists()]
         with tqdm(
             total=2 * len(left), desc="sweep", unit="step", position=line, disable=None
         ) as bar:
-            for trained in grid.checkpoints:
-                mine = [cell for cell in left if cell.trained == trained]
-                run(_sample, [(cell, grid, device) for cell in mine], bar.update)
-                for cell in mine:
-                    _evaluate(cell, grid, tasks, unsandboxed)
-                    bar.update()
+            run(_sample, [(cell, grid, device) for cell in left], bar.update)
+            for cell in left:
+                _evaluate(cell, grid, tasks, isolated)
+                bar.update()
         table = pd.concat([_rows(cell, grid.k) for cell in cells], ignore_index=True)
         with atomic_path(out / TABLE) as temporary:
             table.to_csv(temporary, index=False)
@@ -125,37 +137,28 @@ def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
     )
 
 
-@contextmanager
-def _side_by_side(processes: int) -> Iterator[Run]:
-    """`lanes` for several processes; for one, this one, with all its threads."""
-    if processes > 1:
-        with lanes(processes) as run:
-            yield run
-        return
-    try:
-        yield _one_by_one
-    finally:
-        _open.clear()
+def isolation_of(problems: str, unsandboxed: bool, harmless: bool = False) -> str:
+    """What keeps these problems' programs from the machine; `UserError` if nothing does."""
+    if harmless and problems.startswith("tiny:") and obstacle() is not None:
+        return LANGUAGE
+    return isolation(unsandboxed)
 
 
-def _one_by_one(task: Callable, arguments: Iterable[tuple], done: Callable) -> None:
-    for each in arguments:
-        task(*each)
-        done()
-
-
-def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool) -> None:
+def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], isolated: str) -> None:
     """Run a cell's programs that no cell before it had, and write a row a sample.
 
     Raises Failed, and writes nothing, when some could not be run.
     """
     samples = read_jsonl(cell.samples)
+    spoken = samples
+    if isolated == LANGUAGE:
+        spoken = [row if speaks(row["completion"]) else row | {"completion": ""} for row in samples]
     frame = evaluate(
-        samples,
+        spoken,
         tasks,
         workers=grid.workers,
         seconds=grid.timeout,
-        unsandboxed=unsandboxed,
+        unsandboxed=isolated != BOX,
         part=cell.out / "verdicts.jsonl",
     )
     failed = frame[frame["verdict"] == INFRA_ERROR]
@@ -167,6 +170,12 @@ def _evaluate(cell: Cell, grid: Grid, tasks: dict[str, Task], unsandboxed: bool)
         )
     frame["no_code"] = lacks_code(samples, tasks)
     write_jsonl(cell.evaluation, frame.to_dict("records"))
+
+
+def verdicts(cell: Cell) -> pd.DataFrame:
+    """One row a sample of an evaluated cell, with `model` and `temperature`."""
+    frame = pd.DataFrame(read_jsonl(cell.evaluation))
+    return frame.assign(model=cell.trained.name, temperature=cell.decoding.temperature)
 
 
 def _rows(cell: Cell, ks: tuple[int, ...]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from ssd_probe.files.record import add, recording
 from ssd_probe.files.writing import write_json
 from ssd_probe.models.checkpoints import device_name, load_model, named
 from ssd_probe.models.identity import Checkpoint
+from ssd_probe.views.doubts import collect, cut_samples, short_training
 
 
 def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> None:
@@ -23,7 +24,7 @@ def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> No
     Under `accelerate launch` or `torchrun` every rank calls this; the first one keeps the records.
     """
     from ssd_probe.core.sample import usable
-    from ssd_probe.core.train import fitting, listed, train
+    from ssd_probe.core.train import fitting, listed, train, world
 
     rows = read_jsonl(samples)
     base = Checkpoint(model)
@@ -47,9 +48,25 @@ def train_stage(model: str, samples: Path, config: TrainConfig, out: Path) -> No
         if not used:
             raise UserError(f"{samples}: nothing to train on: {listed(len(rows), dropped)}")
         if first:
-            add(record, used=len(used), dropped=dropped)
+            steps = config.steps(len(used), world())
+            planned = {"steps": steps, "warmup_steps": config.warmup(steps)}
+            doubts = training_doubts(rows, config, **planned)
+            add(record, used=len(used), dropped=dropped, planned=planned, doubts=doubts)
             if dropped:
                 print(f"training: {listed(len(rows), dropped)}", file=sys.stderr)
+            for doubt in doubts:
+                print(f"note: {doubt}", file=sys.stderr)
         metrics = train(loaded, base.tokenizer, used, config, out)
         if first:
             write_json(out / "done.json", {"last": metrics[-1] if metrics else None})
+
+
+def training_doubts(
+    rows: list[dict], config: TrainConfig, steps: int, warmup_steps: int
+) -> list[str]:
+    """Why a training of so many steps on these samples may show nothing, in sentences."""
+    cut = sum(row.get("finished") is False for row in rows)
+    return collect(
+        short_training(steps, warmup_steps),
+        cut_samples(cut, len(rows), kept=not config.drop_unfinished),
+    )

@@ -1,6 +1,7 @@
 """How samples are drawn and how a model is fine-tuned on them: every setting, default and limit."""
 
 import dataclasses
+import math
 from typing import Any
 
 from ssd_probe.config_fields import SEEDS, check_limits, setting
@@ -38,10 +39,13 @@ class TrainConfig:
     max_steps: int = setting(-1, "End after so many steps; -1: by epochs.", least=-1)
     batch_size: int = setting(32, "Samples at a time, on each device.", least=1)
     gradient_accumulation: int = setting(1, "Batches a step.", least=1)
-    warmup_steps: int = setting(50, "Steps until the learning rate is at its peak.", least=0)
+    warmup_steps: int | None = setting(
+        None, "Steps until the peak; by default 50, but a tenth of the steps at most.", least=0
+    )
     weight_decay: float = setting(0.1, "Of AdamW.", least=0)
     min_lr_ratio: float = setting(0.2, "Last learning rate, over the peak.", least=0, most=1)
     max_length: int = setting(65_536, "Longer samples are left out.", least=1)
+    drop_unfinished: bool = setting(False, "Leave out samples that were cut by their length.")
     save_steps: int = setting(0, "Keep resumable checkpoints; 0: none.", least=0)
     bf16: bool = setting(False, "Mixed precision.")
     gradient_checkpointing: bool = setting(False, "Less memory, more time.")
@@ -53,3 +57,14 @@ class TrainConfig:
             raise UserError("max_steps = 0: must be at least 1, or -1 to train by epochs")
         if self.max_steps < 0 and self.epochs == 0:
             raise UserError("epochs = 0: nothing would be trained; must be above 0")
+
+    def steps(self, samples: int, devices: int = 1) -> int:
+        """How many the training has, as transformers' Trainer counts them."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = math.ceil(samples / (self.batch_size * devices))
+        return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
+
+    def warmup(self, steps: int) -> int:
+        """How many of `steps` are warm-up: as given, else the paper's 50 or a tenth of them."""
+        return min(50, steps // 10) if self.warmup_steps is None else self.warmup_steps

@@ -48,6 +48,24 @@ def lanes(count: int = 2) -> Iterator[Run]:
         pool.shutdown()
 
 
+@contextmanager
+def side_by_side(processes: int) -> Iterator[Run]:
+    """`lanes` for several processes; for one, this one, with all its threads."""
+    if processes > 1:
+        with lanes(processes) as run:
+            yield run
+    else:
+        yield _one_by_one
+
+
+def _one_by_one(
+    task: Callable[..., None], arguments: Iterable[tuple], done: Callable = lambda: None
+) -> None:
+    for each in arguments:
+        task(*each)
+        done()
+
+
 def _enter(numbers: Any) -> None:
     """Prepare a process: its own line for progress bars, one thread, Ctrl-C left to the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()

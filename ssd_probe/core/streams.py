@@ -40,7 +40,8 @@ class StreamedDraws(LogitsProcessor):
 
         Errors: `UserError` where the model's logits are no numbers.
         """
-        mass = self.decoding.warp(scores).double().softmax(-1).cumsum(-1)
+        ids, logits = self.decoding.candidates(scores)
+        mass = logits.double().softmax(-1).cumsum(-1)
         whole = mass[:, -1:]  # rounding leaves it a little off 1
         if not whole.isfinite().all():
             raise UserError(
@@ -50,5 +51,5 @@ class StreamedDraws(LogitsProcessor):
         u = torch.tensor([[each.random()] for each in self.streams], dtype=torch.float64)
         below = torch.nextafter(whole, torch.zeros_like(whole))
         wanted = torch.minimum(u.to(mass.device) * whole, below)
-        token = torch.searchsorted(mass, wanted, right=True)
+        token = ids.gather(-1, torch.searchsorted(mass, wanted, right=True))
         return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)

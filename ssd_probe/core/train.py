@@ -47,7 +47,7 @@ def train(
     pad = tokenizer.pad_token_id or 0
     trainer = Trainer(
         model=model,
-        args=_arguments(config, work),
+        args=_arguments(config, work, config.steps(len(fit), world())),
         train_dataset=[_example(row) for row in fit],  # type: ignore[arg-type]
         data_collator=partial(collate, pad=pad if pad < input_rows(model) else 0),
         callbacks=[_Metrics(out / "metrics.jsonl")],
@@ -82,6 +82,8 @@ def fitting(
         )
         if not completion:
             dropped["empty"] += 1
+        elif config.drop_unfinished and row.get("finished") is False:
+            dropped["cut by their length"] += 1
         elif len(prompt) + len(completion) > longest:
             dropped[f"longer than {longest} tokens, {what}"] += 1
         else:
@@ -118,7 +120,13 @@ def collate(examples: Sequence[dict], pad: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:
+def world() -> int:
+    """How many devices share a step's batch."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks if ranks > 1 else max(1, torch.cuda.device_count())
+
+
+def _arguments(config: TrainConfig, work: Path, steps: int) -> TrainingArguments:
     cpu, ranks = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         use_cpu=cpu,
@@ -130,7 +138,7 @@ def _arguments(config: TrainConfig, work: Path) -> TrainingArguments:
         learning_rate=config.learning_rate,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=config.warmup(steps),
         weight_decay=config.weight_decay,
         adam_beta1=0.9,
         adam_beta2=0.95,

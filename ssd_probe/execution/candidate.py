@@ -32,6 +32,10 @@ _open = open
 DEPTH = 100  # nesting of a value
 FILE_BYTES = 32 << 20  # of one file, in a box
 RESERVE_BYTES = 32 << 20
+INPUT = (
+    "/dev/fd/0"  # a file of the box, which has no /proc; /dev/stdin and /proc/self/fd lead to it
+)
+OUTPUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 PRELOADED = (
     *("array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal"),
     *("enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math", "operator"),
@@ -192,9 +196,14 @@ def _release_reserve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _open_input(text: str) -> int:
-    """A descriptor from which a program reads its stdin."""
-    if hasattr(os, "memfd_create"):
+def _open_input(text: str, boxed: bool) -> int:
+    """A descriptor from which a program reads its stdin: at the start, and it can seek.
+
+    In a box it is the file that `/dev/stdin` is; outside, `/dev/stdin` is what the descriptor is.
+    """
+    if boxed:
+        descriptor = os.open(INPUT, os.O_RDWR | os.O_TRUNC)
+    elif hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("stdin")
     else:
         path = f"/tmp/ssd-probe-stdin-{os.getpid()}"
@@ -207,20 +216,20 @@ def _open_input(text: str) -> int:
     return descriptor
 
 
-def _connect(job: dict, output: int) -> None:
+def _connect(job: dict, output: int, boxed: bool) -> None:
     """Give the program its own standard streams, in the place of the socket and the reports."""
     null = os.open(os.devnull, os.O_RDWR)
+    given = _open_input(job["stdin"] or "", boxed)  # nothing stays there of an earlier program
     if job["stdin"] is None:
         os.dup2(null, 0)
         os.dup2(null, 1)
     else:
-        given = _open_input(job["stdin"])
         os.dup2(given, 0)
-        os.close(given)
         os.dup2(output, 1)
     os.dup2(null, 2)
-    for descriptor in (null, output):
+    for descriptor in (null, given, output):
         os.close(descriptor)
+    sys.stdin = _open(0, errors="surrogateescape", closefd=False)  # the first was of a socket
 
 
 def _child(program: bytes) -> NoReturn:
@@ -235,7 +244,7 @@ def _child(program: bytes) -> NoReturn:
         job = read_frame(jobs)
         if not program:
             os.setsid()  # without a box: so that what it starts can be killed with it
-        _connect(job, output)
+        _connect(job, output, bool(program))
         random.seed(0)  # the same draws in every box and order
         limit(job, bool(program))
         install_filter(program)
@@ -282,18 +291,23 @@ def _execute(job: dict) -> dict:
 
 
 def _open_or_stdin(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-    """`open`; to read what does not exist is to read all of stdin: `/dev/stdin`, `input.txt`.
+    """`open`; to read what does not exist is to read all of stdin, such as `input.txt`.
 
     LiveCodeBench's `open` gives the input whatever the file (call_method of testing_util.py).
+    `/dev/stdout` is the output, which in a box has no place among the files.
     """
+    if (
+        isinstance(file, (str, os.PathLike))
+        and os.fspath(file) in OUTPUTS
+        and not set(mode) & set("r+")
+    ):
+        return _open(os.dup(1), mode, *rest, **options)
     try:
         return _open(file, mode, *rest, **options)
     except FileNotFoundError:
         if set(mode) & set("wax+"):
             raise
-    copy = os.dup(0)
-    os.lseek(copy, 0, os.SEEK_SET)
-    return _open(copy, mode, *rest, **options)
+    return _open("/dev/stdin", mode, *rest, **options)
 
 
 def _entry(namespace: dict, name: str, method: bool) -> Any:
@@ -326,7 +340,7 @@ def _kill_group(pid: int) -> None:
 
 def _traces() -> list[int]:
     """Other than before if anything was made, removed or renamed where a program can write."""
-    return [os.stat(folder).st_ctime_ns for folder in ("/tmp", "/dev/shm")]
+    return [os.stat(folder).st_ctime_ns for folder in ("/tmp", "/dev/shm", "/dev/fd")]
 
 
 def main() -> None:
@@ -339,6 +353,8 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # many cores, little memory
     for name in PRELOADED:
         __import__(name)
+    if program:
+        os.close(os.open(INPUT, os.O_CREAT | os.O_EXCL, 0o600))
     before = _traces() if program else []
     while True:
         pid = os.fork()

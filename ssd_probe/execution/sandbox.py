@@ -1,12 +1,12 @@
 """The box that model-written programs run in: bubblewrap, limits and a seccomp filter.
 
-A box holds the interpreter, its standard library, numpy and one script of ours, read-only; `/tmp`
-and `/dev/shm` are its own. No network, no `/proc`, an empty environment. Its first process is our
-script (`candidate.py`), which the kernel protects: no signal from inside a process namespace
-reaches its first process. It forks one process a program, which is handed pipes of its own: what a
-program did not read, or did to its pipes, ends with it. A program cannot fork, so nothing of it
-stays; a box in which a program wrote files, or that it left in any but the usual way, is thrown
-away.
+A box holds the interpreter, its standard library, numpy, pandas and one script of ours, read-only;
+`/tmp` and `/dev/shm` are its own. No network, no `/proc` but a link to stdin, an empty environment.
+Its first process is our script (`candidate.py`), which the kernel protects: no signal from inside a
+process namespace reaches its first process. It forks one process a program, which is handed pipes
+of its own: what a program did not read, or did to its pipes, ends with it. A program cannot fork,
+so nothing of it stays; a box in which a program wrote files, or that it left in any but the usual
+way, is thrown away.
 """
 
 import importlib.util
@@ -30,6 +30,8 @@ from ssd_probe.execution.candidate import frame
 
 SCRIPT = str(Path(__file__).with_name("candidate.py"))
 DISK_BYTES = 64 << 20  # of /tmp, and of /dev/shm
+STDIN_BYTES = 256 << 20  # of a program's stdin, which is a file in the box
+PACKAGES = ("numpy", "pandas", "dateutil", "six", "pytz", "tzdata")  # numpy, pandas, its needs
 DEVICES = ("null", "zero", "full", "random", "urandom")
 START_SECONDS = 20.0
 CHUNK = 1 << 16
@@ -158,11 +160,11 @@ class Box:
             _kill(self._pid, group=True)
         self._process.kill()
         self._process.wait()
+        self._hatch.close()  # on which a fork without a job waits; without a box none kills it
         deadline = time.monotonic() + 5  # the box's processes die with it, one after another
         while self._read(self._control) != b"" and time.monotonic() < deadline:
             select.select([self._control], [], [], 0.5)
         self._disconnect()
-        self._hatch.close()
         os.close(self._control)
         assert self._process.stderr
         self._process.stderr.close()
@@ -279,12 +281,13 @@ def _bubblewrap() -> tuple[str, ...]:
         options += ["--ro-bind", path, path]
     for masked in _masked():
         options += ["--tmpfs", masked, "--remount-ro", masked]
-    for path in _package("numpy"):
+    for path in (path for name in PACKAGES for path in _package(name)):
         options += ["--ro-bind", path, f"/packages/{Path(path).name}"]
     for device in DEVICES:
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    for folder in ("/tmp", "/dev/shm"):
-        options += ["--perms", "0700", "--size", str(DISK_BYTES), "--tmpfs", folder]
+    for folder, size in (("/tmp", DISK_BYTES), ("/dev/shm", DISK_BYTES), ("/dev/fd", STDIN_BYTES)):
+        options += ["--perms", "0700", "--size", str(size), "--tmpfs", folder]
+    options += ["--symlink", "fd/0", "/dev/stdin", "--symlink", "/dev/fd", "/proc/self/fd"]
     options += ["--ro-bind", SCRIPT, "/candidate.py", "--remount-ro", "/", "--chdir", "/tmp"]
     return found, *options, "--"
 
@@ -312,7 +315,7 @@ def _package(name: str) -> list[str]:
     """Where a package and its bundled libraries are; not imported. Empty if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        return []
+        return [spec.origin] if spec and spec.origin else []
     folder = Path(spec.submodule_search_locations[0])
     libraries = folder.with_name(f"{name}.libs")
     return [str(path) for path in (folder, libraries) if path.is_dir()]

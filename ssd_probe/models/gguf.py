@@ -27,6 +27,7 @@ from ssd_probe.files.digests import file_digest
 from ssd_probe.files.writing import write_json
 
 ORIGIN = "origin.json"
+_MAKING = ".making-"  # begins the names of temporary folders
 
 
 class Carried(NamedTuple):
@@ -66,7 +67,7 @@ def fetched(name: str) -> Path:
 
     def make(folder: Path) -> None:
         _need_space(folder.parent, carried.megabytes * 2 + carried.converted)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder.parent) as temporary:
             _convert(_download(name, carried, Path(temporary)), folder, carried.sha256)
 
     return _made_once(carried.sha256, make)
@@ -101,6 +102,8 @@ def _made_once(sha256: str, make: Callable[[Path], None]) -> Path:
     place = _place(sha256)
     if not place.exists():
         with record_lock(place.parent):
+            for killed in place.parent.glob(f"{_MAKING}*"):
+                shutil.rmtree(killed)
             if not place.exists():
                 make(place)
     return place
@@ -147,7 +150,7 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
     """Write the checkpoint of a GGUF file into `folder`, which appears when it is whole."""
     types = _tensor_types(file)
     _say(f"{file.name}: dequantising into {folder}")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder.parent) as temporary:
         made = Path(temporary) / "checkpoint"
         try:
             _save_dequantised(file, made)

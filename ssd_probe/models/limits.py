@@ -14,7 +14,8 @@ def input_rows(model: PreTrainedModel) -> int:
 def context_length(model: PreTrainedModel) -> int | None:
     """The longest sequence by the model's config, in tokens; None where it names none.
 
-    YaRN stretches the original length by its factor, which some configs leave to the reader.
+    YaRN stretches the original length by its factor, which some configs leave to the reader. Where
+    learned positions count from the padding id on (Roberta), those up to it are no token's.
     """
     config = model.config.get_text_config()
     named = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
@@ -23,4 +24,9 @@ def context_length(model: PreTrainedModel) -> int | None:
     if length and rope.get("rope_type", rope.get("type")) == "yarn":
         original = rope.get("original_max_position_embeddings") or length
         return max(length, int(original * rope.get("factor", 1)))
-    return length
+    rows = [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return min(rows, default=length)

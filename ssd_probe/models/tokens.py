@@ -22,9 +22,20 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int], special: bool = True) -> st
     """The text of ids as it stands, with or without special tokens; nothing is cleaned up."""
     return str(
         tokenizer.decode(
-            list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+            _known(tokenizer, ids),
+            skip_special_tokens=not special,
+            clean_up_tokenization_spaces=False,
         )
     )
+
+
+def _known(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The ids without those of no token, the rows that pad a vocabulary: slow tokenizers (ByT5)
+    fail at them, fast ones leave them out."""
+    if tokenizer.is_fast:
+        return list(ids)
+    end = max(len(tokenizer), *(1 + i for i in tokenizer.added_tokens_decoder), 0)
+    return [i for i in ids if i < end]
 
 
 def completion_text(
@@ -154,9 +165,12 @@ def _sanitised(tokenizer: Tokenizer, prompt: Prompt, messages: list[dict]) -> di
     name = next((name for text in texts if (name := _first_special(tokenizer, text))), None)
     if name is None:
         return {}
-    if "sanitize_control_tokens" in inspect.signature(tokenizer.apply_chat_template).parameters:
+    known = inspect.signature(tokenizer.apply_chat_template).parameters
+    if tokenizer.is_fast and "sanitize_control_tokens" in known:
         return {"sanitize_control_tokens": True}
+    which = "this transformers" if tokenizer.is_fast else "a slow tokenizer such as this one"
+    remedy = "install a newer one, or take it out" if tokenizer.is_fast else "take it out"
     raise UserError(
-        f"{prompt.problem_id}: the text of a message holds the special token {name!r}, which this "
-        "transformers would take for the token; install a newer one, or take it out"
+        f"{prompt.problem_id}: the text of a message holds the special token {name!r}, which "
+        f"{which} would take for the token; {remedy}"
     )

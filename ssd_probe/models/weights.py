@@ -34,7 +34,7 @@ def check_tokenizer(path: Path) -> None:
         _config(path)
     # Without this, transformers hands out an empty tokenizer of the right class, in silence.
     files = tokenizer_files(path)
-    if not files:
+    if not files and not _needs_no_files(path):
         raise UserError(f"{path}: no tokenizer here (tokenizer.json); save it beside the model")
     for file in files:
         with file.open("rb") as stream:
@@ -44,6 +44,18 @@ def check_tokenizer(path: Path) -> None:
 def tokenizer_files(path: Path) -> list[Path]:
     """The files a tokenizer can be made of."""
     return [file for pattern in _TOKENIZER_FILES for file in path.glob(pattern)]
+
+
+def _needs_no_files(path: Path) -> bool:
+    """Whether the tokenizer is one of bytes or characters, known by its class (ByT5, Canine)."""
+    file = path / "tokenizer_config.json"
+    name = read_json(file).get("tokenizer_class") if file.is_file() else None
+    if not isinstance(name, str):
+        return False
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    kind = tokenizer_class_from_name(name)
+    return kind is not None and not kind.vocab_files_names
 
 
 def is_adapter(path: Path) -> bool:

@@ -1,0 +1,172 @@
+"""Answers to prompts of token ids: each from its own stream of random numbers, kept as they come.
+
+Many answers are drawn side by side; how, is what the model bears (`batching`). What is drawn does
+not depend on it, but for rounding.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ssd_probe.core.batching import ALONE, PADDED, SHARED, batching
+from ssd_probe.core.generation import call_padded, undisturbed
+from ssd_probe.core.running import Answer, Draws, Running, divided, in_order, run
+from ssd_probe.core.streams import StreamedDraws, stream
+from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
+from ssd_probe.decoding import Decoding
+from ssd_probe.files.writing import strict_json
+from ssd_probe.models.limits import input_rows
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to draw. `name` and `index` (with the seed) name its stream of random numbers.
+
+    `ids`: all that the model sees before; `room`: how many new tokens at most.
+    """
+
+    name: str
+    index: int
+    ids: Sequence[int]
+    room: int
+
+
+def draw(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    part: Path | None = None,
+    label: str = "sampling",
+    how: str | None = None,
+) -> list[list[int]]:
+    """The new ids of each request, in their order; the last is a stop id where it finished.
+
+    What prompts begin with is computed once, where the model bears it. With `part`, what is drawn
+    is kept in that file as it comes, and not drawn again: `{"place": request's number, "ids": ...}`
+    a line. The caller sees to it that the requests are those of the file, and deletes it.
+
+    Errors: `UserError` where the model's logits are no numbers.
+    """
+    drawn = read_part(part)
+    left = [
+        Answer(place, list(request.ids), request.room)
+        for place, request in enumerate(requests)
+        if place not in drawn
+    ]
+    works = _works(model, tokenizer, requests, left, decoding, seed, batch_size, how)
+    about = {"desc": label, "unit": "answer", "disable": None, "initial": len(drawn)}
+    tokens, start = 0, time.monotonic()
+    with (
+        tqdm(total=len(requests), **about) as bar,
+        undisturbed(model),
+        cores(1 if is_small(model) else torch.get_num_threads()),
+    ):
+        for ended in interleaved(works) if left else ():
+            new = {answer.place: answer.new for answer in ended}
+            append_part(part, new)
+            drawn |= new
+            tokens += sum(map(len, new.values()))
+            bar.set_postfix({"tokens/s": f"{tokens / (time.monotonic() - start):.0f}"}, False)
+            bar.update(len(new))
+    return [drawn[place] for place in range(len(requests))]
+
+
+def _works(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    left: Sequence[Answer],
+    decoding: Decoding,
+    seed: int,
+    batch_size: int,
+    how: str | None,
+) -> list[Iterator[list[Answer]]]:
+    """What each thread does: an iterator of the answers that ended."""
+    stops, how = stop_ids(model, tokenizer), how or batching(model)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops, default=0)
+    pad = pad if pad < input_rows(model) else 0  # never seen, but looked up
+    streams = {
+        answer.place: stream(seed, requests[answer.place].name, requests[answer.place].index)
+        for answer in left
+    }
+
+    def draws(places: list[int]) -> Draws | None:
+        if decoding.is_greedy:
+            return None
+        return StreamedDraws(decoding, [streams[place] for place in places])
+
+    lanes = lane_count(model, min(batch_size, len(left)))
+    capacity = max(1, batch_size // lanes)
+    if how == SHARED:
+        shares = divided(in_order(left), lanes, capacity)
+        return [run(Running(model, stops, pad, draws), share, capacity) for share in shares]
+    batches = _batches(left, capacity, how)
+    return [_whole(model, batches[i::lanes], stops, pad, draws) for i in range(lanes)]
+
+
+def _batches(answers: Sequence[Answer], size: int, how: str) -> list[list[Answer]]:
+    """Alike in length, so that little is padding; longest first, so that memory fails early.
+
+    Together are only answers that may grow as long, because the shorter ones' positions grow too.
+    """
+    ordered = sorted(answers, key=lambda a: (-len(a.ids), a.place))
+    size = 1 if how == ALONE else size
+    batches = []
+    for _, same in groupby(ordered, key=lambda a: (a.room, how == PADDED or len(a.ids))):
+        group = list(same)
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return batches
+
+
+def _whole(
+    model: Any, batches: Sequence[list[Answer]], stops: set[int], pad: int, draws: Any
+) -> Iterator[list[Answer]]:
+    """Each batch in one call of `generate`."""
+    for batch in batches:
+        prompts, places = [answer.ids for answer in batch], [answer.place for answer in batch]
+        made = call_padded(model, prompts, batch[0].room, stops, draws(places), pad)
+        width = max(map(len, prompts))
+        for answer, new in zip(batch, made[:, width:].tolist(), strict=True):
+            end = next((i + 1 for i, token in enumerate(new) if token in stops), len(new))
+            answer.new = new[:end]
+        yield batch
+
+
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The stop tokens of model and tokenizer; chat models often have more than one."""
+    stops = model.generation_config.eos_token_id
+    ids = set(stops) if isinstance(stops, list) else {stops}
+    return {token for token in ids | {tokenizer.eos_token_id} if token is not None}
+
+
+def append_part(part: Path | None, drawn: dict[int, list[int]]) -> None:
+    if part is None or not drawn:
+        return
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("a", encoding="utf-8") as file:
+        file.writelines(strict_json({"place": p, "ids": ids}) + "\n" for p, ids in drawn.items())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_part(part: Path | None) -> dict[int, list[int]]:
+    """What an interrupted run drew; a last line that the interruption cut short is dropped."""
+    if part is None or not part.exists():
+        return {}
+    whole, newline, torn = part.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        part.write_text(whole + newline, encoding="utf-8")
+    entries = [json.loads(line) for line in whole.split("\n") if line]
+    return {entry["place"]: entry["ids"] for entry in entries if "ids" in entry}

@@ -1,0 +1,102 @@
+"""When a run cannot show anything: numbers in, one plain sentence out, or None where all is well.
+
+A sentence says what was seen, against which bound, and what to do. They go into the output, into
+the record (`doubts`) and onto the captions of a run's figures.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+WARM_UP_SHARE = 0.5  # of the training's steps: beyond it the learning rate is hardly ever high
+MOVED_SHARE = 0.1  # of KL(q || p): a student that lost less of it has hardly been trained
+CUT_SHARE = 0.05  # of the samples
+FEW_PROBLEMS = 100  # fewer resolve no difference in pass@1 below about 0.14
+
+
+def collect(*sentences: str | None | Iterable[str | None]) -> list[str]:
+    """Those that are something to say, each once, in order."""
+    flat: list[str | None] = []
+    for each in sentences:
+        flat += [each] if each is None or isinstance(each, str) else each
+    return list(dict.fromkeys(sentence for sentence in flat if sentence))
+
+
+def short_training(steps: int, warmup: int) -> str | None:
+    """Warm-up for half of the steps or more."""
+    if warmup < WARM_UP_SHARE * steps:
+        return None
+    return (
+        f"{steps} training steps, {min(warmup, steps)} of them warm-up: the learning rate is hardly"
+        " ever at its peak, so the student is nearly untrained; more samples or epochs, or fewer "
+        "warm-up steps"
+    )
+
+
+def cut_samples(cut: int, of: int, kept: bool = True) -> str | None:
+    """Samples that ended at a limit and not by themselves: 5 % or more of them.
+
+    kept: whether they are trained on.
+    """
+    if not of or cut < CUT_SHARE * of:
+        return None
+    share = f"{cut} of {of} samples ({cut / of:.0%}) were cut at their longest"
+    if not kept:
+        return f"{share} and left out: the student learns from the shorter answers only"
+    return (
+        f"{share}: the student learns answers that do not end; raise max_new_tokens, or leave them "
+        "out (drop_unfinished)"
+    )
+
+
+def hardly_moved(name: str, before: float, after: float) -> str | None:
+    """KL(q || p) from the training target q, in nats, of the base and of the student."""
+    if not (math.isfinite(before) and math.isfinite(after)) or before <= 0:
+        return None
+    if before - after >= MOVED_SHARE * before:
+        return None
+    change = (before - after) / before
+    way = f"only {change:.1%} of it" if change > 0 else "not even nearer"
+    return (
+        f"{name} hardly moved to its training target: KL(q || p) {before:.4f} -> {after:.4f} nats, "
+        f"{way}; what it does or does not do says little of self-distillation"
+    )
+
+
+def resolvable(problems: int) -> float:
+    """The least difference in pass@1 that so many problems tell from none, at the worst.
+
+        1.96 sqrt(2 p (1 - p) / problems) at p = 1/2
+
+    as if both models' scores were independent and each problem all or nothing; paired problems and
+    several samples resolve more.
+    """
+    return 1.96 * math.sqrt(0.5 / problems)
+
+
+def few_problems(what: str, problems: int, low: float, high: float) -> str | None:
+    """Fewer than 100 problems; low, high: 95 % interval of a paired difference in pass@1 on them.
+
+    Without an interval (NaN) the difference that can be resolved is `resolvable`.
+    """
+    if problems >= FEW_PROBLEMS:
+        return None
+    half = (high - low) / 2
+    known = math.isfinite(half) and half > 0
+    width = half if known else resolvable(problems)
+    how = "half of the 95 % interval" if known else "95 %, at the worst"
+    return (
+        f"{problems} {what} problems: a difference in pass@1 below about {width:.2f} cannot be "
+        f"told from none ({how})"
+    )
+
+
+def at_the_end(name: str, best: float, tried: Sequence[float]) -> str | None:
+    """The best T_eval is the lowest or the highest of those tried."""
+    low, high = min(tried), max(tried)
+    if low == high or low < best < high:
+        return None
+    end, beyond = ("lowest", "lower") if best == low else ("highest", "higher")
+    return (
+        f"the best T_eval of {name}, {best:g}, is the {end} that was tried: its true best may be "
+        f"{beyond}"
+    )

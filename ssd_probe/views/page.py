@@ -1,0 +1,126 @@
+"""The token viewer as one HTML file: no server, no network, nothing in it but what is shown.
+
+Scripts and style are inlined and named by their hashes in the content security policy; data are
+text in elements that no browser runs, and the viewer puts text on the page as text only.
+"""
+
+import base64
+import gzip
+import hashlib
+import html
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ssd_probe.analysis import labels
+from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
+from ssd_probe.decoding import Decoding
+from ssd_probe.files.writing import atomic_path, strict_json
+from ssd_probe.views.blocks import Names, Text, pack
+
+# In the order in which they are joined: each uses those before it.
+MODULES = ("math", "block", "elements", "layout", "colours", "details", "lines", "viewer", "file")
+PAGE_STYLE = "html, body, #viewer { height: 100%; margin: 0; }\n"
+_IMPORT = re.compile(r"^import \{[^}]*\} from \"\./\w+\.js\";\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
+
+
+class About(NamedTuple):
+    """What the page says of its probes."""
+
+    title: str
+    models: list[str]  # the base, and the other one if there are two
+    vocabulary: int
+    rule: SupportRule
+    special: list[int]  # ids of special tokens
+    notes: list[str]
+
+
+def script(modules: Iterable[str] = MODULES) -> str:
+    """The front end's modules as one; their imports of each other fall away."""
+    return "".join(_EXPORT.sub("", _IMPORT.sub("", _web(f"{name}.js"))) for name in modules)
+
+
+def style() -> str:
+    """The viewer's style sheet."""
+    return _web("viewer.css")
+
+
+def write_page(path: Path, texts: Iterable[Text], about: About, names: Names, ranks: int) -> int:
+    """Write the viewer of these texts, one at a time; how many positions it shows.
+
+    Each text is a block of its own (gzip, base64), which the viewer unpacks when it is looked at.
+    """
+    code, css = script(), PAGE_STYLE + style()
+    listed, rows, stored = [], 0, ranks
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(_HEAD.format(policy=_policy(code, css), title=html.escape(about.title), css=css))
+        for number, text in enumerate(texts):
+            names.add(text, ranks)
+            packed = base64.b64encode(gzip.compress(pack(text, ranks), 6, mtime=0)).decode("ascii")
+            file.write(_data(f"block-{number}", "application/octet-stream", packed))
+            stored = min(ranks, len(text.frame["top_ids"].iloc[0]))
+            listed.append({"name": text.sample_id, "rows": len(text.frame)})
+            rows += len(text.frame)
+        meta = _meta(about, stored) | names.table() | {"texts": listed}
+        file.write(_data("meta", "application/json", _inert_json(meta)))
+        file.write(f'<script type="module">{code}</script>\n</body>\n</html>\n')
+    return rows
+
+
+def _meta(about: About, ranks: int) -> dict[str, Any]:
+    rule = about.rule
+    parameters = {k: v for k, v in vars(rule).items() if not isinstance(v, Decoding)}
+    return {
+        "title": about.title,
+        "models": about.models,
+        "vocabulary": about.vocabulary,
+        "ranks": ranks,
+        "rule": parameters,
+        "kinds": list(getattr(labels, "KINDS", (LOCK, FORK, NEITHER))),
+        "decoding": {
+            "temperature": rule.decoding.temperature, "topK": rule.decoding.top_k,
+            "topP": rule.decoding.top_p, "minP": 0,
+        },
+        "special": about.special,
+        "notes": about.notes,
+    }  # fmt: skip
+
+
+def _inert_json(content: object) -> str:
+    """JSON that cannot end the element that it stands in."""
+    return strict_json(content).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _data(name: str, kind: str, content: str) -> str:
+    return f'<script type="{kind}" id="{name}">{content}</script>\n'
+
+
+def _policy(code: str, css: str) -> str:
+    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode("ascii")
+              for each in (code, css)]  # fmt: skip
+    return (
+        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _web(name: str) -> str:
+    return (files("ssd_probe.views") / "web" / name).read_text(encoding="utf-8")
+
+
+_HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<div id="viewer"><noscript>The token viewer needs JavaScript.</noscript></div>
+"""

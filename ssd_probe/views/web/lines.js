@@ -1,0 +1,146 @@
+// The text as rows of equal height, of which only those in sight are in the document.
+
+import { h } from "./elements.js";
+import { layout, oneLine } from "./layout.js";
+
+const SPARE = 25; // rows kept ready above and below
+const PRINTED = 4000; // rows at most on paper
+
+// `look` says of a token its classes; `on.select`, `on.preview` get a token's index.
+export class Lines {
+  constructor(look, on) {
+    this.look = look;
+    this.from = this.to = 0;
+    this.canvas = h("div", { class: "rows", role: "none" });
+    this.box = h("div", { class: "lines", role: "listbox", tabindex: "0", "aria-label": "Tokens of the text" }, this.canvas);
+    this.strip = h("canvas", { class: "strip", "aria-hidden": "true" });
+    this.element = h("div", { class: "text" }, this.box, this.strip);
+    this.ruler = h("span", { class: "ruler", "aria-hidden": "true" }, "0".repeat(100));
+    this.box.append(this.ruler);
+    const indexOf = (event) => event.target.closest?.("[data-i]")?.dataset.i;
+    const tell = (event, what) => indexOf(event) !== undefined && what(Number(indexOf(event)));
+    this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.render(false, false)), { passive: true });
+    this.box.addEventListener("click", (event) => tell(event, on.select));
+    this.box.addEventListener("pointerover", (event) => tell(event, on.preview));
+    this.box.addEventListener("pointerleave", () => on.preview(null));
+    this.strip.addEventListener("click", (event) => this.jump(event.offsetY / this.strip.clientHeight));
+    this.watch = new ResizeObserver(() => this.resize());
+    this.watch.observe(this.box);
+    this.print = [() => this.render(true), () => this.render()];
+    addEventListener("beforeprint", this.print[0]);
+    addEventListener("afterprint", this.print[1]);
+  }
+
+  destroy() {
+    this.watch.disconnect();
+    removeEventListener("beforeprint", this.print[0]);
+    removeEventListener("afterprint", this.print[1]);
+  }
+
+  // Another text: its tokens' strings.
+  set(texts) {
+    this.texts = texts;
+    this.columns = 0;
+    this.box.scrollTop = 0;
+    this.resize();
+  }
+
+  resize() {
+    if (!this.texts || !this.box.clientWidth) return;
+    const size = this.ruler.getBoundingClientRect();
+    const gutter = 6, columns = Math.max(20, Math.floor(this.box.clientWidth / (size.width / 100)) - gutter - 1);
+    this.height = Math.round(size.height) + 4;
+    if (columns !== this.columns) {
+      this.columns = columns;
+      this.laid = layout(this.texts, columns);
+      this.canvas.style.height = `${this.laid.rows * this.height}px`;
+    }
+    this.paint();
+  }
+
+  // After a change of colours, filter or selection.
+  paint() {
+    this.render(false, true);
+    this.drawStrip();
+  }
+
+  render(all = false, again = true) {
+    if (!this.laid) return;
+    const first = Math.floor(this.box.scrollTop / this.height);
+    const seen = Math.ceil(this.box.clientHeight / this.height);
+    if (!again && first >= this.from && first + seen <= this.to) return;
+    this.from = all ? 0 : Math.max(0, first - SPARE);
+    this.to = all ? Math.min(this.laid.rows, PRINTED) : Math.min(this.laid.rows, first + seen + SPARE);
+    const rows = [];
+    for (let row = this.from; row < this.to; row++) rows.push(this.row(row));
+    this.canvas.replaceChildren(...rows);
+    this.box.setAttribute("aria-activedescendant", document.getElementById(`token-${this.look.selected()}`) ? `token-${this.look.selected()}` : "");
+  }
+
+  row(row) {
+    const { token, text, start, line } = this.laid;
+    const number = h("span", { class: "number", "aria-hidden": "true" }, line[row] ? String(line[row]) : "");
+    const code = h("span", { class: "code", role: "none" });
+    const end = start[row + 1] ?? text.length;
+    for (let at = start[row]; at < end; at++) {
+      const i = token[at], first = at === 0 || token[at - 1] !== i;
+      code.append(h("span", {
+        class: `token ${this.look.classes(i)}${first ? " first" : ""}`, "data-i": i,
+        ...(first ? { id: `token-${i}`, role: "option", "aria-selected": String(i === this.look.selected()),
+          "aria-label": `${oneLine(this.texts[i])}, ${this.look.says(i)}` } : { "aria-hidden": "true" }),
+      }, text[at]));
+    }
+    const element = h("div", { class: "row", role: "none" }, number, code);
+    element.style.top = `${row * this.height}px`;
+    element.style.height = `${this.height}px`;
+    return element;
+  }
+
+  rowOf = (i) => this.laid.rowOf[i];
+
+  // The token a row up or down, near the same column.
+  beside(i, rows) {
+    const { token, start, rowOf, text } = this.laid;
+    const row = Math.min(Math.max(rowOf[i] + rows, 0), this.laid.rows - 1);
+    const place = (at, from) => text.slice(from, at).join("").length;
+    let own = start[rowOf[i]];
+    while (token[own] !== i) own++;
+    const wanted = place(own, start[rowOf[i]]), end = start[row + 1] ?? text.length;
+    let best = start[row];
+    for (let at = start[row]; at < end; at++) if (place(at, start[row]) <= wanted) best = at;
+    if (token[best] === i) return Math.min(Math.max(i + Math.sign(rows), 0), this.texts.length - 1);
+    return token[best];
+  }
+
+  // A token into sight, and the classes of what is in sight anew.
+  reveal(i) {
+    const top = this.rowOf(i) * this.height, { scrollTop, clientHeight } = this.box;
+    if (top < scrollTop + this.height || top > scrollTop + clientHeight - 2 * this.height)
+      this.box.scrollTop = Math.max(0, top - clientHeight / 3);
+    this.render(false, true);
+  }
+
+  jump(share) {
+    this.box.scrollTop = share * this.laid.rows * this.height - this.box.clientHeight / 2;
+  }
+
+  drawStrip() {
+    const { clientWidth: wide, clientHeight: high } = this.strip;
+    if (!wide || !high) return;
+    this.strip.width = wide;
+    this.strip.height = high;
+    const pen = this.strip.getContext("2d"), strongest = new Array(high).fill(null);
+    const order = this.look.order, rank = (name) => order.indexOf(name);
+    for (let at = 0, row = 0; at < this.laid.text.length; at++) {
+      while (row + 1 < this.laid.rows && this.laid.start[row + 1] <= at) row++;
+      const y = Math.floor((row / this.laid.rows) * high), name = this.look.colour(this.laid.token[at]);
+      if (name && (strongest[y] === null || rank(name) > rank(strongest[y]))) strongest[y] = name;
+    }
+    const style = getComputedStyle(this.element), step = Math.max(1, Math.ceil(high / this.laid.rows));
+    strongest.forEach((name, y) => {
+      if (name === null) return;
+      pen.fillStyle = style.getPropertyValue(`--${name}`) || "transparent";
+      pen.fillRect(0, y, wide, step);
+    });
+  }
+}

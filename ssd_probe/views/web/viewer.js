@@ -1,0 +1,327 @@
+// The token viewer: `mount(element, host)`.
+//
+// host.meta              what all texts share (`views/page.py: Meta`)
+// host.block(i)          -> Promise<Uint8Array>, the block of text i
+// host.start             {text, position} to open at, or nothing
+// host.onSelect(found)   told {text, position, token} after every selection
+//
+// -> Promise of {show({text, position}), focus(), destroy()}
+
+import { decode } from "./block.js";
+import { metricsOf, paint } from "./colours.js";
+import { details, tokenOf } from "./details.js";
+import { button, choice, digits, h, labelled } from "./elements.js";
+import { Lines } from "./lines.js";
+import { describe, measure } from "./math.js";
+
+const STRONG = ["s0", "k-neither", "k-lock", "s1", "m1", "p1", "k-open", "s2", "m2", "p2", "k-fork", "s3", "s4", "m3", "p3", "bad"];
+const KEYS = [
+  ["← →", "token before, after"], ["↑ ↓, Page", "row, page"], ["Home End", "first, last token"],
+  ["f F", "next, previous fork"], ["o O", "next, previous open position"],
+  ["l L", "next largest, the one before"], ["/", "search"], ["n N", "next, previous match"],
+  ["[ ]", "text before, after"], ["a", "all stored ranks"], ["Esc", "back to the text"],
+];
+
+export async function mount(element, host) {
+  const viewer = new Viewer(element, host);
+  const wanted = host.start ?? {};
+  const index = host.meta.texts.findIndex((text) => text.name === wanted.text);
+  await viewer.open(Math.max(index, 0), index < 0 ? null : wanted.position);
+  return viewer;
+}
+
+// Of a long name its end, where files differ.
+const short = (name) => (name.length > 44 ? `…${name.slice(-43)}` : name);
+
+class Viewer {
+  constructor(element, host) {
+    Object.assign(this, { host, meta: host.meta, text: -1, selected: 0, previewed: null, hits: [], all: false });
+    this.decoding = { ...this.meta.decoding };
+    this.colour = "label";
+    this.model = 0;
+    this.filter = { label: "", segment: "", syntax: "" };
+    this.lines = new Lines({
+      classes: (i) => this.classesOf(i), colour: (i) => (this.passes[i] ? this.painted.classes[i] : null),
+      says: (i) => this.says(i), selected: () => this.selected, order: STRONG,
+    }, { select: (i) => this.select(i), preview: (i) => this.preview(i) });
+    this.build(element);
+  }
+
+  build(element) {
+    this.element = element;
+    this.texts = choice(this.meta.texts.map((text, i) => [i, `${short(text.name)} (${text.rows})`]), (i) => this.open(Number(i)));
+    this.colours = h("span", {});
+    this.legend = h("ul", { class: "legend", "aria-label": "Legend" });
+    this.filters = h("span", { class: "group" });
+    this.notice = h("p", { class: "notice", role: "status" });
+    this.spoken = h("p", { class: "unseen", "aria-live": "polite" });
+    this.panel = h("section", { class: "details", "aria-label": "Position", tabindex: "0" });
+    this.found = h("span", { class: "found", role: "status" });
+    this.search = h("input", { type: "search", size: 12, oninput: () => this.find(this.search.value) });
+    this.search.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") this.step(this.hits, event.shiftKey ? -1 : 1);
+    });
+    const pair = this.meta.models.length > 1;
+    element.classList.add("ssd-viewer");
+    element.replaceChildren(
+      h("header", {}, h("h1", {}, this.meta.title), ...this.meta.notes.map((note) => h("p", { class: "notice" }, note))),
+      h("div", { class: "bar-top", role: "group", "aria-label": "What is shown" },
+        labelled("Text", this.texts), button("‹", "Text before ([)", () => this.open(this.text - 1)),
+        button("›", "Text after (])", () => this.open(this.text + 1)),
+        pair ? labelled("Model", choice([[0, "before"], [1, "after"]], (i) => this.side(Number(i)))) : null,
+        this.colours, this.legend),
+      h("details", { class: "tools", open: innerWidth > 760 }, h("summary", {}, "Decoding, search, filter"),
+        h("div", { class: "bar-top" }, this.settings(), this.goTo(), this.filters)),
+      this.notice, this.spoken,
+      h("main", {}, this.lines.element, this.panel),
+      h("details", { class: "keys" }, h("summary", {}, "Keys"),
+        h("dl", {}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)]))));
+    this.onKey = (event) => this.key(event);
+    element.addEventListener("keydown", this.onKey);
+  }
+
+  settings() {
+    this.inputs = {};
+    const field = (name, text, min, max, step) => {
+      const input = h("input", { type: "number", min, max, step, value: this.decoding[name],
+        oninput: () => this.decode(name, input) });
+      this.inputs[name] = input;
+      return labelled(text, input);
+    };
+    return h("fieldset", {}, h("legend", {}, "Decoding"),
+      field("temperature", "T", 0, 100, 0.1), field("topK", "top-k", 0, undefined, 1),
+      field("topP", "top-p", 0, 1, 0.05), field("minP", "min-p", 0, 1, 0.01),
+      button("Reset", `Back to ${describe(this.meta.decoding)}`, () => this.reset()));
+  }
+
+  goTo() {
+    return h("span", { class: "group" },
+      button("‹ fork", "Previous fork (F)", () => this.step(this.kind("fork"), -1)),
+      button("fork ›", "Next fork (f)", () => this.step(this.kind("fork"), 1)),
+      button("largest ›", "The next largest of what is coloured; for labels: of change, or entropy (l)", () => this.largest(1)),
+      labelled("Find", this.search), button("‹", "Previous match (N)", () => this.step(this.hits, -1)),
+      button("›", "Next match (n)", () => this.step(this.hits, 1)), this.found);
+  }
+
+  async open(index, position = null) {
+    if (index < 0 || index >= this.meta.texts.length) return;
+    const block = index === this.text ? this.block : decode(await this.host.block(index), this.meta.vocabulary);
+    const changed = index !== this.text;
+    Object.assign(this, { text: index, block, previewed: null });
+    this.texts.value = index;
+    if (changed) {
+      this.strings = Array.from(block.token, (t, i) => this.string(block.texts[t], block.token_id[i]));
+      this.special = new Set(this.meta.special);
+      this.sides = [block.base, block.other].filter(Boolean);
+      this.offer();
+      this.measure();
+      this.lines.set(this.strings);
+      this.find(this.search.value, false);
+    }
+    const at = position === null ? 0 : block.position.indexOf(position);
+    if (at < 0) this.notice.textContent = `${this.meta.texts[index].name} has no position ${position}`;
+    this.select(Math.max(at, 0), position !== null);
+  }
+
+  // A token's text; of a part of a character its bytes.
+  string(text, id) {
+    return this.meta.partial[id] === undefined || !text.includes("\ufffd") && text !== "" ? text : tokenOf({ names: this.meta }, id);
+  }
+
+  // What this text can be coloured and filtered by.
+  offer() {
+    const metrics = metricsOf(this.block);
+    if (!metrics.some((each) => each.key === this.colour)) this.colour = "label";
+    this.metrics = Object.fromEntries(metrics.map((each) => [each.key, each]));
+    this.colours.replaceChildren(labelled("Colour", choice(metrics.map((each) => [each.key, each.name]),
+      (key) => (this.colour = key, this.repaint()), this.colour)));
+    const any = (name, items) => {
+      if (!items.includes(this.filter[name])) this.filter[name] = "";
+      return labelled(name, choice([["", "all"], ...items.map((each) => [each, each])],
+        (value) => (this.filter[name] = value, this.repaint()), this.filter[name]));
+    };
+    const named = (list) => list.filter(Boolean).sort();
+    this.filters.replaceChildren(h("span", {}, "Only"), any("label", this.meta.kinds),
+      any("segment", named(this.block.segments)), any("syntax", named(this.block.syntaxes)));
+  }
+
+  measure() {
+    this.measured = this.sides.map((side) => measure(side, this.decoding, this.meta.rule));
+    const { inexact } = this.measured[this.model];
+    this.notice.textContent = inexact
+      ? `${describe(this.decoding)} may keep tokens beyond the ${this.block.ranks} stored ranks at ${inexact} of ${this.block.rows} positions: labels and colours there are of the least support, and the panel gives bounds.`
+      : "";
+    this.colourIn();
+  }
+
+  colourIn() {
+    const metric = this.metrics[this.colour], found = this.measured[this.model];
+    this.values = metric.values?.(this.block, this.sides[this.model], found);
+    this.painted = paint(metric, this.values, found.label);
+    this.legend.replaceChildren(h("li", { class: "hint" }, metric.hint),
+      ...this.painted.legend.map(({ className, text, count }) =>
+        h("li", {}, h("span", { class: `swatch ${className}` }, "ab"), ` ${text} `, h("small", {}, `(${count})`))));
+    const { label, segment, syntax } = this.filter, { block } = this;
+    this.passes = Uint8Array.from({ length: block.rows }, (_, i) =>
+      (!label || found.label[i] === label) && (!segment || block.segments[block.segment[i]] === segment)
+      && (!syntax || block.syntaxes[block.syntax[i]] === syntax));
+  }
+
+  repaint() {
+    this.colourIn();
+    this.lines.paint();
+    this.tell();
+  }
+
+  decode(name, input) {
+    const { rangeOverflow, rangeUnderflow } = input.validity, value = input.valueAsNumber;
+    const bad = rangeOverflow || rangeUnderflow || !Number.isFinite(value) || value < 0
+      || (name === "topK" && !Number.isInteger(value)) || (name === "topP" && value === 0);
+    input.setAttribute("aria-invalid", String(bad));
+    if (bad) return;
+    this.decoding = { ...this.decoding, [name]: input.valueAsNumber };
+    this.measure();
+    this.lines.paint();
+    this.tell();
+  }
+
+  reset() {
+    for (const [name, input] of Object.entries(this.inputs)) input.value = this.meta.decoding[name];
+    this.decoding = { ...this.meta.decoding };
+    this.measure();
+    this.lines.paint();
+    this.tell();
+  }
+
+  side(index) {
+    this.model = index;
+    this.measure();
+    this.lines.paint();
+  }
+
+  classesOf(i) {
+    const names = [this.passes[i] ? this.painted.classes[i] : "out"];
+    if (this.special.has(this.block.token_id[i]) || this.block.segments[this.block.segment[i]] === "special") names.push("special");
+    if (this.meta.partial[this.block.token_id[i]] !== undefined) names.push("partial");
+    if (i === this.selected) names.push("selected");
+    if (this.isHit?.[i]) names.push("hit");
+    return names.join(" ");
+  }
+
+  says(i) {
+    const kind = this.measured[this.model].label[i];
+    return this.values ? `${kind}, ${this.metrics[this.colour].name} ${digits(this.values[i])}` : kind;
+  }
+
+  select(i, told = true) {
+    this.selected = i;
+    this.previewed = null;
+    this.lines.reveal(i);
+    this.tell();
+    this.spoken.textContent = `position ${this.block.position[i]}, ${this.says(i)}`;
+    if (told) this.host.onSelect?.({ text: this.meta.texts[this.text].name, position: this.block.position[i], token: this.block.token_id[i] });
+  }
+
+  preview(i) {
+    if (i === this.previewed) return;
+    this.previewed = i;
+    this.tell();
+  }
+
+  tell() {
+    this.panel.replaceChildren(...details({
+      block: this.block, row: this.previewed ?? this.selected, decoding: this.decoding, names: this.meta, all: this.all,
+      sides: this.sides.map((side, i) => ({ name: this.meta.models[i], side, measured: this.measured[i] })),
+    }), button(this.all ? "leading tokens only (a)" : "all stored ranks (a)", "", () => this.toggle()));
+  }
+
+  toggle() {
+    this.all = !this.all;
+    this.tell();
+  }
+
+  kind = (name) => [...this.measured[this.model].label.keys()].filter((i) => this.measured[this.model].label[i] === name && this.passes[i]);
+
+  // To the next of these positions, in the text's order, round its end.
+  step(list, by) {
+    if (!list.length) return void (this.spoken.textContent = "none here");
+    const after = list.findIndex((i) => i > this.selected), before = list.findLastIndex((i) => i < this.selected);
+    const at = by > 0 ? after : before;
+    this.select(list[at < 0 ? (by > 0 ? 0 : list.length - 1) : at]);
+  }
+
+  // Through positions by size of what is coloured, largest first.
+  largest(by) {
+    const key = this.values ? this.colour : this.metrics.kl ? "kl" : this.metrics.change ? "change" : "entropy";
+    const metric = this.metrics[key];
+    const values = metric.values(this.block, this.sides[this.model], this.measured[this.model]);
+    const size = (x) => (metric.signed ? Math.abs(x) : metric.reverse ? -x : x);
+    const order = [...values.keys()].filter((i) => Number.isFinite(values[i]) && this.passes[i]).sort((a, b) => size(values[b]) - size(values[a]) || a - b);
+    if (!order.length) return;
+    const at = order.indexOf(this.selected), list = `${this.text} ${key} ${this.model}`;
+    const next = this.ranking === list && at >= 0 ? (at + by + order.length) % order.length : 0;
+    this.ranking = list;
+    this.select(order[next]);
+    this.spoken.textContent = `number ${next + 1} by ${metric.name}: ${digits(values[order[next]])}`;
+  }
+
+  // Tokens that a text lies in, over their borders too.
+  find(wanted, go = true) {
+    const needle = wanted.toLowerCase(), starts = [];
+    let joined = "";
+    if (needle) for (const text of this.strings) starts.push(joined.length), joined += text.toLowerCase();
+    this.hits = [];
+    this.isHit = needle ? new Uint8Array(this.block.rows) : null;
+    let token = 0;
+    for (let at = needle ? joined.indexOf(needle) : -1; at >= 0; at = joined.indexOf(needle, at + 1)) {
+      while (token + 1 < starts.length && starts[token + 1] <= at) token++;
+      if (this.hits.at(-1) !== token) this.hits.push(token);
+      for (let i = token; i < starts.length && starts[i] < at + needle.length; i++) this.isHit[i] = 1;
+    }
+    this.found.textContent = needle ? `${this.hits.length} found` : "";
+    if (this.hits.length && go) this.select(this.hits.find((i) => i >= this.selected) ?? this.hits[0]);
+    else this.lines.paint();
+  }
+
+  key(event) {
+    const typing = event.target.matches("input, select");
+    if (event.key === "Escape") return this.lines.box.focus();
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const page = Math.max(1, Math.floor(this.lines.box.clientHeight / this.lines.height) - 2), last = this.block.rows - 1;
+    const moves = event.target === this.lines.box && {
+      ArrowRight: () => this.select(Math.min(this.selected + 1, last)),
+      ArrowLeft: () => this.select(Math.max(this.selected - 1, 0)),
+      ArrowDown: () => this.select(this.lines.beside(this.selected, 1)),
+      ArrowUp: () => this.select(this.lines.beside(this.selected, -1)),
+      PageDown: () => this.select(this.lines.beside(this.selected, page)),
+      PageUp: () => this.select(this.lines.beside(this.selected, -page)),
+      Home: () => this.select(0), End: () => this.select(last),
+    }[event.key];
+    const letters = {
+      f: () => this.step(this.kind("fork"), 1), F: () => this.step(this.kind("fork"), -1),
+      o: () => this.step(this.kind("open"), 1), O: () => this.step(this.kind("open"), -1),
+      l: () => this.largest(1), L: () => this.largest(-1), n: () => this.step(this.hits, 1), N: () => this.step(this.hits, -1),
+      "[": () => this.open(this.text - 1), "]": () => this.open(this.text + 1),
+      a: () => this.toggle(), "/": () => this.search.focus(),
+    }[event.key];
+    const act = moves || letters;
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  show({ text, position }) {
+    const index = this.meta.texts.findIndex((each) => each.name === text);
+    return index < 0 ? undefined : this.open(index, position);
+  }
+
+  focus() {
+    this.lines.box.focus({ preventScroll: true });
+  }
+
+  destroy() {
+    this.lines.destroy();
+    this.element.removeEventListener("keydown", this.onKey);
+    this.element.replaceChildren();
+  }
+}

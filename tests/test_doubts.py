@@ -1,0 +1,107 @@
+"""When a run cannot show anything: sentences on both sides of their bounds, where they are said."""
+
+import json
+
+import pytest
+
+from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import TrainConfig
+from ssd_probe.core.train import train
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.views import doubts
+from tests.models import save, tiny_model, tiny_tokenizer
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    (doubts.short_training(57, 50), "57 training steps, 50 of them warm-up"),
+    (doubts.short_training(100, 50), "100 training steps, 50 of them warm-up"),
+    (doubts.short_training(10, 50), "10 training steps, 10 of them warm-up"),
+    (doubts.short_training(101, 50), None),
+    (doubts.short_training(1, 0), None),
+    (doubts.cut_samples(405, 480), "405 of 480 samples (84%) were cut at their longest: the"),
+    (doubts.cut_samples(405, 480, kept=False), "(84%) were cut at their longest and left out"),
+    (doubts.cut_samples(5, 100), "5 of 100 samples (5%)"),
+    (doubts.cut_samples(4, 100), None),
+    (doubts.cut_samples(0, 0), None),
+    (doubts.hardly_moved("ssd", 0.5, 0.46), "ssd hardly moved to its training target: KL(q || p) "
+     "0.5000 -> 0.4600 nats, only 8.0% of it"),
+    (doubts.hardly_moved("ssd", 0.5, 0.6), "0.5000 -> 0.6000 nats, not even nearer"),
+    (doubts.hardly_moved("ssd", 0.5, 0.44), None),
+    (doubts.hardly_moved("ssd", 0.5, 0.1), None),
+    (doubts.hardly_moved("ssd", 0.0, 0.1), None),  # at its target before: nothing to move
+    (doubts.hardly_moved("ssd", NAN, 0.1), None),
+    (doubts.few_problems("test", 99, -0.05, 0.15), "99 test problems: a difference in pass@1 below "
+     "about 0.10 cannot be told from none (half of"),
+    (doubts.few_problems("dev", 50, NAN, NAN), "below about 0.20 cannot be told from none (95 %, "
+     "at the worst)"),  # 1.96 sqrt(0.5 / 50) = 0.196
+    (doubts.few_problems("dev", 50, 0.0, 0.0), "below about 0.20"),  # no spread: none is known
+    (doubts.few_problems("test", 100, -0.05, 0.15), None),
+    (doubts.at_the_end("ssd", 2.5, (1.0, 1.6, 2.5)), "the best T_eval of ssd, 2.5, is the highest"),
+    (doubts.at_the_end("ssd", 1.0, (1.0, 1.6, 2.5)), "is the lowest that was tried: its true best "
+     "may be lower"),
+    (doubts.at_the_end("ssd", 1.6, (1.0, 1.6, 2.5)), None),
+    (doubts.at_the_end("ssd", 1.6, (1.6,)), None),  # nothing was to be chosen
+])  # fmt: skip
+def test_a_sentence_on_both_sides_of_its_bound(said, words):
+    assert said is None if words is None else words in said and "\n" not in said
+
+
+def test_what_is_nothing_is_left_out_and_nothing_is_said_twice():
+    assert doubts.collect(None, "a", ["b", None, "a"], []) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("given", "steps", "expected"), [
+    (None, 57, 5), (None, 9, 0), (None, 500, 50), (None, 2500, 50), (50, 57, 50), (0, 500, 0),
+])  # fmt: skip
+def test_the_default_warm_up_is_at_most_a_tenth_of_the_steps(given, steps, expected):
+    assert TrainConfig(warmup_steps=given).warmup(steps) == expected
+
+
+ROW = {"completion": "a\nb", "prompt_ids": [5], "completion_ids": [6, 7, 8]}
+
+
+@pytest.mark.parametrize(("samples", "options", "steps"), [
+    (7, {"batch_size": 3}, 3),
+    (7, {"batch_size": 2, "gradient_accumulation": 3, "epochs": 2.5}, 5),
+    (7, {"batch_size": 8, "epochs": 0.5}, 1),
+    (7, {"batch_size": 2, "max_steps": 2}, 2),
+])  # fmt: skip
+def test_the_steps_are_those_that_the_trainer_makes(tmp_path, samples, options, steps):
+    config = TrainConfig(learning_rate=1e-4, **options)
+    assert config.steps(samples) == steps
+    train(tiny_model("llama"), tiny_tokenizer(), [ROW] * samples, config, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == steps
+
+
+def test_train_says_before_it_begins_that_warm_up_is_all_there_is(tmp_path, capsys):
+    model, samples = save(tmp_path / "model", "llama"), tmp_path / "s.jsonl"
+    cut = [ROW | {"finished": i > 0} for i in range(4)]
+    write_jsonl(samples, cut)
+    config = TrainConfig(batch_size=2, warmup_steps=2)
+    train_stage(str(model), samples, config, tmp_path / "short")
+    record = json.loads((tmp_path / "short" / "run.json").read_text())
+    said = capsys.readouterr().err
+    assert record["planned"] == {"steps": 2, "warmup_steps": 2}
+    assert [doubt.split(":")[0] for doubt in record["doubts"]] == [
+        "2 training steps, 2 of them warm-up",
+        "1 of 4 samples (25%) were cut at their longest",
+    ]
+    for doubt in record["doubts"]:
+        assert f"note: {doubt}\n" in said
+    train_stage(str(model), samples, TrainConfig(batch_size=2), tmp_path / "plain")
+    record = json.loads((tmp_path / "plain" / "run.json").read_text())
+    assert record["planned"]["warmup_steps"] == 0 and len(record["doubts"]) == 1
+
+
+def test_samples_cut_by_their_length_may_be_left_out(tmp_path, capsys):
+    model, samples = save(tmp_path / "model", "llama"), tmp_path / "s.jsonl"
+    write_jsonl(samples, [ROW | {"finished": True}, ROW | {"finished": False}, ROW])
+    config = TrainConfig(batch_size=2, drop_unfinished=True)
+    train_stage(str(model), samples, config, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["used"] == 2 and record["dropped"] == {"cut by their length": 1}
+    assert "1 of 3 samples left out (1 cut by their length)" in capsys.readouterr().err
+    assert record["doubts"] == [doubts.cut_samples(1, 3, kept=False)]
