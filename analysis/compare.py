@@ -13,19 +13,21 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_probe.analysis.changes import PAIR_STATISTICS, STATISTICS, position_statistics
-from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.labels import FORK, KINDS, LOCK, OPEN
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.results import PositionStats
 
 ALL = "all"
+LEAST_POSITIONS = 30  # of a kind, for a verdict on it
+MOST_SHARE = 0.95  # of the positions: with more of one kind, the labels tell nothing apart
 
 
 class Verdict(NamedTuple):
     """One claim of the paper on these probes: `holds` is True, False, or None for undecided.
 
-    `basis`: the numbers it was judged by, by name; or `lacks`, the kind of which there was none.
+    `basis`: the numbers it was judged by, by name, and `unfit`, why they cannot decide, or None.
     """
 
     claim: str
@@ -138,13 +140,35 @@ def summarise(
     return result
 
 
+def kind_counts(comparison: pd.DataFrame) -> dict[str, int]:
+    """Positions of each kind in `compare`'s frame, 0 where there are none; "all" first."""
+    counts = comparison.drop_duplicates("label").set_index("label")["positions"]
+    return {kind: int(counts.get(kind, 0)) for kind in (ALL, *KINDS)}
+
+
+def unfit(counts: Mapping[str, int], *kinds: str) -> str | None:
+    """Why nothing can be said of these kinds of positions, or None.
+
+    A kind is nearly absent with fewer than `LEAST_POSITIONS`, and nearly everything with more than
+    `MOST_SHARE` of all positions: then the rule told nothing apart. counts: of `kind_counts`.
+    """
+    for kind in kinds:
+        if counts[kind] < LEAST_POSITIONS:
+            return f"{counts[kind]} {kind}s, and a verdict needs {LEAST_POSITIONS}"
+        if counts[kind] > MOST_SHARE * counts[ALL]:
+            share = 100 * counts[kind] / counts[ALL]
+            return f"{share:.3g} % of the positions are {kind}s, above {100 * MOST_SHARE:g} %"
+    return None
+
+
 def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
     """The paper's two claims, judged on `compare`'s frame (in words: `views.comparison`).
 
     Locks lost their tail: the tail mass at locks fell. Forks kept their head: the entropy of the
     head at forks did not fall. "Fell" means that the whole interval of the difference lies below
     -margin times the base's value, "did not" that the whole interval lies above it; an interval
-    across it, or none, decides nothing, and nor does a fall below the noise floor.
+    across it, or none, decides nothing, and nor does a fall below the noise floor, nor a kind that
+    is `unfit`.
     """
     return [
         _verdict(comparison, LOCK, "tail_mass", "locks lost their tail", True, margin),
@@ -153,7 +177,7 @@ def verdicts(comparison: pd.DataFrame, margin: float = 0.05) -> list[Verdict]:
 
 
 def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
-    """KL(q || p) in its two parts, before and after: a row a label ("all", lock, fork) and model.
+    """KL(q || p) in its two parts, before and after: a row a label ("all", then kinds) and model.
 
     comparison: `compare`'s frame. KL(q || p) = outside + inside, in nats: outside = -log K, what is
     not yet in the support; inside = KL(q || pi), what has another shape within it.
@@ -164,7 +188,7 @@ def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
         raise UserError("greedy training has no loss terms")
     wide = comparison.pivot(index="statistic", columns="label")
     rows = []
-    for label in (label for label in (ALL, LOCK, FORK) if label in wide["base"]):
+    for label in (label for label in (ALL, LOCK, FORK, OPEN) if label in wide["base"]):
         for model in ("base", "tuned"):
             means = wide[model][label]
             outside = means["compression"]
@@ -196,12 +220,13 @@ def _verdict(
     comparison: pd.DataFrame, label: str, name: str, claim: str, should_fall: bool, margin: float
 ) -> Verdict:
     found = comparison[(comparison["label"] == label) & (comparison["statistic"] == name)]
+    why = unfit(kind_counts(comparison), label)
     if found.empty:
-        return Verdict(claim, None, {"lacks": label})
+        return Verdict(claim, None, {"unfit": why})
     row = found.iloc[0]
     limit = -margin * row["base"]
     fell = True if row["high"] < limit else False if row["low"] >= limit else None
     if fell and abs(row["difference"]) < row.get("floor", 0):
         fell = None
-    holds = None if fell is None else fell == should_fall
-    return Verdict(claim, holds, row.to_dict() | {"margin": margin})
+    holds = None if fell is None or why else fell == should_fall
+    return Verdict(claim, holds, row.to_dict() | {"margin": margin, "unfit": why})

@@ -4,47 +4,43 @@ Memory holds one part of each probe and sums by problem, however many positions 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 
 from ssd_probe.analysis.compare import (
     Verdict,
     add_totals,
+    kind_counts,
     loss_parts,
     noise_floors,
     summarise,
     totals,
+    unfit,
     verdicts,
 )
 from ssd_probe.analysis.curves import (
     cumulative_mass,
     entropy_by_mass_bin,
     pooled,
-    ranked_probabilities,
     stack_models,
-    tempered_ranks,
     truncation_curves,
 )
+from ssd_probe.analysis.examples.chosen import example_positions, example_text, examples
 from ssd_probe.analysis.frames import Missing, attempt, stats_of
 from ssd_probe.analysis.labels import FORK, LOCK, Rule
 from ssd_probe.analysis.leverage import LEAST_SLIP, Leverage, conflict_totals, leverage
 from ssd_probe.analysis.rates import fork_rates, label_counts
-from ssd_probe.analysis.steps import steps_of_row
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 
 SIDES = ("base", "tuned")
 FIGURE_RANKS = 60  # of Figure 6a
-FIGURE_TOKENS = 400  # of Figure 4
 BIN_RANKS = 20  # that Figure 6d needs
-BAR_TEMPERATURES = (0.5, 2.0)  # low and high T_eval of Figure 4's bars
-WRITTEN = ("text", "thinking", "code")  # segments that a model writes and a person reads
 Parts = Iterable[tuple[pd.DataFrame, pd.DataFrame]]
 
 
@@ -55,6 +51,7 @@ class Digest(NamedTuple):
     """
 
     decoding: Decoding  # the training one
+    marking: Decoding  # of Figure 4's branching: the rule's, if it has one
     where: str  # which texts and positions, in words
     comparison: pd.DataFrame  # `compare`
     leverage: Leverage | None  # None without a lock or without a fork
@@ -87,9 +84,8 @@ def digest(
     parts: (base, tuned) frames of the same whole texts; decoding: the training one, whose support S
     is measured; its top-k and top-p are also those of the curves over T_eval; where: which texts
     and positions, for captions; noise: as in `compare`; names: of the two models in the curves;
-    tokenizer: names Figure 5's tokens. The examples come from the first part: for Figure 4 the text
-    with most forks among its first tokens, for Figures 5 and 8 the fork of highest entropy and the
-    lock of median entropy. What a figure lacks its data for is `Missing`.
+    tokenizer: names Figure 5's tokens. The examples come from the first part, and are typical ones
+    (`examples.chosen`). What a figure lacks its data for is `Missing`.
     Raises UserError as `compare` does, and without parts.
     """
     source = iter(parts)
@@ -102,8 +98,10 @@ def digest(
     def work(base: pd.DataFrame, tuned: pd.DataFrame) -> _Part | None:
         return _part(base, tuned, rule.label(base), decoding, noisy)
 
-    examples = _examples(example_positions(*first, labels), decoding, names, tokenizer)
-    text = attempt(lambda: example_text(first[0], labels, decoding))
+    marking = getattr(rule, "decoding", LABELLING)
+    chosen = example_positions(*first, labels, decoding)
+    shown = examples(chosen, decoding, names, tokenizer)
+    text = attempt(lambda: example_text(first[0], labels, marking))
     read = [part for part in _worked(chain([first], source), work) if part is not None]
     if not read:
         raise UserError("no position is valid in both probes")
@@ -114,10 +112,11 @@ def digest(
     bins = [part.bins for part in read]
     return Digest(
         decoding=decoding,
+        marking=marking,
         where=where,
         comparison=comparison,
         leverage=found,
-        verdicts=[*verdicts(comparison), leverage_verdict(found)],
+        verdicts=[*verdicts(comparison), leverage_verdict(found, kind_counts(comparison))],
         rates=fork_rates([p.counts for p in read], **random),
         loss=attempt(lambda: loss_parts(comparison)),
         mass=_stacked([p.mass for p in read], "rank", names),
@@ -126,7 +125,7 @@ def digest(
         if bins[0]
         else Missing(f"the probe keeps fewer than {BIN_RANKS} ranks"),
         text=text,
-        **examples,
+        **shown,
     )
 
 
@@ -148,13 +147,16 @@ def _worked(parts: Parts, work: Callable[..., Any]) -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
-def leverage_verdict(found: Leverage | None) -> Verdict:
-    """The third claim: at the same slip of the locks, the tuned model's forks open further."""
-    claim = "T_eval gained leverage"
+def leverage_verdict(found: Leverage | None, counts: Mapping[str, int]) -> Verdict:
+    """The third claim: at the same slip of the locks, the tuned model's forks open further.
+
+    counts: of `kind_counts`. Undecided where locks or forks are `unfit` for a verdict.
+    """
+    claim, why = "T_eval gained leverage", unfit(counts, LOCK, FORK)
     if found is None:
-        return Verdict(claim, None, {"lacks": f"{LOCK} or no {FORK}"})
-    holds = True if found.low > 0 else False if found.high <= 0 else None
-    return Verdict(claim, holds, found._asdict() | {"least_slip": LEAST_SLIP})
+        return Verdict(claim, None, {"unfit": why})
+    holds = None if why else True if found.low > 0 else False if found.high <= 0 else None
+    return Verdict(claim, holds, found._asdict() | {"least_slip": LEAST_SLIP, "unfit": why})
 
 
 class _Part(NamedTuple):
@@ -193,68 +195,6 @@ def _part(
         again=base[again],
         kinds=labels[again],
     )
-
-
-def example_text(base: pd.DataFrame, labels: pd.Series, decoding: Decoding) -> pd.DataFrame:
-    """Figure 4's rows: token, label, branching of the start of the text with most forks there.
-
-    Of texts with code only the code; of no text more than `FIGURE_TOKENS` tokens.
-    Raises UserError where there is neither text nor code.
-    """
-    written = base["segment"].isin(["code"] if (base["segment"] == "code").any() else WRITTEN)
-    shown = base[written & base["valid"]]
-    shown = shown.groupby("sample_id", sort=False).head(FIGURE_TOKENS)
-    if shown.empty:
-        raise UserError("the first part of the probe holds no text or code")
-    forks = (labels[shown.index] == FORK).groupby(shown["sample_id"], sort=False).sum()
-    rows = shown[shown["sample_id"] == forks.idxmax()]
-    entropy = stats_of(rows).truncated([decoding]).entropy[:, 0].numpy()
-    columns = {"token": rows["token"], "label": labels[rows.index], "branching": np.exp(entropy)}
-    return pd.DataFrame(columns)
-
-
-def example_positions(
-    base: pd.DataFrame, tuned: pd.DataFrame, labels: pd.Series
-) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Figure 5's rows of both models: the fork of highest entropy, the lock of median entropy."""
-    valid = base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)
-    found = {}
-    for kind, share in ((FORK, 1.0), (LOCK, 0.5)):
-        places = np.flatnonzero((labels == kind).to_numpy() & valid)
-        if len(places):
-            order = places[np.argsort(base["entropy"].to_numpy()[places], kind="stable")]
-            place = order[int(share * (len(order) - 1))]
-            found[kind] = base.iloc[place], tuned.iloc[place]
-    return found
-
-
-def _examples(
-    rows: dict[str, tuple[pd.Series, pd.Series]],
-    decoding: Decoding,
-    names: tuple[str, str],
-    tokenizer: Any,
-) -> dict[str, pd.DataFrame | Missing]:
-    """Figure 4's bars and Figures 5 and 8, from the rows of `example_positions`."""
-    for kind in (FORK, LOCK):
-        if kind not in rows:
-            none = Missing(f"the first part of the probe holds no {kind}")
-            return dict.fromkeys(("bars", "ranked", "steps"), none)
-
-    def stack(frame: Callable[[pd.Series], pd.DataFrame], sides: int = 1) -> pd.DataFrame:
-        frames = [
-            frame(row).assign(model=name, label=kind)
-            for kind in (FORK, LOCK)
-            for name, row in zip(names[:sides], rows[kind][:sides], strict=True)
-        ]
-        return pd.concat(frames, ignore_index=True)
-
-    return {
-        "bars": attempt(lambda: stack(lambda row: tempered_ranks(row, decoding, BAR_TEMPERATURES))),
-        "ranked": attempt(
-            lambda: stack(lambda row: ranked_probabilities(row, decoding, 12, tokenizer), sides=2)
-        ),
-        "steps": attempt(lambda: stack(lambda row: steps_of_row(row, decoding, ranks=24))),
-    }
 
 
 def _floors(

@@ -7,17 +7,18 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.labels import FORK, LOCK, OPEN
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.errors import UserError
 
 WAYS = ("segment", "syntax", "depth")
 DEPTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _KEYS = ["by", "group", "problem_id"]
+_COUNTS = ["forks", "locks", "opens"]
 
 
 def label_counts(frame: pd.DataFrame, labels: ArrayLike) -> pd.DataFrame:
-    """Positions, forks and locks of each group and problem; counts of several parts just add.
+    """Positions, forks, locks and open ones of each group and problem; counts of parts just add.
 
     frame: a probe, or a part of one that holds whole texts; labels: [N], as a rule gives them.
     Index by (one of `WAYS`), group, problem_id. Groups: the segment; the syntax node (positions
@@ -41,12 +42,13 @@ def label_counts(frame: pd.DataFrame, labels: ArrayLike) -> pd.DataFrame:
             "positions": 1,
             "forks": kinds == FORK,
             "locks": kinds == LOCK,
+            "opens": kinds == OPEN,
         }
     )[frame["valid"].to_numpy(bool)]
     counts = []
     for way in WAYS:
         named = table[table[way].notna() & (table[way] != "")]
-        sums = named.groupby([way, "problem_id"])[["positions", "forks", "locks"]].sum()
+        sums = named.groupby([way, "problem_id"])[["positions", *_COUNTS]].sum()
         counts.append(sums.rename_axis(index=["group", "problem_id"]).assign(by=way).reset_index())
     return pd.concat(counts).set_index(_KEYS)
 
@@ -54,11 +56,12 @@ def label_counts(frame: pd.DataFrame, labels: ArrayLike) -> pd.DataFrame:
 def fork_rates(
     counts: pd.DataFrame | Iterable[pd.DataFrame], *, n_resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Shares of forks and of locks in each group, with the 95 % bootstrap interval of the forks'.
+    """Shares of forks, locks and open positions in each group; of forks and open with intervals.
 
     counts: of `label_counts`, of one frame or of the parts of a probe. Returns by, group,
-    positions, problems, fork_rate, low, high (problems are resampled), lock_rate; depths from the
-    start on, other groups by falling fork rate. Raises UserError without any counts.
+    positions, problems, fork_rate, low, high, lock_rate, open_rate, open_low, open_high (95 %
+    bootstrap over problems); depths from the start on, other groups by falling fork rate.
+    Raises UserError without any counts.
     """
     parts = [counts] if isinstance(counts, pd.DataFrame) else list(counts)
     if not parts:
@@ -66,14 +69,15 @@ def fork_rates(
     total = pd.concat(parts).groupby(level=_KEYS).sum()
     rows = []
     for (way, group), part in total.groupby(level=["by", "group"]):
-        low, high = bootstrap_ratio(
-            part["forks"], part["positions"], n_resamples=n_resamples, seed=seed
+        count = part["positions"]
+        forks, opens = (
+            bootstrap_ratio(part[kind], count, n_resamples=n_resamples, seed=seed)
+            for kind in ("forks", "opens")
         )
-        positions = part["positions"].sum()
-        rates = part["forks"].sum() / positions, low, high, part["locks"].sum() / positions
-        rows.append((way, group, positions, len(part), *rates))
-    names = ["by", "group", "positions", "problems", "fork_rate", "low", "high", "lock_rate"]
-    table = pd.DataFrame(rows, columns=names)
+        fork, lock, open_ = (part[kind].sum() / count.sum() for kind in _COUNTS)
+        rows.append((way, group, count.sum(), len(part), fork, *forks, lock, open_, *opens))
+    ends = ["fork_rate", "low", "high", "lock_rate", "open_rate", "open_low", "open_high"]
+    table = pd.DataFrame(rows, columns=["by", "group", "positions", "problems", *ends])
     depths = {name: i for i, name in enumerate(_depth_names())}
     order = np.where(table["by"] == "depth", table["group"].map(depths), -table["fork_rate"])
     way = table["by"].map({name: i for i, name in enumerate(WAYS)})

@@ -1,17 +1,31 @@
-"""How good a rule for forks and locks is: against positions of known kind, other rules, other
-parameters."""
+"""How good a rule for forks and locks is: against positions of known kind, against what became of
+programs (`branching`), other rules, other parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu
+from scipy.stats import bootstrap, mannwhitneyu
 
-from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.frames import require_columns
+from ssd_probe.analysis.labels import FORK, LOCK, OPEN
 from ssd_probe.errors import UserError
+
+MEASURES = ("auc", "fork_f1", "lock_f1", "best_fork_from", "best_fork_f1", "best_lock_to",
+            "best_lock_f1")  # fmt: skip
+_BATCH_ELEMENTS = 4_000_000
+
+Floats = NDArray[np.float64]
+
+
+class Rated(NamedTuple):
+    """What a rule says of N positions."""
+
+    score: ArrayLike  # [N], higher = more fork, NaN where unknown
+    label: ArrayLike  # [N], one of `labels.KINDS`
 
 
 def score_against_truth(
@@ -110,6 +124,134 @@ def sensitivity(
                 row |= {"fork_f1": found[FORK], "lock_f1": found[LOCK]}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def score_against_outcomes(
+    rules: Mapping[str, Rated],
+    outcomes: pd.DataFrame,
+    *,
+    over: str | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well rules find the positions at which other tokens keep the program passing.
+
+    rules: by name, on the same N positions. outcomes: [N] rows with problem_id, p_fork (posterior
+    probability f of an outcome-fork, so that undecided positions count half on either side) and, if
+    they were not drawn alike, weight w. Positions without a score or an f are left out, for all
+    rules alike. Measures, as expectations over f, with 95 % bootstrap intervals over problems:
+
+        auc             sum_ij a_ij ([s_i > s_j] + [s_i = s_j] / 2) / sum_ij a_ij, with the score s
+                        and a_ij = w_i f_i w_j (1 - f_j)
+        fork_f1         2 sum w f [said] / (sum w [said] + sum w f), said: labelled fork or open, as
+                        an outcome does not tell these two apart
+        lock_f1         the same of the locks, with 1 - f
+        best_fork_from  the score from which "fork" has the highest F1, best_fork_f1, on these data
+        best_lock_to    the score up to which "lock" has it, best_lock_f1
+
+    Uncertain f hold all measures away from 1: a perfect rule reaches what `p_fork` allows. With
+    `over`, the name of a rule, each estimate is the rule's less that rule's, resampled in pairs.
+    Returns rule, measure (of `MEASURES`), estimate, low, high, positions, problems.
+    Raises UserError where lengths differ, a column lacks, f is no probability, or nothing is left.
+    """
+    require_columns(outcomes, ["problem_id", "p_fork"], "the outcomes")
+    if over is not None and over not in rules:
+        raise UserError(f"over = {over!r}: the rules are {', '.join(rules)}")
+    scores = {name: np.asarray(rule.score, float) for name, rule in rules.items()}
+    labels = {name: np.asarray(rule.label) for name, rule in rules.items()}
+    f = outcomes["p_fork"].to_numpy(float)
+    weight = outcomes["weight"].to_numpy(float) if "weight" in outcomes else np.ones(len(f))
+    if any(values.shape != f.shape for values in [*scores.values(), *labels.values()]):
+        raise UserError("each rule and the outcomes must have one entry for each position")
+    if ((f < 0) | (f > 1)).any() or not (weight >= 0).all():
+        raise UserError("the outcomes' p_fork must lie in 0..1, their weight must not be below 0")
+    known = np.isfinite([f, *scores.values()]).all(axis=0)
+    if not known.any():
+        raise UserError("no position has both an outcome and a score")
+    codes, problems = pd.factorize(outcomes["problem_id"].to_numpy()[known])
+    mass = [weight[known] * part for part in (f[known], 1 - f[known])]
+    sums = {
+        name: _sums(scores[name][known], labels[name][known], mass, codes, len(problems))
+        for name in rules
+    }
+    rows = []
+    for name in [name for name in rules if name != over]:
+        pair = [sums[name], *([sums[over]] if over is not None else [])]
+        estimate, low, high = _with_interval(pair, len(problems), n_resamples, seed)
+        told = zip(MEASURES, estimate, low, high, strict=True)
+        rows += [(name, *row, known.sum(), len(problems)) for row in told]
+    columns = ["rule", "measure", "estimate", "low", "high", "positions", "problems"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+class _Sums(NamedTuple):
+    """Of one rule, by problem [P, ...]: all that `MEASURES` need."""
+
+    values: Floats  # [U], the distinct scores, ascending
+    forks: Floats  # [P, U] mass of outcome-forks at each score
+    locks: Floats  # [P, U] of outcome-locks
+    said: Floats  # [P, 2, 2]: (said fork, said lock) x (fork mass, lock mass)
+
+
+def _sums(
+    score: Floats, label: NDArray, mass: Sequence[Floats], codes: NDArray, problems: int
+) -> _Sums:
+    values, at = np.unique(score, return_inverse=True)
+    by_score = np.zeros((2, problems, len(values)))
+    said = np.zeros((problems, 2, 2))
+    for kind, part in enumerate(mass):
+        np.add.at(by_score[kind], (codes, at), part)
+        for i, names in enumerate(((FORK, OPEN), (LOCK,))):
+            np.add.at(said[:, i, kind], codes, part * np.isin(label, names))
+    return _Sums(values, by_score[0], by_score[1], said)
+
+
+def _measures(sums: _Sums, counts: Floats) -> Floats:
+    """`MEASURES` [M, B] of B resamples, each problem taken `counts` [B, P] times."""
+    forks, locks = counts @ sums.forks, counts @ sums.locks  # [B, U]
+    fork, lock = forks.sum(-1), locks.sum(-1)  # [B]
+    said = np.tensordot(counts, sums.said, 1)  # [B, 2, 2]
+    below = np.cumsum(locks, -1) - locks / 2  # locks that score lower, and half of the equal
+    from_here = [np.cumsum(part[:, ::-1], -1)[:, ::-1] for part in (forks, locks)]
+    up_to = [np.cumsum(part, -1) for part in (forks, locks)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auc = (forks * below).sum(-1) / (fork * lock)
+        fork_f1 = 2 * said[:, 0, 0] / (said[:, 0].sum(-1) + fork)
+        lock_f1 = 2 * said[:, 1, 1] / (said[:, 1].sum(-1) + lock)
+        by_fork = 2 * from_here[0] / (from_here[0] + from_here[1] + fork[:, None])
+        by_lock = 2 * up_to[1] / (up_to[0] + up_to[1] + lock[:, None])
+    best = [x for f1 in (by_fork, by_lock) for x in (sums.values[f1.argmax(-1)], f1.max(-1))]
+    return np.stack([auc, fork_f1, lock_f1, *best])
+
+
+def _with_interval(
+    pair: Sequence[_Sums], problems: int, n_resamples: int, seed: int
+) -> tuple[Floats, Floats, Floats]:
+    """Measures [M] of the first rule, less the second's if there are two, and their interval."""
+
+    def statistic(counts: Floats) -> Floats:
+        first, *second = (_measures(sums, counts) for sums in pair)
+        return first - second[0] if second else first
+
+    def resampled(drawn: NDArray, axis: int) -> Floats:
+        drawn = np.atleast_2d(np.moveaxis(drawn, axis, -1))
+        offsets = problems * np.arange(len(drawn))[:, None]
+        counts = np.bincount((drawn + offsets).ravel(), minlength=problems * len(drawn))
+        return statistic(counts.reshape(len(drawn), problems).astype(float))
+
+    estimate = statistic(np.ones((1, problems)))[:, 0]
+    if problems < 2:
+        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
+    ends = bootstrap(
+        (np.arange(problems),),
+        resampled,
+        n_resamples=n_resamples,
+        batch=max(1, _BATCH_ELEMENTS // max(problems, len(pair[0].values))),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return estimate, ends.low, ends.high
 
 
 def _ratio(part: float, whole: float) -> float:

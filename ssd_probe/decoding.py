@@ -200,5 +200,6 @@ def _check_number(name: str, value: Any, legal: Any, expected: str) -> None:
 
 
 PAPER_TRAIN = Decoding.preset("qwen3-4b-instruct", "train")
+LABELLING = PAPER_TRAIN  # of `analysis.labels.SupportRule`, whatever was trained at
 """The default where one is needed: how the paper sampled Qwen3-4B-Instruct's own training data
 (Table 3; T=1.6, top-k 20, top-p 0.8). The support that a student learns is this truncation's."""

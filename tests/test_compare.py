@@ -8,11 +8,11 @@ import torch
 from ssd_probe.analysis import theory
 from ssd_probe.analysis.changes import STATISTICS, _split, position_statistics
 from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
-from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
+from ssd_probe.analysis.labels import FORK, LOCK, OPEN, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
-from ssd_probe.views.comparison import caveat, sentence
+from ssd_probe.views.comparison import caveat, positions, sentence
 from tests.probes import (
     TRAIN,
     branching_of,
@@ -65,7 +65,8 @@ class TestCompare:
         base, tuned = probe_of(logits), probe_of(moved)
         labels = SupportRule().label(base)
         table = compare(base, tuned, labels, self.decoding, n_resamples=50)
-        assert list(table["label"].unique()) == ["all", FORK, LOCK, NEITHER]
+        assert list(table["label"].unique()) == ["all", *sorted(set(labels))]
+        assert set(labels) >= {FORK, LOCK, OPEN}
         by_position = position_statistics(base, tuned, self.decoding)
         for row in table.itertuples():
             rows = by_position[(labels == row.label) | (row.label == "all")]
@@ -179,12 +180,22 @@ class TestVerdicts:
     ])  # fmt: skip
     def test_both_claims(self, low, high, lost, kept):
         rows = [
-            (label, name, 9, 3, 1.0, 0.7, -0.3, low, high, 0.0)
+            (label, name, 30, 3, 1.0, 0.7, -0.3, low, high, 0.0)
             for label, name in ((LOCK, "tail_mass"), (FORK, "head_entropy"), (FORK, "tail_mass"))
         ]
+        rows += [("all", "tail_mass", 100, 3, 1.0, 0.7, -0.3, low, high, 0.0)]
         columns = "label statistic positions problems base tuned difference low high missing"
-        locks, forks = verdicts(pd.DataFrame(rows, columns=columns.split()))
+        table = pd.DataFrame(rows, columns=columns.split())
+        locks, forks = verdicts(table)
         assert (locks.holds, forks.holds) == (lost, kept)
+        few = table.assign(positions=table["positions"] - 1)
+        assert [verdict.holds for verdict in verdicts(few)] == [None, None]
+        assert "undecided (29 locks, and a verdict needs 30). Mean" in sentence(verdicts(few)[0])
+        most = table.assign(positions=[600, 30, 30, 631])
+        told = [verdict.holds for verdict in verdicts(most)]
+        assert told == [None, kept] and "95.1 % of the positions are locks" in sentence(
+            verdicts(most)[0]
+        )
         assert "tail mass at locks 1 -> 0.7, difference -0.3" in sentence(locks)
         assert sentence(forks).startswith("forks kept their head: ")
 
@@ -199,17 +210,23 @@ class TestVerdicts:
         change = (noise["entropy"] - base["entropy"][kept]).abs().mean()
         assert entropy["floor"] == pytest.approx(change, rel=1e-6)
         rows = table[table.statistic == "tail_mass"].assign(low=-2.0, high=-1.0)
+        rows.loc[rows.label == "all", "positions"] = 100
         locks, _ = verdicts(rows)
         assert locks.holds is None and "Scoring the base again" in sentence(locks)
         assert verdicts(rows.assign(floor=0.0))[0].holds is True
 
     def test_a_label_that_does_not_occur_is_undecided(self):
         frame = probe_of(random_logits())
-        table = compare(frame, frame, [LOCK] * 60, TRAIN, n_resamples=9)
+        table = compare(frame, frame, [LOCK] * 50 + [OPEN] * 10, TRAIN, n_resamples=9)
         assert set(table["statistic"]) == set(STATISTICS)
         locks, forks = verdicts(table)
         assert locks.holds is False  # nothing changed, so nothing was lost
-        assert forks.holds is None and "no fork was found" in sentence(forks)
+        told = "forks kept their head: undecided (0 forks, and a verdict needs 30)."
+        assert forks.holds is None and sentence(forks) == told
+        counts = (
+            "60 positions: 50 locks (83.3 %), 0 forks (0 %), 10 open (16.7 %), 0 neither (0 %)."
+        )
+        assert positions(table) == counts
 
     def test_ssd_in_the_ideal_is_found_to_do_what_the_paper_says(self):
         """The ideal student (Prop. B.2): the base, tempered and truncated, next to nothing else."""
@@ -223,7 +240,7 @@ class TestVerdicts:
             kept = support_of(row, TRAIN)
             student[i, kept] = row[kept] / TRAIN.temperature
         frame = probe_of(base, problems=10)
-        labels = SupportRule().label(frame)
+        labels = SupportRule(TRAIN).label(frame)
         assert list(labels) == [LOCK] * 40 + [FORK] * 40
         table = compare(frame, probe_of(student, problems=10), labels, TRAIN, n_resamples=200)
         assert [verdict.holds for verdict in verdicts(table)] == [True, True]

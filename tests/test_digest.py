@@ -13,17 +13,27 @@ from ssd_probe.analysis.curves import (
     tempered_ranks,
     truncation_curves,
 )
-from ssd_probe.analysis.digest import digest, example_positions, leverage_verdict
+from ssd_probe.analysis.digest import digest, leverage_verdict
+from ssd_probe.analysis.examples.chosen import example_positions, example_text
 from ssd_probe.analysis.frames import Missing
 from ssd_probe.analysis.labels import FORK, LOCK, SupportRule
 from ssd_probe.analysis.leverage import conflict_totals, leverage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.comparison_set import draw_digest
-from tests.probes import TRAIN, branching_of, flat, probe_of, random_logits, softmax
+from tests.probes import (
+    TRAIN,
+    branching_of,
+    flat,
+    probe_of,
+    random_logits,
+    softmax,
+    support_of,
+)
 
 GRID = (0.5, 1.0, 1.5, 2.0)
 OPEN = {"top_k": 20, "top_p": 1.0}
+ENOUGH = {"all": 90, LOCK: 40, FORK: 40}  # positions for a verdict
 
 
 def locks_and_forks(tail: float, problems: int = 8):
@@ -71,7 +81,9 @@ class TestLeverage:
         base, kinds = locks_and_forks(0.05)
         found = leverage(conflict_totals(base, base, kinds, base["problem_id"]), n_resamples=99)
         assert found.difference == found.low == found.high == 0
-        assert leverage_verdict(found).holds is False
+        assert leverage_verdict(found, ENOUGH).holds is False
+        few = leverage_verdict(found, ENOUGH | {FORK: 29})
+        assert few.holds is None and few.basis["unfit"] == "29 forks, and a verdict needs 30"
 
     def test_parts_add_and_bad_input(self):
         base, kinds = locks_and_forks(0.05)
@@ -88,8 +100,8 @@ class TestLeverage:
         with pytest.raises(UserError, match="on both sides of 1"):
             leverage(conflict_totals(base, tuned, kinds, problems, (1.5, 2.0)))
         single = leverage(conflict_totals(base, tuned, kinds, ["p"] * 16))
-        assert np.isnan(single.low) and leverage_verdict(single).holds is None
-        assert leverage_verdict(None).holds is None
+        assert np.isnan(single.low) and leverage_verdict(single, ENOUGH).holds is None
+        assert leverage_verdict(None, ENOUGH | {FORK: 0}).holds is None
 
     def test_positions_invalid_in_one_model_are_left_out(self):
         base, kinds = locks_and_forks(0.05)
@@ -151,19 +163,38 @@ class TestDigest:
         assert found.bins["model"].unique().tolist() == ["base", "tuned"]
         first = base[:25]
         labels = rule.label(first)
-        examples = example_positions(first, tuned[:25], labels)
-        fork, lock = examples[FORK][0], examples[LOCK][0]
-        assert fork["entropy"] == first["entropy"][labels == FORK].max()
-        assert lock["entropy"] in first["entropy"][labels == LOCK].to_numpy()
+        examples = example_positions(first, tuned[:25], labels, TRAIN)
+        for kind in (FORK, LOCK):
+            row = examples[kind][0]
+            few = [kind == LOCK or 2 <= len(support_of(x, TRAIN)) <= 6 for x in self.logits[:25]]
+            follows = first["position"] > 0
+            among = first["entropy"][(labels == kind) & np.array(few) & follows]
+            assert row["entropy"] == among.sort_values().iloc[(len(among) - 1) // 2]
+            here = row.name
+            same = first["sample_id"].iloc[:here] == row["sample_id"]
+            assert row["context"] == "".join(first["token"].iloc[:here][same]) != ""
+        ranked = found.ranked.drop_duplicates("label").set_index("label")
+        assert ranked.loc[FORK, "context"] == examples[FORK][0]["context"]
         np.testing.assert_allclose(
             found.text["branching"].iloc[0],
-            branching_of(self.logits[found.text.index[0]], TRAIN), rtol=1e-5,
+            branching_of(self.logits[found.text.index[0]], rule.decoding), rtol=1e-5,
         )  # fmt: skip
         paths, missing = draw_digest(found, tmp_path)
         assert missing == [] and {p.stem for p in paths} == {
             "fig_4", "fig_4_bars", "fig_5", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
             "loss_terms", "fork_rates",
         }  # fmt: skip
+
+    def test_figure_4_shows_the_text_with_the_median_share_of_forks(self):
+        frame = probe_of(random_logits(20)).assign(segment="code", token="a")
+        frame["sample_id"] = np.repeat([0, 1, 2, 3], [2, 6, 6, 6])
+        forks = np.repeat([1, 5, 0, 2], [2, 6, 6, 6])  # of each text; the first is too short
+        place = frame.groupby("sample_id").cumcount()
+        labels = pd.Series(np.where(place < forks, FORK, LOCK), frame.index)
+        shown = example_text(frame, labels, TRAIN)
+        assert list(shown.index) == list(frame.index[frame["sample_id"] == 3])
+        with pytest.raises(UserError, match="neither|no text or code"):
+            example_text(frame.assign(segment="prompt"), labels, TRAIN)
 
     def test_few_ranks_and_no_forks_are_missing_figures_with_a_reason(self, tmp_path):
         lock = flat(-60.0)

@@ -58,8 +58,8 @@ RANKED = stack(
 CODE = pd.DataFrame(
     {
         "token": ["def", " f", "():", "\n    ", "return", " $x$", "\n", "☃" * 12],
-        "label": ["lock", "fork", "neither", "lock", "fork", "neither", "fork", "neither"],
-        "branching": [1.0, 2.0, 1.3, 1.0, 9.0, 1.3, 2.0, 1.3],
+        "label": ["lock", "fork", "open", "lock", "fork", "neither", "fork", "neither"],
+        "branching": [1.0, 2.0, 1.3, 1.0, 19.0, 1.3, 2.0, 1.3],
     }
 )
 FIGURES = [
@@ -178,6 +178,15 @@ def test_fig_5_pair_shows_the_fork_s_head_and_the_lock_s_tail():
     fork, lock = fig_5_pair(both).axes
     assert (fork.get_yscale(), lock.get_yscale()) == ("linear", "log")
     assert lock.get_ylim()[0] == 1e-6
+    told = both.assign(context=np.where(both["label"] == "fork", "x = 1\n    " * 20, ""))
+    fork, lock = fig_5_pair(told).axes
+    assert (fork.get_title(loc="left"), lock.get_title(loc="left")) == ("a fork, after", "a lock")
+    [above] = [text.get_text() for text in fork.texts]
+    assert (
+        above.startswith("…")
+        and above.endswith("x\u00a0=\u00a01↵\u00a0\u00a0▏")
+        and len(above) == 49
+    )
     with pytest.raises(UserError, match="no rows"):
         fig_5_pair(both[both["label"] == "fork"])
 
@@ -207,11 +216,15 @@ def test_fig_4_marks_forks_and_locks_where_the_characters_stand():
     assert boxes == [
         (0, 0, 3, False),  # def, a lock
         (4, 0, 1, True),  # f, a fork, without the space before it
+        (5, 0, 3, True),  # ():, open
         (4, 1, 6, True),  # return
         (4, 2, 1, True),  # the end of the line as a fork: its arrow, after the wrapped " $x$"
     ]
     opacity = [box.get_facecolor()[3] for box in ax.patches if box.get_linewidth() > 0]
-    assert opacity[0] < opacity[1] == 1.0  # branching 2 against 9
+    assert 0 < opacity[0] < opacity[2] == 1.0  # branching 2 against 19
+    assert opacity[1] == 0 and ax.patches[2].get_linestyle() == "--"  # open: an outline alone
+    keys = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert keys == ["fork, 1.5", "fork, 4", "fork, 12", "lock", "open"]
     assert ax.patches[0].get_facecolor() != to_rgba("white")
     cells = [(t.get_position()[0], int(t.get_position()[1]), t.get_text()) for t in ax.texts]
     assert (0, 2, " $x$") in cells  # wrapped, and not taken for mathematics
@@ -287,16 +300,23 @@ def test_paper_style_leaves_the_settings_as_they_were():
 
 
 def test_every_fork_rate_is_within_the_axis():
-    """The panels share an axis: it ended at the first one's highest rate."""
+    """The panels share an axis: it ended at the first one's highest rate. Now it is 0 to 1."""
     rates = {"segment": [0.1, 0.3], "syntax": [0.84, 0.0, 1.0], "depth": [0.2]}
     frame = pd.DataFrame([
         {"by": way, "group": f"{way} {i}", "positions": 100 - i, "fork_rate": rate,
-         "low": 0.9 * rate, "high": min(1.0, 1.1 * rate)}
+         "low": 0.9 * rate, "high": min(1.0, 1.1 * rate), "open_rate": (1 - rate) / 2,
+         "open_low": 0.0, "open_high": 1 - rate}
         for way, given in rates.items() for i, rate in enumerate(given)
     ])  # fmt: skip
     with paper_style():
         for ax in fig_rates_panels(frame).axes:
-            drawn = ax.collections[0].get_segments()
-            assert drawn and all(x <= ax.get_xlim()[1] for each in drawn for x, _ in each)
-            assert ax.get_xlim()[0] == 0
+            assert ax.get_xlim() == (0, 1)
+            fork, open_ = ax.containers
+            rows = frame[
+                frame["group"].isin([t.get_text().split(" (")[0] for t in ax.get_yticklabels()])
+            ]
+            for drawn, column in ((fork, "fork_rate"), (open_, "open_rate")):
+                assert list(drawn.lines[0].get_xdata()) == list(rows[column])
+        alone = fig_rates_panels(frame.assign(open_rate=0.0, open_low=0.0, open_high=0.0))
+        assert all(len(ax.containers) == 1 for ax in alone.axes)  # no open positions, no marks
     plt.close("all")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from ssd_probe.analysis.steps import decoding_steps, steps_of_row
+from ssd_probe.analysis.examples.steps import decoding_steps, steps_of_row
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.stats import position_stats

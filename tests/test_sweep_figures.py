@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from ssd_probe.analysis.steps import decoding_steps
+from ssd_probe.analysis.examples.steps import decoding_steps
 from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
 from ssd_probe.analysis.sweeps.printed import table_2, to_markdown
 from ssd_probe.analysis.sweeps.published import published_pictures

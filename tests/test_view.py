@@ -137,6 +137,19 @@ class TestRefused:
             view_stage(probed / "one", None, tmp_path)
 
 
+def test_of_a_pair_s_folder_both_sides_and_the_divergences(probed, tmp_path):
+    probe_stage("tiny", [str(probed / "texts")], tmp_path / "pair", ProbeConfig(top_k=32),
+                pair="tiny")  # fmt: skip
+    blocks = [unpacked(pack(text, 20)) for text in texts_of(Probe.load(tmp_path / "pair"), None)]
+    assert len(blocks) == 2
+    for block in blocks:
+        assert (block["top_ids"] == block["other_top_ids"]).all() and len(block["kl_base_other"])
+    alone = list(texts_of(Probe.load(tmp_path / "pair", side="other"), None))
+    assert alone[0].other is None and "kl_base_other" not in alone[0].frame
+    (line, *_) = view_stage(tmp_path / "pair", None, None)
+    assert (tmp_path / "pair/view.html").exists() and "view.html" in line
+
+
 def test_of_a_limit_the_page_says_so(probed, tmp_path):
     lines = view_stage(probed / "one", None, tmp_path / "v.html", limit=1)
     assert "The first 1 of 2 texts." in lines

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ssd_probe.analysis.labels import FORK, LOCK, NEITHER
+from ssd_probe.analysis.labels import FORK, KINDS, LOCK
 from ssd_probe.analysis.prediction.feasible import Limits, interval
 from ssd_probe.analysis.prediction.ideal import Ranks, draws, ideal_student, log_totals, lost_mass
 from ssd_probe.analysis.prediction.positions import Sample
@@ -131,7 +131,7 @@ def by_label(sample: Sample, known: NDArray[np.bool_]) -> dict[str, PositionStat
     """The known positions of a sample by label. Raises UserError without a lock or a fork."""
     parts = {
         label: sample.stats.rows(rows)
-        for label in (LOCK, FORK, NEITHER)
+        for label in KINDS
         if (rows := known & (sample.labels == label)).any()
     }
     for label in (LOCK, FORK):

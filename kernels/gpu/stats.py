@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssd_probe.kernels.gpu.finalise import _finalise, _ordered, _value
+from ssd_probe.kernels.gpu.finalise import _finalise
 from ssd_probe.kernels.gpu.launch import launch, warp
+from ssd_probe.kernels.gpu.order import _ordered, _value
 from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 

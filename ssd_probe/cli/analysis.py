@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Temperature, TopK, TopP, print_json
-from ssd_probe.decoding import PAPER_TRAIN, Decoding
+from ssd_probe.cli.options import (
+    AsJson,
+    RuleTemperature,
+    RuleTopK,
+    RuleTopP,
+    Temperature,
+    TopK,
+    TopP,
+    print_json,
+)
+from ssd_probe.decoding import LABELLING, PAPER_TRAIN, Decoding
 
 
 def compare(
@@ -17,8 +26,11 @@ def compare(
     top_k: TopK = PAPER_TRAIN.top_k,
     top_p: TopP = PAPER_TRAIN.top_p,
     rule: Annotated[
-        str, typer.Option(help="Forks and locks by `support`, `entropy` or `quantile`.")
+        str, typer.Option(help="Label positions by `support`, `entropy` or `quantile`.")
     ] = "support",
+    rule_temperature: RuleTemperature = LABELLING.temperature,
+    rule_top_k: RuleTopK = LABELLING.top_k,
+    rule_top_p: RuleTopP = LABELLING.top_p,
     out: Annotated[
         Path | None, typer.Option(help="Write figures, and tables as Markdown, LaTeX, CSV here.")
     ] = None,
@@ -26,7 +38,8 @@ def compare(
 ) -> None:
     """What changed at locks and at forks, with bootstrap intervals over problems.
 
-    Temperature, top-k and top-p are those of the tuned model's training samples.
+    Temperature, top-k and top-p are those of the tuned model's training samples. Positions are
+    locks, forks, open (many tokens, none of them a head) or neither.
 
     \b
     Examples:
@@ -36,12 +49,15 @@ def compare(
     decoding = Decoding(temperature, top_k, top_p)
     from ssd_probe.commands.compare import compare_stage
 
-    found, lines = compare_stage(base, tuned, pair, decoding, rule, out)
+    labelling = Decoding(rule_temperature, rule_top_k, rule_top_p)
+    found, lines = compare_stage(base, tuned, pair, decoding, rule, out, labelling)
     if as_json:
+        from ssd_probe.analysis.compare import kind_counts
         from ssd_probe.views.comparison import sentence
 
         told = {
             "table": found.comparison.to_dict("records"),
+            "positions": kind_counts(found.comparison),
             "verdicts": [
                 {"claim": verdict.claim, "holds": verdict.holds, "sentence": sentence(verdict)}
                 for verdict in found.verdicts

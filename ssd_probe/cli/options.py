@@ -76,6 +76,9 @@ Model = Annotated[
 Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with this mass.")]
+RuleTemperature = Annotated[float, typer.Option(help="Of the support rule that labels.")]
+RuleTopK = Annotated[int, typer.Option(help="Of the rule.")]
+RuleTopP = Annotated[float, typer.Option(help="Of the rule.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]  # what numpy takes
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]

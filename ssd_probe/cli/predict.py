@@ -6,8 +6,16 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Seed, print_json
-from ssd_probe.decoding import PAPER_TRAIN, Decoding
+from ssd_probe.cli.options import (
+    AsJson,
+    Config,
+    RuleTemperature,
+    RuleTopK,
+    RuleTopP,
+    Seed,
+    print_json,
+)
+from ssd_probe.decoding import LABELLING, PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 
 Numbers = Annotated[list[str], typer.Option(help="Numbers, by commas or the flag again.")]
@@ -32,11 +40,9 @@ def predict(
     fork_share: Annotated[float, typer.Option(help="Share of forks to be open.")] = 0.5,
     fork_tokens: Annotated[int, typer.Option(help="r_F of eq. 40.")] = 2,
     lock_tokens: Annotated[int, typer.Option(help="r_L of eq. 40.")] = 1,
-    rule_temperature: Annotated[
-        float, typer.Option(help="Of the rule that labels.")
-    ] = PAPER_TRAIN.temperature,
-    rule_top_k: int = PAPER_TRAIN.top_k,
-    rule_top_p: float = PAPER_TRAIN.top_p,
+    rule_temperature: RuleTemperature = LABELLING.temperature,
+    rule_top_k: RuleTopK = LABELLING.top_k,
+    rule_top_p: RuleTopP = LABELLING.top_p,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Draw the map into this folder.")] = None,
     as_json: AsJson = False,

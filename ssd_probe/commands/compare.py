@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe, require_comparable
 
@@ -21,25 +21,28 @@ def compare_stage(
     decoding: Decoding,
     rule: str = "support",
     out: Path | None = None,
+    labelling: Decoding = LABELLING,
 ) -> tuple[Any, list[str]]:
     """Two probes of the same texts -> their `Digest`, and the lines that sum it up.
 
-    Read part by part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
+    decoding: of the tuned model's training samples; labelling: of the support rule. Read part by
+    part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
     """
     from ssd_probe.analysis.digest import digest
-    from ssd_probe.views.comparison import caveat, sentence
+    from ssd_probe.views.comparison import caveat, positions, sentence
 
     before, after = _sides(base, tuned, pair)
     found = digest(
         paired_parts(before, after),
-        _rule(rule, before, decoding),
+        _rule(rule, before, labelling),
         decoding,
-        where=f"{len(before)} positions of {before.path.name}, locks and forks by the {rule} rule",
+        where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
         noise=before.noise,
         tokenizer=None if out is None else _tokenizer_of(before),
     )
     warning = caveat(found.comparison)
-    lines = [*([warning] if warning else []), *map(sentence, found.verdicts)]
+    told = positions(found.comparison)
+    lines = [told, *([warning] if warning else []), *map(sentence, found.verdicts)]
     if out is not None:
         lines += _write_comparison(found, out)
     return found, lines
@@ -52,12 +55,12 @@ def paired_parts(base: Probe, tuned: Probe) -> "Iterator[tuple[pd.DataFrame, pd.
     return zip(base.batches(), tuned.batches(), strict=True)
 
 
-def _rule(name: str, probe: Probe, decoding: Decoding) -> Any:
+def _rule(name: str, probe: Probe, labelling: Decoding) -> Any:
     """The rule of a name, its quantiles taken over the whole probe."""
     from ssd_probe.analysis.labels import EntropyRule, QuantileRule, SupportRule
 
     if name == "support":
-        return SupportRule(decoding)
+        return SupportRule(labelling)
     if name == "entropy":
         return EntropyRule()
     if name == "quantile":

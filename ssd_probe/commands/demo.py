@@ -226,7 +226,7 @@ def probe_model(out: Path, name: str) -> None:
 def positions(out: Path, config: DemoConfig) -> dict:
     """Base against SSD at the true locks and forks, and how well the default rule finds those."""
     before, after = (labelled_probe(out, name) for name in PROBED)
-    truth, rule = before["truth"], SupportRule(config.train_decoding)
+    truth, rule = before["truth"], SupportRule()
     found = score_against_truth(rule.label(before), truth, rule.score(before))
     return {
         "comparison": compare(before, after, truth, config.train_decoding).to_dict("records"),

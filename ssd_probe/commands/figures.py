@@ -70,7 +70,7 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
     programs = len(read_jsonl(run / PROGRAMS))
     found = digest(
         paired_parts(base, tuned),
-        SupportRule(decoding),
+        SupportRule(),
         decoding,
         where=f"{len(base)} positions of {programs} noise-free test programs",
         names=PROBED,

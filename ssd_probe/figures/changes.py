@@ -1,5 +1,7 @@
 """What changed at locks and forks, as figures: Figure 4's bars, the loss, the fork rates."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, new_axes
+from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, OPEN_COLOR, new_axes
 
 PARTS = {  # of KL(q || p): name and colour
     "outside": (r"support compression $-\log K$", "#0072B2"),
@@ -80,23 +82,31 @@ def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def fig_rates(frame: pd.DataFrame, ax: Axes | None = None, most: int = 12) -> Axes:
-    """Fork rate of each group with its interval, the `most` groups with most positions.
+    """Share of forks and of open positions in each group, the `most` groups with most positions.
 
-    frame: of `fork_rates`, one value of `by`; groups from top to bottom as they come.
+    frame: of `fork_rates`, one value of `by`; groups from top to bottom as they come. The axis is
+    the whole of 0 to 1: every row can be seen, and panels can be compared. Open positions are drawn
+    where there are any.
     """
-    require_columns(frame, ["group", "positions", "fork_rate", "low", "high"], "the rates figure")
+    columns = ["group", "positions", "fork_rate", "low", "high"]
+    require_columns(frame, [*columns, "open_rate", "open_low", "open_high"], "the rates figure")
     kept = frame.loc[frame["positions"].nlargest(most).index].sort_index()
     ax = new_axes(ax, height=0.6 + 0.17 * len(kept))
     places = np.arange(len(kept))
-    rate = kept["fork_rate"].to_numpy()
-    spread = np.stack([rate - kept["low"], kept["high"] - rate]).clip(0)
-    style = {"color": MODELS["ssd"]["color"], "capsize": 1.5, "elinewidth": 0.8}
-    ax.errorbar(rate, places, xerr=np.nan_to_num(spread), fmt="o", **style)
+    style: dict[str, Any] = {"capsize": 1.5, "elinewidth": 0.8, "clip_on": False}
+    ends: list[tuple[str, str, str, str, dict[str, Any]]]
+    ends = [("fork", "fork_rate", "low", "high", {"color": MODELS["ssd"]["color"], "fmt": "o"})]
+    if (kept["open_rate"] > 0).any():
+        hollow = {"color": OPEN_COLOR, "fmt": "D", "markerfacecolor": "white"}
+        ends.append(("open", "open_rate", "open_low", "open_high", hollow))
+    for i, (name, rate, low, high, look) in enumerate(ends):
+        share = kept[rate].to_numpy()
+        spread = np.nan_to_num(np.stack([share - kept[low], kept[high] - share]).clip(0))
+        beside = 0.15 * (2 * i - len(ends) + 1)
+        ax.errorbar(share, places + beside, xerr=spread, label=name, **style, **look)
     names = [f"{g} ({n:,})" for g, n in zip(kept["group"], kept["positions"], strict=True)]
     ax.set_yticks(places, names)
-    highest = kept[["fork_rate", "high"]].max().max()
-    right = 1.05 * highest if highest > 0 else 1
-    ax.set(xlabel="share of forks", ylim=(len(kept) - 0.5, -0.5), xlim=(0, right))
+    ax.set(xlabel="share of positions", ylim=(len(kept) - 0.5, -0.5), xlim=(0, 1))
     return ax
 
 
@@ -108,11 +118,10 @@ def fig_rates_panels(frame: pd.DataFrame) -> Figure:
     fig, panels = plt.subplots(
         len(parts), 1, figsize=size, squeeze=False, height_ratios=heights, sharex=True
     )
-    right = 0.0  # of the one axis that all share
     for ax, (way, rows) in zip(panels[:, 0], parts, strict=True):
-        right = max(right, fig_rates(rows, ax).get_xlim()[1])
+        fig_rates(rows, ax)
         ax.set_title(f"by {way}" if way != "depth" else "by depth, in tokens", loc="left")
         if ax is not panels[-1, 0]:
             ax.set_xlabel("")
-    panels[0, 0].set_xlim(0, right)
+    panels[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return fig

@@ -25,15 +25,18 @@ def draw_digest(found: Digest, out: Path) -> Saved:
 
     plans = [
         plan("fig_4", found.text, distributions.fig_4,
-             f"Figure 4. Forks and locks of the base; stronger: more branching at {decoding}"),
+             "Figure 4. Forks, locks and open positions of the base; stronger: more branching at "
+             f"{found.marking}; the text with the median share of forks among those of at least "
+             "median length in the probe's first part"),
         plan("fig_4_bars", found.bars, changes.fig_4_bars,
              "Figure 4, bars. Head (tokens that the training decoding keeps) and tail of one fork "
-             "and one lock of the base at low and high T_eval, among the probe's ranks; "
-             f"{decoding}"),
+             "and one lock of the base (Figure 5's) at low and high T_eval, among the probe's "
+             f"ranks; {decoding}"),
         plan("fig_5", found.ranked, distributions.fig_5_pair,
-             "Figure 5. Ranked next-token probabilities (T=1) at the fork of highest and the lock "
-             f"of median entropy, both models; lines: where {decoding} cuts. Ticks name the base's "
-             "tokens"),
+             "Figure 5. Ranked next-token probabilities (T=1), both models; lines: where "
+             f"{decoding} cuts. Ticks name the base's tokens; above each panel the text before. "
+             "The fork is the one of median entropy among those of 2 to 6 kept tokens, the lock "
+             "that of median entropy among all, in the probe's first part"),
         plan("fig_8", found.steps, steps.fig_8,
              f"Figure 8. The decoding pipeline of {decoding}, step by step, at Figure 5's fork and "
              "lock of the base"),
@@ -49,8 +52,8 @@ def draw_digest(found: Digest, out: Path) -> Saved:
              "(tuned): -log K for the mass outside the support, and KL(q || p(.|S)) for its shape "
              "inside"),
         plan("fork_rates", found.rates, changes.fig_rates_panels,
-             "Share of forks among positions, with 95 % bootstrap intervals over problems; in "
-             "brackets: positions"),
+             "Share of forks and of open positions, with 95 % bootstrap intervals over problems; "
+             "in brackets: positions"),
     ]  # fmt: skip
     return save_all(plans, out)
 

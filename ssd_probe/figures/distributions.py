@@ -1,4 +1,4 @@
-"""TODO."""
+"""Figures 4, 5 and 6: distributions in their text, by rank, and against T_eval."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,15 +12,17 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.labels import FORK, LOCK, OPEN
 from ssd_probe.figures.style import (
     COLUMN_WIDTH,
     FORK_COLOR,
     LOCK_COLOR,
     MONOSPACE,
+    OPEN_COLOR,
     T_EVAL,
     bars,
     by_model,
+    context_text,
     drawable,
     figure_of,
     legend,
@@ -29,15 +31,17 @@ from ssd_probe.figures.style import (
     tick_text,
 )
 
+STRONGEST, WEAKEST = 12.0, 0.1  # Figure 4: branching of the strongest fork; least opacity
 _ADVANCE, _LEADING = 0.602, 1.25  # width of its characters and height of a line, in font sizes
 
 
 def fig_4(frame: pd.DataFrame, ax: Axes | None = None, columns: int = 64) -> Axes:
-    """Figure 4: the text of a sample with its forks and locks marked where they stand.
+    """Figure 4: the text of a sample with its forks, locks and open positions where they stand.
 
     frame: token (text, in order), label, branching. Monospace, one unit of the axes a character
-    cell, lines longer than `columns` wrapped. Forks are outlined, and stronger the more they
-    branch; locks are shaded flat.
+    cell, lines longer than `columns` wrapped. Forks are outlined, and stronger with the logarithm
+    of their branching, up to `STRONGEST` tokens; locks are shaded flat; open positions have a
+    dashed outline and no filling.
     """
     require_columns(frame, ["token", "label", "branching"], "Figure 4")
     cells = list(_cells(frame, columns))
@@ -45,14 +49,17 @@ def fig_4(frame: pd.DataFrame, ax: Axes | None = None, columns: int = 64) -> Axe
     ax = new_axes(ax, height=0.35 + lines * COLUMN_WIDTH / columns / _ADVANCE * _LEADING)
     ax.set(xlim=(0, columns))
     ax.axis("off")
-    fork = Patch(facecolor=FORK_COLOR, edgecolor="black", linewidth=0.5, label="fork")
-    lock = Patch(facecolor=LOCK_COLOR, label="lock")
-    ax.legend(handles=[fork, lock], loc="upper left", bbox_to_anchor=(0, 0), ncols=2)
+    keys = [Patch(label=f"fork, {b:g}", **_look(FORK, b)) for b in (1.5, 4, STRONGEST)]
+    keys += [Patch(label=kind, **_look(kind, 1)) for kind in (LOCK, OPEN)]
+    inches = ax.get_window_extent().width / figure_of(ax).dpi
+    keys = keys if inches > 2 else [keys[1], *keys[3:]]  # narrow axes have no room for the scale
+    ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, 0), ncols=len(keys), fontsize=6,
+              borderpad=0, columnspacing=1, handletextpad=0.4, handlelength=1.4)  # fmt: skip
     size, room = _fit(ax, columns, lines)
     ax.set(ylim=(room, 0))
     font: dict[str, Any] = {"family": MONOSPACE, "parse_math": False, "in_layout": False}
     for cell in cells:
-        if cell.label in (FORK, LOCK) and cell.text.strip():
+        if cell.label in (FORK, LOCK, OPEN) and cell.text.strip():
             _mark(ax, cell)
         place = (cell.column, cell.line + 0.5)
         ax.text(*place, cell.text, size=size, va="center_baseline", **font)
@@ -94,15 +101,27 @@ def fig_5(frame: pd.DataFrame, ax: Axes | None = None, log: bool = False) -> Axe
 def fig_5_pair(frame: pd.DataFrame) -> Figure:
     """Figure 5 whole: a fork's plateau above a lock's spike. frame: as `fig_5`, and label.
 
-    The fork is drawn to show its head, the lock (log axis) to show its tail.
+    The fork is drawn to show its head, the lock (log axis) to show its tail. With a column context
+    the text before stands above each panel.
     """
     require_columns(frame, ["label"], "Figure 5")
-    fig, panels = plt.subplots(2, 1, figsize=(COLUMN_WIDTH, 4.4))
+    fig, panels = plt.subplots(2, 1, figsize=(COLUMN_WIDTH, 4.6))
     for label, ax in zip((FORK, LOCK), panels, strict=True):
-        fig_5(frame[frame["label"] == label], ax, log=label == LOCK)
-        ax.set_title(f"a {label}", loc="left")
+        rows = frame[frame["label"] == label]
+        fig_5(rows, ax, log=label == LOCK)
+        title_with_context(ax, f"a {label}", rows, width=48)
     panels[1].get_legend().remove()
     return fig
+
+
+def title_with_context(ax: Axes, title: str, rows: pd.DataFrame, width: int) -> None:
+    """`title`, and below it the end of the text before the position, if `rows` know it."""
+    text = context_text(rows["context"].iloc[0], width) if "context" in rows else ""
+    ax.set_title(f"{title}, after" if text else title, loc="left", pad=14 if text else None)
+    if text:
+        ax.annotate(f"{text}▏", (0, 1), (0, 4), xycoords="axes fraction", family=MONOSPACE,
+                    textcoords="offset points", fontsize=6, parse_math=False,
+                    in_layout=False)  # fmt: skip
 
 
 def fig_6a(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -183,7 +202,7 @@ def _cells(frame: pd.DataFrame, columns: int) -> Iterator[_Cell]:
     column = line = 0
     for token, label, branching in frame[["token", "label", "branching"]].itertuples(index=False):
         text = drawable(token.replace("\r", "").replace("\t", "    "))
-        if label == FORK and not token.strip():  # a blank fork would have no ink to mark
+        if label in (FORK, OPEN) and not token.strip():  # a blank would have no ink to mark
             text = text.replace(" ", "␣").replace("\n", "↵\n")
         for i, rest in enumerate(text.split("\n")):
             if i:
@@ -197,14 +216,24 @@ def _cells(frame: pd.DataFrame, columns: int) -> Iterator[_Cell]:
 
 
 def _mark(ax: Axes, cell: _Cell) -> None:
-    """The background of a fork or a lock: outlined and stronger with branching, or flat."""
+    """The background of a token."""
     ink = cell.text.strip()
     start = cell.column + cell.text.index(ink)
-    box = Rectangle((start, cell.line + 0.04), len(ink), 0.92, facecolor=LOCK_COLOR, linewidth=0)
-    if cell.label == FORK:
-        strength = float(np.clip(0.25 + 0.25 * (cell.branching - 1), 0.25, 1))
-        box.set(facecolor=(FORK_COLOR, strength), edgecolor="black", linewidth=0.5, zorder=2)
+    look = _look(cell.label, cell.branching)
+    box = Rectangle((start, cell.line + 0.04), len(ink), 0.92, **look)
+    box.set_zorder(1 if cell.label == LOCK else 2)  # outlines over what is flat
     ax.add_patch(box)
+
+
+def _look(label: str, branching: float) -> dict[str, Any]:
+    """A patch of a kind: outlined and stronger with branching, flat, or a dashed outline."""
+    if label == LOCK:
+        return {"facecolor": LOCK_COLOR, "linewidth": 0}
+    if label == OPEN:
+        return {"facecolor": "none", "edgecolor": OPEN_COLOR, "linewidth": 0.7, "linestyle": "--"}
+    share = np.log(max(branching, 1)) / np.log(STRONGEST)
+    strength = float(np.clip(WEAKEST + (1 - WEAKEST) * share, WEAKEST, 1))
+    return {"facecolor": (FORK_COLOR, strength), "edgecolor": "black", "linewidth": 0.5}
 
 
 def _fit(ax: Axes, columns: int, lines: int) -> tuple[float, float]:

@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ssd_probe.analysis.frames import require_columns
-from ssd_probe.figures.style import MODELS, MONOSPACE, PAGE_WIDTH, new_axes, tick_text
+from ssd_probe.figures.style import (
+    MODELS,
+    MONOSPACE,
+    PAGE_WIDTH,
+    context_text,
+    new_axes,
+    tick_text,
+)
 
 _TITLES = {"raw": "model: softmax(z)", "final": "renormalised: drawn"}
 _MOST_NAMES = 16  # with more tokens than this the axis shows ranks
@@ -17,7 +24,7 @@ _MOST_NAMES = 16  # with more tokens than this the axis shows ranks
 def fig_8(frame: pd.DataFrame) -> Figure:
     """Figure 8 whole: a panel a step, and with a column `label` a row of them a label.
 
-    frame: of `analysis.steps.decoding_steps`, with a column `token` or not.
+    frame: of `analysis.examples.steps.decoding_steps`, with a column `token` or not.
     """
     require_columns(frame, ["step", "setting"], "Figure 8")
     steps = dict(zip(frame["step"], frame["setting"], strict=True))
@@ -26,9 +33,17 @@ def fig_8(frame: pd.DataFrame) -> Figure:
     fig, panels = plt.subplots(len(labels), len(steps), figsize=size, sharey=True, squeeze=False)
     for i, (step, setting) in enumerate(steps.items()):
         name = (f"{i}. " if i else "") + _TITLES.get(step, f"{step} {setting:g}")
-        panels[0, i].set_title(name, loc="left", fontsize=7)
+        panels[0, i].set_title(name, loc="left", fontsize=7, pad=13 if "context" in frame else None)
     for label, row in zip(labels, panels, strict=True):
         part = frame[frame["label"] == label] if label else frame
+        before = part["context"].iloc[0] if "context" in part else ""
+        if before:
+            # Wider than its panel: the layout must not make room for it beside.
+            row[0].annotate(f"after {context_text(before, 100)}▏", (0, 1), (0, 4), fontsize=6,
+                            xycoords="axes fraction", textcoords="offset points", in_layout=False,
+                            family=MONOSPACE, parse_math=False)  # fmt: skip
+            if not row[0].get_title(loc="left"):
+                row[0].set_title(" ", loc="left", fontsize=7)  # the layout keeps its line free
         for i, (step, ax) in enumerate(zip(steps, row, strict=True)):
             fig_8_step(part[part["step"] == step], ax)
             ax.set_ylabel("" if i else f"a {label}: probability" if label else "probability")

@@ -9,6 +9,7 @@ style, marker and hatch repeat what the colour says, so the figures survive grey
 function draws into `ax`, or into a new figure of one column's width, and returns the Axes.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _OTHER = {"linestyle": "-.", "marker": "D", "hatch": "xx"}
 _OTHER_COLORS = ("#CC79A7", "#56B4E9", "#444444")
-FORK_COLOR, LOCK_COLOR = "#E58FB1", "#BFE3D0"
+FORK_COLOR, LOCK_COLOR, OPEN_COLOR = "#E58FB1", "#BFE3D0", "#56708F"
 MONOSPACE = "DejaVu Sans Mono"
 T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
 _STYLE: dict[Any, Any] = {
@@ -126,5 +127,15 @@ def drawable(text: str) -> str:
 
 def tick_text(token: str) -> str:
     """A token as a tick label: blanks made visible, long ones cut."""
-    shown = drawable(token.replace("\n", "↵").replace("\t", "→").replace(" ", "␣"))
+    shown = _visible(token)
     return shown if len(shown) <= 9 else shown[:8] + "…"
+
+
+def context_text(text: str, width: int) -> str:
+    """The end of the text before a token on one line of `width` characters, indents shortened."""
+    shown = _visible(re.sub(r" {2,}", "  ", text).replace(" ", "\u00a0"))
+    return shown if len(shown) <= width else "…" + shown[len(shown) - width + 1 :]
+
+
+def _visible(text: str) -> str:
+    return drawable(text.replace("\n", "↵").replace("\t", "→").replace(" ", "␣"))

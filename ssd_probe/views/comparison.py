@@ -4,17 +4,29 @@ from typing import Any
 
 import pandas as pd
 
-from ssd_probe.analysis.compare import Verdict
+from ssd_probe.analysis.compare import ALL, Verdict, kind_counts
+from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, OPEN
 
+_PLURALS = {LOCK: "locks", FORK: "forks", OPEN: "open", NEITHER: "neither"}
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 
 
 def sentence(verdict: Verdict) -> str:
     """The claim, whether it holds, and the numbers that it was judged by."""
     head, basis = f"{verdict.claim}: {_ANSWERS[verdict.holds]}", verdict.basis
-    if "lacks" in basis:
-        return f"{head}, no {basis['lacks']} was found."
+    if basis["unfit"]:
+        head += f" ({basis['unfit']})"
+    if len(basis) == 1:  # nothing was measured
+        return f"{head}."
     return f"{head}. {_leverage(basis) if 'slip' in basis else _means(basis)}"
+
+
+def positions(comparison: pd.DataFrame) -> str:
+    """How many positions of each kind there were, as a line."""
+    counts = kind_counts(comparison)
+    whole = counts.pop(ALL)
+    told = [f"{n:,} {_PLURALS[kind]} ({100 * n / whole:.3g} %)" for kind, n in counts.items()]
+    return f"{whole:,} positions: {', '.join(told)}."
 
 
 def _means(basis: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from ssd_probe.views.blocks import Names, Text, pack
 
 # In the order in which they are joined: each uses those before it.
 MODULES = ("math", "block", "elements", "layout", "colours", "details", "lines", "viewer", "file")
-PAGE_STYLE = "html, body, #viewer { height: 100%; margin: 0; }\n"
+PAGE_STYLE = "html, body { height: 100%; margin: 0; }\n"
 _IMPORT = re.compile(r"^import \{[^}]*\} from \"\./\w+\.js\";\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
 

@@ -62,7 +62,8 @@ function ranges(metric, edges, classes) {
   const between = (i, sign, least) => {
     const ends = [say(edges[i]), i + 1 < edges.length ? say(edges[i + 1]) : null];
     if (metric.reverse) return ends[1] === null ? `≤ ${ends[0]}` : `${ends[1]} – ${ends[0]}`;
-    return ends[1] === null ? `${least} ${sign}${ends[0]}` : `${sign}${ends[0]} – ${sign}${ends[1]}`;
+    if (ends[1] === null) return `${least} ${sign}${ends[0]}`;
+    return sign === "-" ? `-${ends[1]} – -${ends[0]}` : `${sign}${ends[0]} – ${sign}${ends[1]}`;
   };
   if (metric.signed) for (let i = edges.length - 1; i >= 0; i--) add(`m${i + 1 + offset}`, between(i, "-", "≤"));
   if (!edges.length) add("s0", "all alike");

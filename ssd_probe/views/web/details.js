@@ -61,10 +61,15 @@ function bars(look) {
     const last = of.size === side.ranks ? probability(side, row, side.ranks - 1) : 0;
     return { of, last, kept: side.valid[row] ? support(side, row, decoding, {}).size : 0 };
   });
+  const target = block.token_id[row]; // shown wherever it ranks
+  sides.forEach(({ side }, i) => {
+    if (!columns[i].of.has(target) && side.rank[row] > 0)
+      columns[i].of.set(target, { rank: side.rank[row], p: Math.exp(side.logprob[row]) });
+  });
   const ids = [...new Set(columns.flatMap(({ of }) => [...of.keys()]))];
   const best = (id) => Math.max(...columns.map(({ of }) => of.get(id)?.p ?? 0));
   ids.sort((a, b) => (columns[0].of.get(a)?.rank ?? 1e9) - (columns[0].of.get(b)?.rank ?? 1e9) || best(b) - best(a));
-  const most = Math.max(...ids.map(best), 1e-12), target = block.token_id[row];
+  const most = Math.max(...ids.map(best), 1e-12);
   const list = look.all ? ids : ids.filter((id, i) => i < FIRST || id === target);
   const items = list.map((id) => h("tr", { class: id === target ? "is-target" : undefined },
     h("th", { scope: "row" }, id === target ? h("span", { class: "mark", title: "the text's own token" }, "▶") : "",

@@ -57,6 +57,7 @@ export function support(side, row, d, out) {
   }
   bound(out.least, side, row, T, least, d);
   if (leaves) unbounded(out.most, side, row, T, pool, head, beyond);
+  else if (most === least) Object.assign(out.most, out.least);
   else bound(out.most, side, row, T, most, d);
   if (untouched(d)) out.least.entropy = out.most.entropy = side.entropy[row];
   out.exact = !leaves && least === most;
@@ -178,9 +179,9 @@ export function measure(side, d, rule) {
 export function label(side, row, branching, rule) {
   if (!side.valid[row]) return "neither";
   if (rule.head_tokens) {
-    let head = 0;
-    for (let r = 0; r < Math.min(rule.head_tokens, side.ranks); r++) head += probability(side, row, r);
-    if (head < rule.head_mass) return "open";
+    let beyond = Math.exp(side.tail[row]); // 1 - head, never a difference
+    for (let r = rule.head_tokens; r < side.ranks; r++) beyond += probability(side, row, r);
+    if (beyond > 1 - rule.head_mass) return "open";
   }
   if (branching <= rule.lock_at_most) return "lock";
   return branching >= rule.fork_at_least ? "fork" : "neither";

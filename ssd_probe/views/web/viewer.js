@@ -115,8 +115,9 @@ class Viewer {
       this.sides = [block.base, block.other].filter(Boolean);
       this.offer();
       this.measure();
+      this.search.value = "";
+      this.find("", false);
       this.lines.set(this.strings);
-      this.find(this.search.value, false);
     }
     const at = position === null ? 0 : block.position.indexOf(position);
     if (at < 0) this.notice.textContent = `${this.meta.texts[index].name} has no position ${position}`;
@@ -280,7 +281,7 @@ class Viewer {
     }
     this.found.textContent = needle ? `${this.hits.length} found` : "";
     if (this.hits.length && go) this.select(this.hits.find((i) => i >= this.selected) ?? this.hits[0]);
-    else this.lines.paint();
+    else if (go) this.lines.paint();
   }
 
   key(event) {
