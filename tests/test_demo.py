@@ -8,7 +8,7 @@ import pytest
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.commands import demo as module
 from ssd_probe.commands.demo import QUICK, demo_stage, evaluate_model, results
-from ssd_probe.commands.figures import draw_figures
+from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 

@@ -12,7 +12,7 @@ from ssd_probe.analysis.sweeps.printed import table_2, to_markdown
 from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.summaries import Margin, fit_settings
 from ssd_probe.analysis.sweeps.table import check_sweep
-from ssd_probe.commands.figures import figures_stage
+from ssd_probe.commands.pictures.figures import figures_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.pass_at_k import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels

@@ -15,8 +15,8 @@ import torch
 
 from ssd_probe.analysis.frames import stats_of
 from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.commands.pictures.view import view_stage
 from ssd_probe.commands.probe import probe_stage
-from ssd_probe.commands.view import view_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig

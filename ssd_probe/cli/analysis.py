@@ -93,7 +93,7 @@ def figures(
       ssd-probe figures --sweep runs/sweep/sweep.csv --out figures
       ssd-probe figures --published --out figures
     """
-    from ssd_probe.commands.figures import figures_stage
+    from ssd_probe.commands.pictures.figures import figures_stage
 
     print(*figures_stage(run, sweep, published, out), sep="\n")
 

@@ -28,6 +28,6 @@ def view(
       ssd-probe view probes/base --other probes/student --out view.html
       ssd-probe view probes/pair --limit 50
     """
-    from ssd_probe.commands.view import view_stage
+    from ssd_probe.commands.pictures.view import view_stage
 
     print(*view_stage(probe, other, out, ranks, limit), sep="\n")

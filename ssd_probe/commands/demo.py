@@ -17,7 +17,7 @@ from ssd_probe.analysis.compare import compare
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
 from ssd_probe.analysis.scoring import score_against_truth
-from ssd_probe.commands.figures import draw_figures
+from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import PROBED, PROGRAMS, labelled_probe
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage

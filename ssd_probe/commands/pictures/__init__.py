@@ -1,0 +1,1 @@
+"""What is drawn of folders that other commands made."""
