@@ -41,6 +41,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
     "sample": [
         (["--prompts", "odd-prompts.jsonl", "--out", "odd.jsonl"], ["odd.jsonl"]),
         (["--prompts", "tiny:ssd", "--limit", "4", "--out", "ssd.jsonl"], []),
+        (["--prompts", "tiny:test", "--limit", "4", "--out", "own.jsonl"], []),
     ],
     "train": [(["--samples", "ssd.jsonl", "--max-steps", "1", "--out", "student"], [])],
     "probe": [
@@ -54,6 +55,13 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
         (["--pair", "probes/pair", "--json"], [""]),
     ],
     "evaluate": [([*PROBLEMS, "--json", "--out", "evaluation.json"], ["", "evaluation.json"])],
+    "branch": [
+        (
+            ["--problems", "tiny:test", "--samples", "own.jsonl", "--positions", "3"]
+            + ["--per-token", "1", "--json", "--out", "branch"],
+            [],
+        ),
+    ],
     "predict": [
         (["--probe", "probes/lines", "--json", "--out", "map"], []),
         (
