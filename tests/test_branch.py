@@ -1,6 +1,7 @@
 """Branching: what is forced, what the outcomes say, killed and gone on with, grown, refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from ssd_probe.analysis.branching.choosing import choose_positions, choose_token
 from ssd_probe.analysis.branching.outcomes import branches, outcomes
 from ssd_probe.analysis.branching.premise import by_probability, by_rank
 from ssd_probe.analysis.frames import stats_of
+from ssd_probe.analysis.labels import EntropyRule, SupportRule
+from ssd_probe.analysis.scoring import Rated, score_against_outcomes
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.branching.programs import (
     program_identity,
@@ -18,6 +21,7 @@ from ssd_probe.commands.branching.programs import (
 )
 from ssd_probe.commands.branching.runs import Limits
 from ssd_probe.commands.branching.stage import BRANCHES, DRAWS, POSITIONS, branch_stage
+from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.figures.branching import fig_branch_probability, fig_branch_ranks
@@ -237,3 +241,34 @@ def test_the_true_forks_of_the_bundled_domain_are_found(tmp_path):
     said, true = found["outcome"] == "fork", found["truth"] == "fork"
     assert 15 <= true.sum() <= 35
     assert 2 * (said & true).sum() / (said.sum() + true.sum()) >= 0.98
+
+
+@pytest.mark.slow(reason="200 resamples of two rules and two definitions")
+def test_what_smollm2_s_outcomes_say_of_the_rules():
+    """The numbers of docs/method.md, from the tables in docs/data."""
+    data = Path(__file__).parents[1] / "docs" / "data"
+    table = pd.read_parquet(data / "branch-smollm2.parquet")
+    places = pd.read_parquet(data / "branch-smollm2-positions.parquet")
+    assert len(places) == 660 and places["sample_id"].nunique() == 63
+    assert table["runs"].sum() == 10_593
+    rates = by_probability(
+        table.merge(places[["sample_id", "position", "weight"]]).assign(label="")
+    )
+    assert rates[rates["label"] == "all"]["estimate"].round(3).tolist() == [
+        0.255, 0.221, 0.245, 0.327, 0.37, 0.543,
+    ]  # fmt: skip
+    rules = {"support": SupportRule(Decoding(1.6, 20, 0.8)), "entropy": EntropyRule()}
+    aucs = {}
+    for least in (0.0, 0.01):
+        found = outcomes(table, least_probability=least)
+        probed = places.drop(columns=found.columns.difference(["sample_id", "position"]))
+        kept = probed.merge(found, on=["sample_id", "position"]).query("original_rate >= 0.5")
+        rated = {name: Rated(rule.score(kept), rule.label(kept)) for name, rule in rules.items()}
+        scores = score_against_outcomes(rated, kept, n_resamples=200)
+        for row in scores[scores["measure"] == "auc"].itertuples():
+            aucs[row.rule, least] = row.estimate
+            assert row.low < row.estimate < row.high
+    assert aucs == pytest.approx({
+        ("support", 0.0): 0.516, ("entropy", 0.0): 0.495,
+        ("support", 0.01): 0.797, ("entropy", 0.01): 0.865,
+    }, abs=0.002)  # fmt: skip

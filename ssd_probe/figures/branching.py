@@ -26,14 +26,16 @@ def fig_branch_ranks(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     require_columns(frame, ["label", "rank", "positions", "estimate", "low", "high"], "the ranks")
     ax = new_axes(ax)
-    _lines(ax, frame, frame["rank"].to_numpy(float))
+    most = frame.groupby("label")["positions"].max()  # rank 1 is forced everywhere
+    names_of = {kind: f"{kind} ({n:,})" for kind, n in most.items()}
+    _lines(ax, frame, frame["rank"].to_numpy(float), names_of)
     ranks = sorted(frame["rank"].unique())
     names = [f"{rank:g}" for rank in ranks]
     if len(ranks) > 1:
         names[-1] = f"> {ranks[-2]:g}"
     ax.set_xticks(ranks, names)
     ax.set(xlabel="rank of the forced token", ylabel="P(pass | token)", ylim=(0, 1.02))
-    legend_above(ax)
+    legend_above(ax, columns=2)
     return ax
 
 
@@ -47,15 +49,15 @@ def fig_branch_probability(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     require_columns(frame, columns, "the probabilities")
     ax = new_axes(ax)
     edges = sorted({*frame["least"], *frame["below"]})
-    _lines(ax, frame, np.searchsorted(edges, frame["least"]).astype(float))
+    _lines(ax, frame, np.searchsorted(edges, frame["least"]).astype(float), {})
     ax.set_xticks(range(len(edges) - 1), [f"{edge:g}" for edge in edges[:-1]])
     ax.set(xlabel="probability of the forced token, from", ylabel="P(pass | token)")
     ax.set_ylim(0, 1.02)
-    legend_above(ax)
+    legend_above(ax, columns=2)
     return ax
 
 
-def _lines(ax: Axes, frame: pd.DataFrame, places: np.ndarray) -> None:
+def _lines(ax: Axes, frame: pd.DataFrame, places: np.ndarray, names: dict[Any, str]) -> None:
     """One line with error bars a kind; beside each other, so that bars do not hide bars."""
     looks: dict[str, dict[str, Any]] = {
         "all": {"color": "#000000", "marker": "x", "linestyle": "-"}
@@ -66,12 +68,11 @@ def _lines(ax: Axes, frame: pd.DataFrame, places: np.ndarray) -> None:
         rows, side = frame[mine], _WIDTH * (i - (len(shown) - 1) / 2)
         estimate = rows["estimate"].to_numpy()
         spread = np.stack([estimate - rows["low"], rows["high"] - estimate]).clip(0)
-        positions = int(rows["positions"].max())
         ax.errorbar(
             places[mine] + side,
             estimate,
             yerr=np.nan_to_num(spread),
-            label=f"{kind} ({positions:,})",
+            label=names.get(kind, kind),
             capsize=1.5,
             elinewidth=0.8,
             **looks[kind],
