@@ -73,6 +73,8 @@ class TestCurves:
 
     def test_ranked_probabilities_of_one_row(self):
         class Letters:
+            is_fast = True
+
             def decode(self, ids, **options):
                 return "".join(f"<{i}>" for i in ids)
 
