@@ -24,13 +24,23 @@ def test_triton_in_its_interpreter():
     interpret(__file__, "-k", "differs")
 
 
+@pytest.mark.skipif(INTERPRETED, reason="a head has one way through Triton")
+@pytest.mark.parametrize("seed", range(3, 400, 12))
+def test_many_equal_logits_some_nats_below_the_largest(seed):
+    """Float32 sums over 1,024 of them lost more of the varentropy than the tolerance."""
+    rows = (fuzz.Row(seed=seed), fuzz.Row(seed=seed + 1000))
+    for width in (6, 7):
+        case = fuzz.Case(rows=rows, size=4095, top_k=1, width=width)
+        assert not fuzz.faults(case, "cpu")
+
+
 @pytest.mark.skipif(INTERPRETED, reason="once is enough")
 def test_a_fault_is_found_and_made_small(monkeypatch):
     """One that ties across rank K show: any of the tied ids in place of the lowest."""
     monkeypatch.setattr(eager, "_lowest_tied_ids", lambda x, values, ids: ids.flip(-1))
-    numbers = range(200)
-    found = next(text for number in numbers if (text := fuzz.report(number, "torch")))
-    assert "top_ids" in found and "Case(rows=(Row(" in found
+    reports = (fuzz.report(number, "torch") for number in range(200))
+    found = next(text for text in reports if "top_ids of " in text)  # not what follows from ids
+    assert "Case(rows=(Row(" in found
     source = found.partition("print(*faults(")[2].partition(", 'torch', 'cpu')")[0]
     case = eval(source, vars(fuzz))
     assert len(case.rows) == 1 and case.size <= 8 and not case.temperatures

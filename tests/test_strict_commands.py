@@ -7,6 +7,7 @@ interval, one line no fork. A command without a case here fails.
 import json
 import math
 import re
+import shutil
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -154,12 +155,13 @@ def test_what_is_written_is_strict(made):
 @pytest.mark.slow(reason=ONCE)
 def test_the_demo_is_strict(demo_run, monkeypatch, tmp_path):
     """It is there already, so that its command only prints; and its figures are drawn anew."""
-    folder, _, config, _ = demo_run
+    done, _, config, _ = demo_run
+    folder = shutil.copytree(done, tmp_path / "run")  # its summary says how long it took
     monkeypatch.setattr(demo, "QUICK", config)
     strictly(run(monkeypatch, ["demo", "--quick", "--json", "--out", str(folder)]))
-    run(monkeypatch, ["figures", str(folder), "--out", str(tmp_path)])
+    run(monkeypatch, ["figures", str(folder), "--out", str(tmp_path / "figures")])
     check_files(folder, 10)
-    check_files(tmp_path, 0)
+    check_files(tmp_path / "figures", 0)
 
 
 def check_files(folder, least, other=frozenset()):

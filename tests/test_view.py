@@ -287,6 +287,8 @@ def test_bounds_are_said_where_the_ranks_do_not_decide(two_models, visit):
 
 
 def test_by_keyboard_alone(two_models, visit):
+    from playwright.sync_api import expect
+
     path, text = two_models
     page = visit(path)
     labels = SupportRule().label(text.frame).tolist()
@@ -317,7 +319,7 @@ def test_by_keyboard_alone(two_models, visit):
     change = page.evaluate("document.querySelector('[aria-live]').textContent")
     assert change.startswith("number 1 by change after tuning")
     page.keyboard.press("]")
-    page.wait_for_function("document.querySelectorAll('.token.first').length === 3")
+    expect(page.locator(".token.first")).to_have_count(3)  # the page forbids what waits by eval
     assert page.evaluate("location.hash") == "#text=s&position=" + page.evaluate(
         "location.hash.split('=').at(-1)"
     )
