@@ -20,6 +20,7 @@ from ssd_probe.cli.options import (
     Device,
     Model,
     Seed,
+    Style,
     Temperature,
     TopK,
     TopP,
@@ -96,10 +97,14 @@ def sample(
     settings: SampleConfig,
     prompts: Annotated[
         str,
-        typer.Option(help="JSONL file, `humaneval`, `basics[:dev|test]`, or `tiny:ssd|dev|test`."),
+        typer.Option(
+            help="JSONL file, `humaneval`, `basics[:dev|test]`, `stdlib[:ssd|dev|test]`, or "
+            "`tiny:ssd|dev|test`."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
     model: Model = "tiny",
+    style: Style = "auto",
     temperature: Temperature = PAPER_TRAIN.temperature,
     top_k: TopK = PAPER_TRAIN.top_k,
     top_p: TopP = PAPER_TRAIN.top_p,
@@ -114,11 +119,13 @@ def sample(
       ssd-probe sample --prompts tiny:ssd --limit 100 --out samples.jsonl
       ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
       ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
+      ssd-probe sample --model ./base --prompts stdlib:ssd --style raw --limit 50 --out s.jsonl
     """
     decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
     from ssd_probe.commands.sample import sample_stage
 
-    rows = sample_stage(model, prompts, decoding, out, settings, limit=limit, device=device)
+    about: dict[str, Any] = {"limit": limit, "device": device, "style": style}
+    rows = sample_stage(model, prompts, decoding, out, settings, **about)
     finished = sum(row["finished"] for row in rows)
     print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
 

@@ -81,6 +81,13 @@ RuleTopK = Annotated[int, typer.Option(help="Of the rule.")]
 RuleTopP = Annotated[float, typer.Option(help="Of the rule.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]  # what numpy takes
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if any.")]
+Style = Annotated[
+    str,
+    typer.Option(
+        help="A benchmark's prompts as `chat` (an instruction, in the model's template), as `raw` "
+        "text to continue, or `auto`: chat if the model has a template."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 

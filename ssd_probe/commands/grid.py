@@ -19,6 +19,7 @@ from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_yaml
+from ssd_probe.problems.prompts import STYLES
 
 _LEAST = {"n": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0, "limit": 1, "workers": 1}
 
@@ -48,6 +49,7 @@ class Grid:
     limit: int | None = None
     timeout: float = 3.0
     workers: int = 2
+    style: str = "auto"  # of the benchmark's prompts, see `sample`
 
     def cells(self) -> list[tuple[Trained, Decoding]]:
         return [
@@ -82,6 +84,8 @@ def _grid(values: Any) -> Grid:
     for key, least in _LEAST.items():
         if key in values and not (key == "limit" and values[key] is None):
             _whole(key, values[key], least)
+    if values.get("style", "auto") not in STYLES:
+        raise UserError(f"style: {values['style']!r} must be one of {', '.join(STYLES)}")
     timeout = values.get("timeout", 3.0)
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not number or not 0 < timeout <= 86_400:

@@ -1,16 +1,21 @@
 """`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import add, recording
 from ssd_probe.models.checkpoints import device_name, named
 from ssd_probe.models.identity import Checkpoint
-from ssd_probe.problems.prompts import read_prompts
+from ssd_probe.models.tokens import turn_ends
+from ssd_probe.problems.prompts import STYLES, Prompt, read_prompts
 
 
 def sample_stage(
@@ -22,16 +27,24 @@ def sample_stage(
     *,
     limit: int | None = None,
     device: str | None = None,
+    style: str = "auto",
 ) -> list[dict]:
     """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
 
+    `style` of a benchmark's prompts: `chat`, `raw`, or `auto`, chat for models with a template.
     A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
     """
     from ssd_probe.core.batching import batching
     from ssd_probe.core.sample import at_context, sample_to_file
 
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
-    chosen = read_prompts(prompts, limit)
+    if style not in STYLES:
+        raise UserError(f"style = {style!r}: must be one of {', '.join(STYLES)}")
+    if style == "auto" and str(prompts).startswith("tiny:"):
+        style = "chat"
+    elif style == "auto":
+        style = "chat" if checkpoint.tokenizer.chat_template else "raw"
+    chosen = read_prompts(prompts, limit, style)
     settings = {
         "model": checkpoint.identity,
         "prompts": digest(chosen),
@@ -43,6 +56,7 @@ def sample_stage(
             **named(checkpoint.name),
             "source": str(prompts),
             "prompts": len(chosen),
+            "style": style,
             "device": device_name(checkpoint.device),
         }
         made = out, out.with_name(out.name + ".part")
@@ -51,9 +65,33 @@ def sample_stage(
             if out.exists():
                 return read_jsonl(out)
             loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
+            doubts = _doubts(loaded, tokenizer, chosen)
+            for doubt in doubts:
+                print(doubt, file=sys.stderr)
             how = batching(loaded)
             rows = sample_to_file(out, loaded, tokenizer, chosen, decoding, config, how=how)
             finished = sum(row["finished"] for row in rows)
             counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
-            add(record, batches=how, samples=len(rows), **counts)
+            add(record, batches=how, samples=len(rows), doubts=doubts, **counts)
             return rows
+
+
+def _doubts(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:
+    """What makes one think that the prompts are not of the model's kind, a line each."""
+    from ssd_probe.core.drawing import stop_ids
+
+    ends = turn_ends(tokenizer) if tokenizer.chat_template else set()
+    raw = sum(prompt.messages is None for prompt in prompts)
+    doubts = []
+    if tokenizer.chat_template and raw and ends & stop_ids(model, tokenizer):
+        doubts.append(
+            f"{raw} of {len(prompts)} prompts are raw text, and this is a chat model: its template "
+            "is not used; a benchmark's prompts are asked in chat with --style chat"
+        )
+    if raw < len(prompts) and ends and not ends & stop_ids(model, tokenizer):
+        doubts.append(
+            f"{len(prompts) - raw} of {len(prompts)} prompts are chat, and this looks like a base "
+            "model: no stop token of it ends a turn of its template; a benchmark's prompts are "
+            "asked as text with --style raw"
+        )
+    return doubts

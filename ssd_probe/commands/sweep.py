@@ -9,6 +9,7 @@ whichever cell, has its verdict (`verdicts.jsonl`).
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -115,6 +116,7 @@ def _begin(
 ) -> None:
     """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
     shared = grid.sampling().recorded() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
+    shared |= {} if grid.style == "auto" else {"style": grid.style}
     begin(out / "run.json", shared, {"source": grid.problems, "device": device_name(device)})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
@@ -132,9 +134,8 @@ def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
     if not _open or _open[0].name != cell.trained.model:
         _open.clear()  # before the next is loaded: memory may hold one only
         _open.append(Checkpoint(cell.trained.model, device))
-    sample_stage(
-        _open[0], grid.problems, cell.decoding, cell.samples, grid.sampling(), limit=grid.limit
-    )
+    about: dict[str, Any] = {"limit": grid.limit, "style": grid.style}
+    sample_stage(_open[0], grid.problems, cell.decoding, cell.samples, grid.sampling(), **about)
 
 
 def isolation_of(problems: str, unsandboxed: bool, harmless: bool = False) -> str:

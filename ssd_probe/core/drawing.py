@@ -7,36 +7,40 @@ not depend on it, but for rounding.
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ssd_probe.core.batching import ALONE, PADDED, SHARED, batching
 from ssd_probe.core.generation import call_padded, undisturbed
-from ssd_probe.core.running import Answer, Draws, Running, divided, in_order, run
+from ssd_probe.core.running import STEPS, Answer, Draws, Running, divided, in_order, run
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import input_rows
+from ssd_probe.models.tokens import before_stop
 
 
 @dataclass(frozen=True)
 class Request:
     """One answer to draw. `name` and `index` (with the seed) name its stream of random numbers.
 
-    `ids`: all that the model sees before; `room`: how many new tokens at most.
+    `ids`: all that the model sees before; `room`: how many new tokens at most; `stop`: strings that
+    end it, of which it then holds nothing.
     """
 
     name: str
     index: int
     ids: Sequence[int]
     room: int
+    stop: tuple[str, ...] = ()
 
 
 def draw(
@@ -53,7 +57,7 @@ def draw(
     stops: Iterable[int] = (),
     progress: bool = True,
 ) -> list[list[int]]:
-    """The new ids of each request, in their order; the last is a stop id where it finished.
+    """The new ids of each request, in their order; see `finished`.
 
     What prompts begin with is computed once, where the model bears it. With `part`, what is drawn
     is kept in that file as it comes, and not drawn again: `{"place": request's number, "ids": ...}`
@@ -64,7 +68,7 @@ def draw(
     """
     drawn = read_part(part)
     left = [
-        Answer(place, list(request.ids), request.room)
+        Answer(place, list(request.ids), request.room, request.stop)
         for place, request in enumerate(requests)
         if place not in drawn
     ]
@@ -121,9 +125,10 @@ def _works(
     capacity = max(1, batch_size // lanes)
     if how == SHARED:
         shares = divided(in_order(left), lanes, capacity)
-        return [run(Running(model, stops, pad, draws), share, capacity) for share in shares]
+        lane = [Running(model, stops, pad, draws, tokenizer) for _ in shares]
+        return [run(each, share, capacity) for each, share in zip(lane, shares, strict=True)]
     batches = _batches(left, capacity, how)
-    return [_whole(model, batches[i::lanes], stops, pad, draws) for i in range(lanes)]
+    return [_whole(model, tokenizer, batches[i::lanes], stops, pad, draws) for i in range(lanes)]
 
 
 def _batches(answers: Sequence[Answer], size: int, how: str) -> list[list[Answer]]:
@@ -141,17 +146,41 @@ def _batches(answers: Sequence[Answer], size: int, how: str) -> list[list[Answer
 
 
 def _whole(
-    model: Any, batches: Sequence[list[Answer]], stops: set[int], pad: int, draws: Any
+    model: Any,
+    tokenizer: Any,
+    batches: Sequence[list[Answer]],
+    stops: set[int],
+    pad: int,
+    draws: Callable[[list[int]], Draws | None],
 ) -> Iterator[list[Answer]]:
     """Each batch in one call of `generate`."""
     for batch in batches:
         prompts, places = [answer.ids for answer in batch], [answer.place for answer in batch]
-        made = call_padded(model, prompts, batch[0].room, stops, draws(places), pad)
         width = max(map(len, prompts))
+        until = _ended(tokenizer, batch, width) if any(answer.stop for answer in batch) else None
+        made = call_padded(model, prompts, batch[0].room, stops, draws(places), pad, until=until)
         for answer, new in zip(batch, made[:, width:].tolist(), strict=True):
-            end = next((i + 1 for i, token in enumerate(new) if token in stops), len(new))
-            answer.new = new[:end]
+            answer.extend(new, stops, tokenizer)
         yield batch
+
+
+def _ended(tokenizer: Any, batch: Sequence[Answer], width: int) -> Callable[[Tensor, Any], Tensor]:
+    """Which rows hold one of their stop strings; looked at once in `STEPS` tokens."""
+
+    def until(ids: Tensor, scores: Any) -> Tensor:
+        ended = [False] * len(batch)
+        if (ids.shape[1] - width) % STEPS == 0:
+            rows = zip(batch, ids[:, width:].tolist(), strict=True)
+            cuts = [before_stop(tokenizer, a.ids, new, a.stop) for a, new in rows]
+            ended = [cut is not None for cut in cuts]
+        return torch.tensor(ended, device=ids.device)
+
+    return until
+
+
+def finished(request: Request, ids: Sequence[int], stops: set[int]) -> bool:
+    """Whether an answer came to its end: a stop id, or, then cut off, a stop string."""
+    return len(ids) < request.room or ids[-1] in stops
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:

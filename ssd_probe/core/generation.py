@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from ssd_probe.core.threads import cores, is_small
 
@@ -40,13 +40,14 @@ def call_padded(
     stops: set[int],
     draw: Callable[[Tensor, Tensor], Tensor] | None = None,
     pad: int = 0,
+    until: Callable[[Tensor, Any], Tensor] | None = None,
     **wanted: Any,
 ) -> Any:
     """`generate` for a model that is `undisturbed`."""
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(each)) + list(each) for each in prompts])
     mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
-    return call(model, ids, mask, new_tokens, stops, draw, pad, **wanted)
+    return call(model, ids, mask, new_tokens, stops, draw, pad, until, **wanted)
 
 
 def call(
@@ -57,12 +58,14 @@ def call(
     stops: set[int] = frozenset(),  # type: ignore[assignment]
     draw: Callable[[Tensor, Tensor], Tensor] | None = None,
     pad: int = 0,
+    until: Callable[[Tensor, Any], Tensor] | None = None,
     cache: Any = None,
     **wanted: Any,
 ) -> Any:
     """`generate` for padded ids and their mask [B, L], after what `cache` holds of them.
 
-    For a model that is `undisturbed`; threads may call side by side.
+    `until` (ids, scores) -> which rows have ended [B], apart from stop ids. For a model that is
+    `undisturbed`; threads may call side by side.
     """
     config = GenerationConfig(
         max_new_tokens=new_tokens,
@@ -76,6 +79,7 @@ def call(
         attention_mask=mask.to(model.device),
         generation_config=config,
         logits_processor=LogitsProcessorList([draw] if draw else []),
+        stopping_criteria=StoppingCriteriaList([until] if until else []),
         **({} if cache is None else {"past_key_values": cache}),
     )
 

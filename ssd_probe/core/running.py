@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssd_probe.core.caches import copies, cropped, joined, new_cache, without
 from ssd_probe.core.generation import call
+from ssd_probe.models.tokens import before_stop
 
 STEPS = 8  # tokens between two looks at who has ended
 Draws = Callable[[Tensor, Tensor], Tensor]
@@ -23,22 +24,42 @@ Draws = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Answer:
-    """One answer to draw: what the model sees (`ids`), how many new tokens at most."""
+    """One answer to draw: what the model sees (`ids`), how many new tokens at most.
+
+    `stop`: strings that end it, and that it then does not hold (see `tokens.before_stop`).
+    """
 
     place: int
     ids: list[int]
     room: int
+    stop: tuple[str, ...] = ()
     new: list[int] = field(default_factory=list)
-    finished: bool = False
+
+    def extend(self, ids: Sequence[int], stops: set[int], tokenizer: Any) -> bool:
+        """Take in what was drawn, up to an end; whether there was one."""
+        end = next((i + 1 for i, token in enumerate(ids) if token in stops), None)
+        self.new += ids[:end]
+        cut = before_stop(tokenizer, self.ids, self.new, self.stop) if self.stop else None
+        self.new = self.new[:cut]
+        return end is not None or cut is not None or len(self.new) >= self.room
 
 
 class Running:
-    """Rows of one model. `draws(places)` makes what draws the next tokens of these answers."""
+    """Rows of one model. `draws(places)` makes what draws the next tokens of these answers.
+
+    The tokenizer is asked only for answers with stop strings.
+    """
 
     def __init__(
-        self, model: Any, stops: set[int], pad: int, draws: Callable[[list[int]], Draws | None]
+        self,
+        model: Any,
+        stops: set[int],
+        pad: int,
+        draws: Callable[[list[int]], Draws | None],
+        tokenizer: Any = None,
     ) -> None:
         self.model, self.stops, self.pad, self.draws = model, stops, pad, draws
+        self.tokenizer = tokenizer
         self._clear()
         self.trunk: Any = new_cache(model)
         self.trunk_ids: list[int] = []
@@ -87,13 +108,11 @@ class Running:
         made = call(
             self.model, self.ids, self.mask, count, self.stops, draws, self.pad, cache=self.cache
         ).cpu()
-        for answer, new in zip(self.answers, made[:, width:].tolist(), strict=True):
-            end = next((i + 1 for i, token in enumerate(new) if token in self.stops), None)
-            answer.new += new[:end]
-            answer.finished = end is not None
+        drawn = zip(self.answers, made[:, width:].tolist(), strict=True)
+        ended = [answer.extend(new, self.stops, self.tokenizer) for answer, new in drawn]
         self.ids = made
         self.mask = torch.nn.functional.pad(self.mask, (0, made.shape[1] - width), value=1)
-        return self._drop([a.finished or len(a.new) == a.room for a in self.answers])
+        return self._drop(ended)
 
     def _drop(self, ended: list[bool]) -> list[Answer]:
         gone = [row for row, end in enumerate(ended) if end]

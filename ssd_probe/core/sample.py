@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.drawing import Request, draw, stop_ids
+from ssd_probe.core.drawing import Request, draw, finished, stop_ids
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
@@ -36,8 +36,9 @@ def sample(
     """`config.n` answers a prompt, in the order of the prompts; `settings` change the config.
 
     Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
-    finished`, and what else the prompt carried. `completion_ids` end with the stop token when
-    `finished`; `completion` is what they add to the prompt's text, without special tokens. An
+    style, finished`, and what else the prompt carried. `completion_ids` end with the stop token
+    when `finished`, or before the prompt's stop string; `completion` is what they add to the
+    prompt's text, without special tokens. `style`: chat for messages, raw for text to continue. An
     answer that reaches the model's context ends there, unfinished, and stderr says how many did.
     Each sample has random numbers of its own (`streams`): with the same seed it is the same,
     whatever else is drawn beside it, but for the rounding of batches; `how` prompts share one, see
@@ -117,7 +118,7 @@ def _requests(
                 "room for an answer; shorten it, or leave it out"
             )
         room = min(config.max_new_tokens, context - len(ids))
-        requests += [Request(name, index, ids, room) for index in range(config.n)]
+        requests += [Request(name, i, ids, room, prompt.stop) for i in range(config.n)]
     return requests
 
 
@@ -132,7 +133,8 @@ def _row(
         "completion": completion_text(tokenizer, request.ids, completion_ids),
         "prompt_ids": request.ids,
         "completion_ids": completion_ids,
-        "finished": completion_ids[-1] in stops,
+        "style": "chat" if prompt.messages else "raw",
+        "finished": finished(request, completion_ids, stops),
     }
     # A prompt file may hold answers of its own under these names.
     return row | {key: value for key, value in prompt.meta.items() if key not in row}

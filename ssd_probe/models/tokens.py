@@ -51,6 +51,23 @@ def completion_text(
     return whole[len(os.path.commonprefix([before, whole])) :]
 
 
+def before_stop(
+    tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence[int], stops: Sequence[str]
+) -> int | None:
+    """How many of a completion's ids stand before the first of the strings; None without any.
+
+    A token that holds some of the string and some text before it goes too, so that the ids that are
+    left decode to what is kept.
+    """
+    text = completion_text(tokenizer, prompt_ids, ids)
+    at = min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
+    if at is None:
+        return None
+    counts = range(len(ids) - 1, 0, -1)
+    kept = (n for n in counts if len(completion_text(tokenizer, prompt_ids, ids[:n])) <= at)
+    return next(kept, 0)
+
+
 def special_ids(tokenizer: Tokenizer) -> set[int]:
     """Ids of the tokens that are no text: begin, end, padding, turns of a chat."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -143,7 +160,7 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     if not tokenizer.chat_template:
         raise UserError(
             f"{tokenizer.name_or_path}: no chat template (chat_template.jinja, or `chat_template` "
-            "in tokenizer_config.json); give a `prompt` string instead of messages"
+            "in tokenizer_config.json); give a `prompt` string instead of messages, or --style raw"
         )
     messages = plain_messages(prompt.messages, prompt.problem_id)
     sanitised = _sanitised(tokenizer, prompt, messages)
@@ -157,6 +174,16 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
             f"{prompt.problem_id}: the chat template refuses these messages ({reason})"
         ) from error
     return list(ids)
+
+
+def turn_ends(tokenizer: Tokenizer) -> set[int]:
+    """The special tokens that the chat template puts after an assistant's message; maybe none."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        text = str(tokenizer.apply_chat_template(said, tokenize=False))
+    except Exception:  # a template of another form
+        return set()
+    return {*text_ids(tokenizer, text.rpartition("b")[2], special=True)} & special_ids(tokenizer)
 
 
 def _sanitised(tokenizer: Tokenizer, prompt: Prompt, messages: list[dict]) -> dict[str, Any]:

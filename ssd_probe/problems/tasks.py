@@ -61,6 +61,8 @@ def load_tasks(source: str | Path, only: Container[str] | None = None) -> dict[s
     gigabytes. Raises `UserError`, for files "file:line: ...".
     """
     name = str(source)
+    if name.partition(":")[0] == "stdlib":
+        raise UserError(f"{name}: these functions have no tests; evaluate humaneval or basics")
     if (rows := function_problems(name)) is not None:
         tasks = _function_tasks(rows)
     elif name.startswith("tiny:"):
@@ -125,8 +127,10 @@ def _livecodebench_tasks(path: Path, only: Container[str] | None) -> dict[str, T
     return tasks
 
 
-def program(task: Task, answer: str) -> str | None:
+def program(task: Task, answer: str, raw: bool = False) -> str | None:
     """The source of the program in an answer, `prefix` included; None where there is no code.
+
+    A `raw` answer, cut at its prompt's stop strings, is code from its first letter to its last.
 
     LiveCodeBench (`fenced`): what stands between the last two fences; without two fences no code,
     as the benchmark has it. Elsewhere a Python block of a chat answer (`extract_code`), and the
@@ -137,7 +141,9 @@ def program(task: Task, answer: str) -> str | None:
     evaluator's to run first.
     """
     entry = task.entry or ""
-    code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer, entry)
+    code: str | None = answer
+    if not raw:
+        code = livecodebench.extract_code(answer) if task.fenced else extract_code(answer, entry)
     if code is None or not code.strip():
         return None
     if task.kind == "check" and code != answer and not defines(code, entry):
@@ -145,6 +151,11 @@ def program(task: Task, answer: str) -> str | None:
     whole, flush = task.prefix + code, task.prefix + code[1:]
     misplaced = code == answer and re.match(r" \S", code) and not _parses(whole)
     return flush if misplaced and _parses(flush) else whole
+
+
+def is_raw(sample: Row) -> bool:
+    """Whether a sample was drawn by `--style raw`, so that it ends where its code does."""
+    return sample.get("style") == "raw" and bool(sample.get("stop"))
 
 
 def _parses(source: str) -> bool:
@@ -160,6 +171,7 @@ def _parses(source: str) -> bool:
 def lacks_code(samples: Iterable[Row], tasks: Mapping[str, Task]) -> list[bool]:
     """For each sample whether its completion holds no code (`program`): the paper's stress test."""
     return [
-        program(tasks[problem_id_of(sample, "", "a sample")], sample["completion"]) is None
+        program(tasks[problem_id_of(sample, "", "a sample")], sample["completion"], is_raw(sample))
+        is None
         for sample in samples
     ]

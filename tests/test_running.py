@@ -1,0 +1,162 @@
+"""Answers that share what their prompts begin with, come and go, and end at strings."""
+
+import json
+
+import pytest
+import torch
+
+from ssd_probe.core import drawing, threads
+from ssd_probe.core.batching import PADDED, SHARED, batching
+from ssd_probe.core.drawing import Request, draw, stop_ids
+from ssd_probe.core.running import Answer, divided, in_order
+from ssd_probe.core.sample import sample
+from ssd_probe.decoding import Decoding
+from ssd_probe.models.checkpoints import load_model, load_tokenizer
+from ssd_probe.models.tokens import before_stop, completion_text, render_prompt
+from ssd_probe.problems.prompts import Prompt, read_prompts
+from tests.models import tiny_model, tiny_tokenizer
+
+DECODING = Decoding(1.6, 20, 0.8)
+PROMPTS = read_prompts("tiny:dev", 9)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny"), load_tokenizer("tiny")
+
+
+def requests_of(tiny, n=3, rooms=(48,)):
+    """Answers to prompts, and, as `branch` asks for, to beginnings of one answer."""
+    model, tokenizer = tiny
+    asked = [render_prompt(tokenizer, prompt) for prompt in PROMPTS]
+    (row,) = sample(model, tokenizer, PROMPTS[:1], Decoding(0), max_new_tokens=48)
+    whole = row["prompt_ids"] + row["completion_ids"]
+    asked += [[*whole[:end], 9] for end in range(len(row["prompt_ids"]), len(whole), 5)]
+    asked += [whole[:1], whole[1:2]]  # of one token
+    return [
+        Request(f"{place}", index, ids, rooms[(place + index) % len(rooms)])
+        for place, ids in enumerate(asked)
+        for index in range(n)
+    ]
+
+
+@pytest.mark.parametrize("decoding", [Decoding(0), DECODING, Decoding(1.0)], ids=str)
+@pytest.mark.parametrize("rooms", [(48,), (48, 3, 17, 1)], ids=["one room", "many rooms"])
+def test_shared_answers_are_those_of_padded_batches(tiny, decoding, rooms):
+    assert batching(tiny[0]) == SHARED
+    requests = requests_of(tiny, rooms=rooms)
+    plain = draw(*tiny, requests, decoding, how=PADDED, seed=3)
+    for size in (1, 7, 64):
+        assert draw(*tiny, requests, decoding, how=SHARED, batch_size=size, seed=3) == plain
+    assert all(1 <= len(ids) <= r.room for ids, r in zip(plain, requests, strict=True))
+    assert len({tuple(ids) for ids in plain}) > 10
+
+
+def test_threads_draw_what_one_draws(tiny, monkeypatch):
+    requests = requests_of(tiny)
+    plain = draw(*tiny, requests, DECODING)
+    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert threads.lane_count(tiny[0], 64) == 3
+    for how in (SHARED, PADDED):
+        assert draw(*tiny, requests, DECODING, how=how) == plain
+
+
+def test_what_a_thread_raises_is_raised_and_ends_the_others():
+    seen = []
+
+    def work(name, count):
+        for i in range(count):
+            if name == "b" and i == 2:
+                raise ArithmeticError("b")
+            seen.append(name)
+            yield name
+
+    with pytest.raises(ArithmeticError, match="b"):
+        list(threads.interleaved([work("a", 10**7), work("b", 5)]))
+    assert len(seen) < 10**7
+    assert sorted(threads.interleaved([work("a", 3), work("c", 2)])) == ["a", "a", "a", "c", "c"]
+
+
+def test_groups_share_a_prefix_and_families_stay_together():
+    """A program's forced tokens at each of its positions: a group a position, in order."""
+    one, two = list(range(100, 140)), list(range(200, 230))
+    ids = [[*two[:20], 1], [*one[:30], 1], [*one[:31], 1], [*one[:30], 2], [*two[:21], 1], one]
+    groups = in_order([Answer(place, each, 5) for place, each in enumerate(ids)])
+    assert [[a.place for a in group] for group in groups] == [[1, 3], [2], [5], [0], [4]]
+    shares = divided(groups, 2, 2)
+    assert sorted(a.place for share in shares for group in share for a in group) == [*range(6)]
+    assert all(shares)
+
+
+def test_a_prompt_is_computed_once_for_its_answers(tiny, monkeypatch):
+    """Tokens that go through the model: the longest prompt, what others add, and the answers'."""
+    model, tokenizer = tiny
+    fed = []
+    forward = type(model).forward
+
+    def count(self, input_ids=None, **inputs):
+        fed.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **inputs)
+
+    count.__signature__ = __import__("inspect").signature(forward)
+    requests = [r for r in requests_of(tiny, n=8) if r.name in ("0", "1")]
+    monkeypatch.setattr(type(model), "forward", count)
+    drawn = draw(*tiny, requests, Decoding(0), how=SHARED)
+    prompts = sum(len(ids) for ids in {tuple(r.ids) for r in requests})
+    assert sum(fed) <= prompts + sum(map(len, drawn)) + len(drawn) * drawing.STEPS
+
+
+def test_an_interrupted_part_goes_on_and_draws_nothing_twice(tiny, tmp_path):
+    requests, part = requests_of(tiny), tmp_path / "x.part"
+    whole = draw(*tiny, requests, DECODING, part=part, batch_size=8)
+    lines = part.read_text().splitlines(keepends=True)
+    assert sorted(json.loads(line)["place"] for line in lines) == [*range(len(requests))]
+    part.write_text("".join(lines[:20]) + lines[20][:9])
+    assert draw(*tiny, requests, DECODING, part=part, batch_size=8) == whole
+    again = part.read_text().splitlines(keepends=True)
+    assert again[:20] == lines[:20] and sorted(again) == sorted(lines)
+
+
+@pytest.mark.parametrize("how", [SHARED, PADDED])
+def test_an_answer_ends_before_its_stop_string(how):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    ids = [5, 6, 7]
+    free = [Request(f"{i}", 0, ids, 40) for i in range(6)]
+    for request, whole in zip(free, draw(model, tokenizer, free, DECODING), strict=True):
+        text = completion_text(tokenizer, ids, whole)
+        stop = text[9:12]
+        asked = [Request(request.name, 0, ids, 40, (stop, "never there"))]
+        (cut,) = draw(model, tokenizer, asked, DECODING, how=how)
+        assert cut == whole[: len(cut)] and len(cut) < len(whole)
+        kept = completion_text(tokenizer, ids, cut)
+        at = text.find(stop)
+        assert stop not in kept and text[:at].startswith(kept)
+        more = completion_text(tokenizer, ids, whole[: len(cut) + 1])
+        assert len(more) > at or len(more) == len(kept)
+        assert drawing.finished(asked[0], cut, stop_ids(model, tokenizer))
+
+
+def test_ids_before_a_stop_string_decode_to_what_is_kept():
+    tokenizer = tiny_tokenizer()
+    text = "    return 1\n\n\ndef g():\n    pass\n"
+    ids = tokenizer(text)["input_ids"]
+    count = before_stop(tokenizer, [], ids, ("\nclass", "\ndef"))
+    kept = tokenizer.decode(ids[:count])
+    assert text.startswith(kept) and kept.rstrip() == "    return 1" and "def" not in kept
+    assert before_stop(tokenizer, [], ids, ("\nclass",)) is None
+    assert before_stop(tokenizer, [], ids, ("    return",)) == 0
+
+
+def test_a_row_says_its_style_and_may_be_empty(tiny):
+    model, tokenizer = tiny
+    plain = Prompt("p", None, "def solve(xs):\n")
+    (row,) = sample(model, tokenizer, [plain], Decoding(0), max_new_tokens=8)
+    assert row["style"] == "raw" and "stop" not in row and row["completion"]
+    stop = {"style": "raw", "stop": [row["completion"][:2]]}
+    ended = Prompt("p", None, "def solve(xs):\n", stop)
+    (row,) = sample(model, tokenizer, [ended], Decoding(0), max_new_tokens=8)
+    assert (row["completion"], row["completion_ids"], row["finished"]) == ("", [], True)
+    assert row["stop"] == stop["stop"]
+    (row,) = sample(model, tokenizer, PROMPTS[:1], Decoding(0), max_new_tokens=8)
+    assert row["style"] == "chat"
