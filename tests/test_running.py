@@ -7,12 +7,12 @@ import torch
 
 from ssd_probe.core import drawing, threads
 from ssd_probe.core.batching import PADDED, SHARED, batching
-from ssd_probe.core.drawing import Request, draw, stop_ids
+from ssd_probe.core.drawing import Request, draw
 from ssd_probe.core.running import Answer, divided, in_order
 from ssd_probe.core.sample import sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.models.checkpoints import load_model, load_tokenizer
-from ssd_probe.models.tokens import before_stop, completion_text, render_prompt
+from ssd_probe.models.tokens import before_stop, completion_text, render_prompt, stop_ids
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -134,7 +134,7 @@ def test_an_answer_ends_before_its_stop_string(how):
         assert stop not in kept and text[:at].startswith(kept)
         more = completion_text(tokenizer, ids, whole[: len(cut) + 1])
         assert len(more) > at or len(more) == len(kept)
-        assert drawing.finished(asked[0], cut, stop_ids(model, tokenizer))
+        assert drawing.finished(asked[0], cut, stop_ids(model.generation_config, tokenizer))
 
 
 def test_ids_before_a_stop_string_decode_to_what_is_kept():

@@ -1,9 +1,7 @@
 """How a problem is asked: in chat, or as text to continue; and the standard library's functions."""
 
-import ast
 import copy
 import json
-import platform
 
 import pytest
 
@@ -11,12 +9,13 @@ from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import load_generation
 from ssd_probe.models.tokens import turn_ends
 from ssd_probe.problems.prompts import read_prompts
-from ssd_probe.problems.stdlib import LINES, SPLITS, stdlib
-from ssd_probe.problems.tasks import is_raw, load_tasks, program
-from ssd_probe.problems.texts import read_texts
-from tests.models import save, tiny_model, tiny_tokenizer
+from ssd_probe.problems.rows import stop_strings
+from ssd_probe.problems.tasks import load_tasks, program
+from tests.models import CHATML, save, tiny_model, tiny_tokenizer
 
 FEW = SampleConfig(max_new_tokens=3)
 LCB = {
@@ -52,7 +51,8 @@ def test_the_program_of_a_raw_answer_is_all_of_it(tmp_path):
     assert program(task, code) is None and program(task, code, raw=True) == code
     (prompt,) = read_prompts(str(tmp_path / "l.jsonl"), 1, "raw")
     assert prompt.text.endswith("```python\n")
-    assert is_raw(prompt.meta) and not is_raw({"style": "raw"}) and not is_raw({"stop": ["a"]})
+    assert prompt.stop == stop_strings(prompt.meta) == ("```",)
+    assert stop_strings({"style": "raw"}) == stop_strings({"style": "chat", "stop": ["a"]}) == ()
     basics = load_tasks("basics:dev")
     (first,) = read_prompts("basics:dev", 1, "raw")
     body = "    return '''\n~~~python\na\n~~~\n'''\n"
@@ -69,7 +69,7 @@ def test_auto_is_chat_where_there_is_a_template(template, tmp_path, capsys):
     rows = sample_stage(str(tmp_path / "m"), "basics:dev", Decoding(0), out, FEW, limit=2)
     record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
     style = "chat" if template else "raw"
-    assert {row["style"] for row in rows} == {record["style"]} == {style}
+    assert {row["style"] for row in rows} == {record["settings"]["style"]} == {style}
     assert record["doubts"] == [] and "template" not in capsys.readouterr().err
 
 
@@ -79,46 +79,78 @@ def test_a_model_given_the_other_kind_of_prompt_is_told_of(tmp_path, capsys):
     sample_stage(str(chat), "basics:dev", decoding, out, FEW, limit=2, style="raw")
     assert "2 of 2 prompts are raw text, and this is a chat model" in capsys.readouterr().err
     record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
-    assert record["style"] == "raw" and len(record["doubts"]) == 1
-    with pytest.raises(UserError, match="prompts: "):
+    assert record["settings"]["style"] == "raw" and len(record["doubts"]) == 1
+    with pytest.raises(UserError, match="style: raw -> chat; use another --out"):
         sample_stage(str(chat), "basics:dev", decoding, out, FEW, limit=2, style="chat")
-
-    base = copy.deepcopy(tiny_tokenizer())
-    assert turn_ends(base) == {2}
-    base.eos_token = "<|endoftext|>"
-    model = tiny_model("llama", eos_token_id=0)
-    model.save_pretrained(tmp_path / "base")
-    base.save_pretrained(tmp_path / "base")
-    sample_stage(str(tmp_path / "base"), "basics:dev", decoding, tmp_path / "b", FEW, limit=1)
-    assert "1 of 1 prompts are chat, and this looks like a base model" in capsys.readouterr().err
     with pytest.raises(UserError, match="style = 'chatty': must be one of auto, chat, raw"):
         sample_stage(str(chat), "basics", decoding, out, FEW, style="chatty")
 
 
-def test_the_standard_librarys_functions():
-    rows = stdlib()
-    assert len(rows) > 500 and rows == sorted(rows, key=lambda row: row["task_id"])
-    names = [row["task_id"] for row in rows]
-    assert len({*names}) == len(names) and "stdlib/textwrap.dedent" in names
-    assert not any(name.startswith(("stdlib/test.", "stdlib/idlelib.")) for name in names)
-    parts = {split: stdlib(split) for split in SPLITS}
-    assert sorted(row["task_id"] for part in parts.values() for row in part) == names
-    assert len(parts["ssd"]) > len(parts["test"]) > 100 < len(parts["dev"])
-    for row in rows:
-        (function,) = ast.parse(row["prompt"] + row["canonical_solution"]).body
-        (head,) = ast.parse(row["prompt"]).body
-        assert function.name == row["entry_point"] and ast.get_docstring(function)
-        assert len(head.body) == 1 and ast.get_docstring(head) == ast.get_docstring(function)
-        assert len(row["canonical_solution"].splitlines()) in LINES
-        assert row["python"] == platform.python_version()
+def base_model(folder):
+    """A base model that ships with a chat template: the token that ends a turn ends no answer."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.eos_token = "<|endoftext|>"
+    tiny_model("llama", eos_token_id=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
-def test_the_standard_library_as_prompts_and_texts_and_never_as_tasks():
-    prompts, texts = read_prompts("stdlib:dev", 3), read_texts("stdlib:dev", 3)
-    assert [p.problem_id for p in prompts] == [t.problem_id for t in texts]
-    assert prompts[0].meta["python"] == platform.python_version()
-    assert texts[0].prompt in prompts[0].messages[0]["content"] and texts[0].completion
-    with pytest.raises(UserError, match="stdlib:dev: these functions have no tests"):
-        load_tasks("stdlib:dev")
-    with pytest.raises(UserError, match="stdlib:train: no such split; choose stdlib, stdlib:ssd"):
-        read_prompts("stdlib:train")
+@pytest.mark.parametrize("generation", [True, False], ids=["generation config", "config alone"])
+def test_a_base_model_with_a_template_is_asked_as_text(generation, tmp_path, capsys):
+    base = base_model(tmp_path / "base")
+    assert load_generation(base).eos_token_id == 0
+    if not generation:
+        (tmp_path / "base/generation_config.json").unlink()
+    (row,) = sample_stage(base, "basics:dev", Decoding(0), tmp_path / "a", FEW, limit=1)
+    assert row["style"] == "raw" and row["stop"] and "model" not in capsys.readouterr().err
+    about = {"limit": 1, "style": "chat"}
+    (row,) = sample_stage(base, "basics:dev", Decoding(0), tmp_path / "b", FEW, **about)
+    assert row["style"] == "chat"
+    assert "1 of 1 prompts are chat, and this looks like a base model" in capsys.readouterr().err
+    with pytest.raises(UserError, match="style = 'chatty': must be one of auto, chat, raw"):
+        sample_stage(base, "basics", Decoding(0), tmp_path / "c", FEW, style="chatty")
+
+
+@pytest.mark.parametrize(("template", "ends"), [
+    (CHATML, {2}), ("{{ raise_exception('no') }}", set()), ("{{ 1 / 0 }}", set()),
+    ("<|im_start|>x", set()), ("{% for m in messages %}{{ m.content }}{% endfor %}", set()),
+    ("{% for m in messages %}<|im_start|>{{ m.content }}<|endoftext|>{% endfor %}", {0}),
+])  # fmt: skip
+def test_what_ends_a_turn_of_a_template(template, ends):
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.chat_template = template
+    assert turn_ends(tokenizer) == ends
+
+
+def test_a_template_that_refuses_is_one_line_and_leaves_nothing(tmp_path):
+    folder = save(tmp_path / "m", "llama")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('only poems') }}")
+    with pytest.raises(UserError, match=r"the chat template refuses these messages \(only poems"):
+        sample_stage(str(folder), "basics", Decoding(0), tmp_path / "s", FEW, limit=1)
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith("s")]
+
+
+def test_records_from_before_styles_are_gone_on_with_where_nothing_changed(tmp_path):
+    chat, out, decoding = str(save(tmp_path / "chat", "llama")), tmp_path / "s", Decoding(0)
+    rows = sample_stage(chat, "basics:dev", decoding, out, FEW, limit=2)
+    record = tmp_path / "s.run.json"
+    content = json.loads(record.read_text())
+    assert content["settings"].pop("style") == "chat"
+    record.write_text(json.dumps(content))
+    old = [{key: value for key, value in row.items() if key != "style"} for row in rows]
+    write_jsonl(out, old)
+    assert sample_stage(chat, "basics:dev", decoding, out, FEW, limit=2) == old
+    with pytest.raises(UserError, match="prompts: "):
+        sample_stage(chat, "basics:dev", decoding, out, FEW, limit=2, style="raw")
+
+
+def test_stop_strings_of_ones_own_are_checked(tmp_path):
+    file = tmp_path / "p.jsonl"
+    asked = {"prompt": "a", "style": "raw", "stop": ["b"]}
+    chat = asked | {"prompt": [{"role": "user", "content": "a"}]}
+    write_jsonl(file, [asked, chat, asked | {"style": "x"}])
+    assert [prompt.stop for prompt in read_prompts(file)] == [("b",), (), ()]
+    for bad in ("b", [""], [1], {"b": 1}):
+        write_jsonl(file, [asked, asked | {"stop": bad}])
+        with pytest.raises(UserError, match=r"p.jsonl:2: `stop` must be a list of strings"):
+            read_prompts(file)

@@ -115,9 +115,10 @@ def _begin(
     grid: Grid, inputs: dict, identities: list[Identity], device: str | None, out: Path
 ) -> None:
     """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
-    shared = grid.sampling().recorded() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
-    shared |= {} if grid.style == "auto" else {"style": grid.style}
-    begin(out / "run.json", shared, {"source": grid.problems, "device": device_name(device)})
+    asked = {"style": grid.style, "limit": grid.limit, "timeout": grid.timeout}
+    shared = grid.sampling().recorded() | asked | inputs
+    about = {"source": grid.problems, "device": device_name(device)}
+    begin(out / "run.json", shared, about, newer=["style"])
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
         settings = {"model": identity, "trained_on": decoding}

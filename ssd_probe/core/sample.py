@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.drawing import Request, draw, finished, stop_ids
+from ssd_probe.core.drawing import Request, draw, finished
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.limits import context_length, input_rows
-from ssd_probe.models.tokens import completion_text, render_prompt, token_ids
+from ssd_probe.models.tokens import completion_text, render_prompt, stop_ids, token_ids
 from ssd_probe.problems.prompts import Prompt
 
 
@@ -51,7 +51,7 @@ def sample(
     about: dict[str, Any] = {"part": part, "label": label, "how": how}
     about |= {"seed": config.seed, "batch_size": config.batch_size}
     drawn = draw(model, tokenizer, requests, decoding, **about)
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(model.generation_config, tokenizer)
     done = [
         _row(tokenizer, stops, prompts[place // config.n], request, ids)
         for place, (request, ids) in enumerate(zip(requests, drawn, strict=True))
