@@ -11,10 +11,11 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_generation
-from ssd_probe.models.tokens import turn_ends
+from ssd_probe.models.tokens import text_ids, turn_ends
 from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import load_tasks, program
+from ssd_probe.problems.texts import read_texts
 from tests.models import CHATML, save, tiny_model, tiny_tokenizer
 
 FEW = SampleConfig(max_new_tokens=3)
@@ -56,7 +57,20 @@ def test_the_program_of_a_raw_answer_is_all_of_it(tmp_path):
     basics = load_tasks("basics:dev")
     (first,) = read_prompts("basics:dev", 1, "raw")
     body = "    return '''\n~~~python\na\n~~~\n'''\n"
-    assert program(basics[first.problem_id], body, raw=True) == first.text + body
+    task = basics[first.problem_id]
+    assert program(task, body, raw=True) == task.prefix + body
+    assert task.prefix == first.text + "\n"
+
+
+def test_a_raw_prompt_ends_where_a_token_does():
+    """A line's end and the indentation behind it are one token, in which no prompt may end."""
+    tokenizer, apart = tiny_tokenizer(), 0
+    for prompt, text in zip(read_prompts("basics", style="raw"), read_texts("basics"), strict=True):
+        whole = text_ids(tokenizer, text.prompt + text.completion)
+        ids, torn = (text_ids(tokenizer, each) for each in (prompt.text, text.prompt))
+        assert whole[: len(ids)] == ids
+        apart += whole[: len(torn)] != torn
+    assert apart > 150  # the prompts as they stand in the benchmark
 
 
 @pytest.mark.parametrize("template", [True, False], ids=["chat model", "base model"])

@@ -19,6 +19,7 @@ from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.limits import context_length, input_rows
 from ssd_probe.models.tokens import completion_text, render_prompt, stop_ids, token_ids
 from ssd_probe.problems.prompts import Prompt
+from ssd_probe.problems.rows import stop_strings
 
 
 def sample(
@@ -143,10 +144,15 @@ def _row(
 def usable(rows: Sequence[dict], tokenizer: Any = None) -> list[dict]:
     """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered.
 
-    With `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
+    A raw answer of one line goes on from a signature; it is a stub if it is `pass` or `...`. With
+    `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
     """
     texts = [_completion(row, number, tokenizer) for number, row in enumerate(rows, start=1)]
-    return [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]
+    return [row for row, text in zip(rows, texts, strict=True) if not _is_stub(row, text.strip())]
+
+
+def _is_stub(row: dict, text: str) -> bool:
+    return text in ("", "pass", "...") if stop_strings(row) else "\n" not in text
 
 
 def _completion(row: dict, number: int, tokenizer: Any) -> str:

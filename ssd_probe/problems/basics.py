@@ -38,6 +38,15 @@ def function_problems(name: str) -> list[Row] | None:
     return [row for row in read_jsonl(FILE) if split in ("", row["split"])]
 
 
+def raw_prompt(row: Row) -> str:
+    """The same as text to continue, without its last line's end.
+
+    Tokenizers join that to the indentation of what follows; a model never saw them parted, and
+    says something else. An answer begins with it, and so may with one of `RAW_STOPS`.
+    """
+    return row["prompt"].rstrip()
+
+
 def messages(row: Row) -> list[dict]:
     """The chat prompt of a function problem: its signature and docstring, to be completed."""
     return [{"role": "user", "content": _REQUEST.format(row["prompt"])}]

@@ -81,9 +81,10 @@ def _function_prompt(row: Row, style: str | None) -> Prompt:
     meta: dict[str, Any] = {key: row[key] for key in kept if key in row}
     if style in (None, "chat"):
         return Prompt(row["task_id"], basics.messages(row), None, meta)
-    if style == "raw":
-        meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
-    return Prompt(row["task_id"], None, row["prompt"], meta)
+    if style == "plain":
+        return Prompt(row["task_id"], None, row["prompt"], meta)
+    meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
+    return Prompt(row["task_id"], None, basics.raw_prompt(row), meta)
 
 
 def _prompts_from_jsonl(path: Path, style: str | None) -> list[Prompt]:
