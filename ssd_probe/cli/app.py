@@ -159,7 +159,7 @@ def probe(
         list[str],
         typer.Option(
             help="Samples (.jsonl, .parquet), problem file, text or source file, folder of .py, or "
-            "`humaneval`, `basics`; repeatable."
+            "`humaneval`, `basics[:dev|test]`, `stdlib[:ssd|dev|test]`; repeatable."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Probe folder to write.")],
@@ -170,6 +170,13 @@ def probe(
         str | None, typer.Option(help="A second model: both on the same contexts, and KL, JS, TV.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
+    style: Annotated[
+        str,
+        typer.Option(
+            help="Benchmarks' solutions as `raw` text after their prompts, or in `chat`: in an "
+            "answer, by the model's template, that has repeated the prompt."
+        ),
+    ] = "raw",
     load_in: Annotated[
         str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
     ] = None,
@@ -186,6 +193,7 @@ def probe(
       ssd-probe probe --model ./student --text samples.jsonl --out probes/student --verify 100
       ssd-probe probe --model ./base --pair ./student --text samples.jsonl --out probes/pair
       ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
+      ssd-probe probe --model smollm2 --text stdlib:test --style chat --limit 50 --out probes/s
       torchrun --nproc-per-node 8 -m ssd_probe.cli probe --text s.jsonl --out probes/base
     """
     from ssd_probe.commands.probe import probe_stage
@@ -199,6 +207,7 @@ def probe(
         revision=revision,
         limit=limit,
         load_in=load_in,
+        style=style,
     )
     print(*lines, sep="\n")
 

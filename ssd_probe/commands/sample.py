@@ -57,7 +57,7 @@ def sample_stage(
         }
         made = out, out.with_name(out.name + ".part")
         record = out.with_name(out.name + ".run.json")
-        with recording(record, settings, about, made, newer=["style"]):
+        with recording(record, settings, about, made, newer={"style"}):
             if out.exists():
                 return read_jsonl(out)
             loaded, tokenizer = checkpoint.model, checkpoint.tokenizer

