@@ -88,7 +88,8 @@ def sweep_stage(
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
     isolated = isolation_of(grid.problems, unsandboxed, harmless)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
-    prompts = read_prompts(grid.problems, grid.limit)
+    style = None if grid.style == "auto" else grid.style  # else each checkpoint's own
+    prompts = read_prompts(grid.problems, grid.limit, style)
     tasks = load_tasks(grid.problems, {prompt.problem_id for prompt in prompts})
     inputs = {"prompts": digest(prompts), "problems": tasks_identity(tasks), "isolation": isolated}
     cells = cells_of(grid, out)

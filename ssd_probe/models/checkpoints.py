@@ -153,7 +153,7 @@ def load_generation(name: str | Path) -> GenerationConfig:
     if isinstance(source, Path) and is_adapter(source):
         source, revision = base_of(source)
     try:
-        return GenerationConfig.from_pretrained(source, revision=revision)
+        return GenerationConfig.from_pretrained(source, revision=revision or "main")
     except OSError:  # no such file: then the config says it
         pass
     try:
