@@ -275,8 +275,8 @@ def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
 
 def test_a_sweep_asks_in_its_style(tmp_path):
     model = save(tmp_path / "model", "llama")
-    text = f"checkpoints: {{base: {{model: {model}}}}}\ndecoding: {{temperature: 1}}\nproblems: basics:dev\n"
-    text += "n: 1\nlimit: 2\nmax_new_tokens: 4\n"
+    text = f"checkpoints: {{base: {{model: {model}}}}}\ndecoding: {{temperature: 1}}\n"
+    text += "problems: basics:dev\nn: 1\nlimit: 2\nmax_new_tokens: 4\n"
     raw, chat, auto = (
         read_grid(grid_file(tmp_path, text + style)) for style in ("style: raw", "style: chat", "")
     )

@@ -36,10 +36,7 @@ def sample_stage(
     from ssd_probe.core.sample import at_context, sample_to_file
 
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
-    if style not in STYLES:
-        raise UserError(f"style = {style!r}: must be one of {', '.join(STYLES)}")
-    if style == "auto":
-        style = "chat" if str(prompts).startswith("tiny:") or checkpoint.is_chat else "raw"
+    style = style_for(prompts, checkpoint, style)
     chosen = read_prompts(prompts, limit, style)
     settings = {
         "model": checkpoint.identity,
@@ -70,6 +67,15 @@ def sample_stage(
             counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
             add(record, batches=how, samples=len(rows), doubts=doubts, **counts)
             return rows
+
+
+def style_for(prompts: str | Path, checkpoint: Checkpoint, style: str = "auto") -> str:
+    """`chat` or `raw`: as asked, else chat for chat models. `UserError` for others."""
+    if style not in STYLES:
+        raise UserError(f"style = {style!r}: must be one of {', '.join(STYLES)}")
+    if style != "auto":
+        return style
+    return "chat" if str(prompts).startswith("tiny:") or checkpoint.is_chat else "raw"
 
 
 def _doubts(checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> list[str]:
