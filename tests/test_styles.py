@@ -6,10 +6,13 @@ import json
 import pandas as pd
 import pytest
 
+from ssd_probe.commands.evaluate import evaluate_stage
 from ssd_probe.commands.sample import sample_stage
-from ssd_probe.core.config import SampleConfig
+from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.execution import sandbox
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_generation
 from ssd_probe.models.tokens import text_ids, turn_ends
@@ -187,3 +190,46 @@ def test_the_same_tokens_of_a_solution_are_scored_in_both_styles(source):
     assert begin.str.startswith("\n").all()  # with its indentation, as a model says it
     with pytest.raises(UserError, match="style = 'auto': must be chat or raw"):
         read_texts(source, 3, "auto")
+
+
+def test_raw_answers_that_are_empty_or_cut_go_through_every_command(tmp_path):
+    """A stop string may come first, and what is left is judged, counted and left out, no more."""
+    model, file = str(save(tmp_path / "m", "llama")), tmp_path / "s.jsonl"
+    tokenizer, samples = tiny_tokenizer(), []
+    for number, (body, finished) in enumerate([("", True), ("\n    a\n", False), ("\n b\n", True)]):
+        prompt = read_prompts("basics:dev", 3, "raw")[number]
+        ids, made = text_ids(tokenizer, prompt.text), text_ids(tokenizer, body)
+        samples.append({"sample_id": str(number), "problem_id": prompt.problem_id,
+                        "prompt": prompt.text, "completion": body, "prompt_ids": ids,
+                        "completion_ids": made, "finished": finished, **prompt.meta})  # fmt: skip
+    write_jsonl(file, samples)
+    frame = probe(model, read_texts([file]), progress=False)
+    assert frame["sample_id"].value_counts().to_dict() == {
+        row["sample_id"]: len(row["completion_ids"]) for row in samples if row["completion_ids"]
+    }
+    train_stage(model, file, TrainConfig(max_steps=1, drop_unfinished=True), tmp_path / "t")
+    record = json.loads((tmp_path / "t/run.json").read_text())
+    assert record["dropped"] == {"empty or of one line": 1, "cut by their length": 1}
+    assert record["used"] == 1
+    unboxed = sandbox.obstacle() is not None
+    found = evaluate_stage("basics:dev", file, [1], unsandboxed=unboxed)
+    assert [row["detail"] for row in found["results"]][0] == "no code in the answer"
+    assert found["without_code"] == pytest.approx(1 / 3)
+    write_jsonl(file, samples[:1])
+    with pytest.raises(UserError, match="nothing to train on: 1 of 1 samples left out"):
+        train_stage(model, file, TrainConfig(max_steps=1), tmp_path / "u")
+    with pytest.raises(UserError, match="nothing to score: the texts are empty"):
+        probe(model, read_texts([file]), progress=False)
+
+
+def test_an_answer_judged_as_raw_is_not_the_one_judged_as_chat(tmp_path):
+    """The same letters are another program where they are code from end to end."""
+    (prompt,) = read_prompts("basics:dev", 1, "raw")
+    row = {"task_id": prompt.problem_id, "completion": "\n    return '''\n```python\n```\n'''\n"}
+    file, out = tmp_path / "s.jsonl", tmp_path / "r.json"
+    unboxed = sandbox.obstacle() is not None
+    write_jsonl(file, [row])
+    evaluate_stage("basics:dev", file, [1], out=out, unsandboxed=unboxed)
+    write_jsonl(file, [row | {"style": "raw", "stop": ["\ndef"]}])
+    with pytest.raises(UserError, match="samples: "):
+        evaluate_stage("basics:dev", file, [1], out=out, unsandboxed=unboxed)

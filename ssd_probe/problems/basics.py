@@ -39,13 +39,14 @@ def function_problems(name: str) -> list[Row] | None:
     return [row for row in read_jsonl(FILE) if split in ("", row["split"])]
 
 
-def raw_prompt(row: Row) -> str:
-    """The same as text to continue, without its last line's end.
+def parted(prompt: str, solution: str = "") -> tuple[str, str]:
+    """A function's head and what goes on from it, which begins with the head's last line's end.
 
-    Tokenizers join that to the indentation of what follows; a model never saw them parted, and
-    says something else. An answer begins with it, and so may with one of `RAW_STOPS`.
+    Tokenizers join that to the indentation that follows. A model never saw them parted, and after
+    the end alone says something else than a body.
     """
-    return row["prompt"].rstrip()
+    head = prompt.rstrip()
+    return head, prompt[len(head) :] + solution
 
 
 def messages(row: Row) -> list[dict]:

@@ -84,7 +84,7 @@ def _function_prompt(row: Row, style: str | None) -> Prompt:
     if style == "plain":
         return Prompt(row["task_id"], None, row["prompt"], meta)
     meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
-    return Prompt(row["task_id"], None, basics.raw_prompt(row), meta)
+    return Prompt(row["task_id"], None, basics.parted(row["prompt"])[0], meta)
 
 
 def _prompts_from_jsonl(path: Path, style: str | None) -> list[Prompt]:

@@ -38,6 +38,7 @@ _COLUMNS = {
     *_SOLUTIONS,
     *_SOLUTION_LISTS,
 }
+_SAMPLED = {"prompt_ids", "completion_ids", "completion"}
 _PROBLEM = ("question_content", "entry_point")  # what tells a problem from a half-written sample
 _ROWS_AT_ONCE = 256
 
@@ -112,8 +113,7 @@ def _texts_from(source: str | Path, style: str) -> Iterator[tuple[str, Text]]:
 
 
 def _function_text(row: Row, style: str) -> Text:
-    task, head = row["task_id"], basics.raw_prompt(row)
-    body = row["prompt"][len(head) :] + row["canonical_solution"]
+    task, (head, body) = row["task_id"], basics.parted(row["prompt"], row["canonical_solution"])
     if style == "raw":
         return Text(task, task, None, head, body)
     return Text(task, task, basics.messages(row), None, body, begun=f"{basics.FENCE}{head}")
@@ -175,6 +175,9 @@ def _row_texts(row: Row, problem_id: str, where: str, path: str) -> list[Text]:
         messages = messages[:-1]
         if not messages and prompt_ids is None:
             raise UserError(f"{where}: no message before the assistant's; give the prompt too")
+    if prompt and "canonical_solution" in row and not row.keys() & _SAMPLED:
+        prompt, solution = basics.parted(prompt, completions[0])
+        completions = [solution]
     if not completions and prompt and any(key in row for key in _PROBLEM):
         return [Text("", problem_id, None, None, prompt, kind="source", path=path)]
     if not completions:
