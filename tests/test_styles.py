@@ -118,11 +118,14 @@ def base_model(folder):
 @pytest.mark.parametrize("generation", [True, False], ids=["generation config", "config alone"])
 def test_a_base_model_with_a_template_is_asked_as_text(generation, tmp_path, capsys):
     base = base_model(tmp_path / "base")
-    assert load_generation(base).eos_token_id == 0
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    assert load_generation(base).eos_token_id == load_generation(adapter).eos_token_id == 0
     if not generation:
         (tmp_path / "base/generation_config.json").unlink()
     (row,) = sample_stage(base, "basics:dev", Decoding(0), tmp_path / "a", FEW, limit=1)
-    assert row["style"] == "raw" and row["stop"] and "model" not in capsys.readouterr().err
+    assert row["style"] == "raw" and row["stop"] and "prompts are" not in capsys.readouterr().err
     about = {"limit": 1, "style": "chat"}
     (row,) = sample_stage(base, "basics:dev", Decoding(0), tmp_path / "b", FEW, **about)
     assert row["style"] == "chat"
