@@ -7,25 +7,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssd_probe.analysis.examples.chosen import context
-from ssd_probe.analysis.frames import require_columns, stacked
+from ssd_probe.analysis.frames import require_columns, stacked, stats_of
 from ssd_probe.analysis.labels import Rule
 
 RANKS = 20  # leading tokens of each model that are told apart; the others count as one
 ROWS = 4096  # compared at a time
-COLUMNS = ["sample_id", "problem_id", "position", "token", "valid", "log_partition",
-           "top_ids", "top_logits"]  # fmt: skip
 
 
 def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
-    """Of each position a lower bound of the total variation between its two distributions.
+    """Of each position a lower bound of the total variation 1/2 sum |p(v) - q(v)|; [N], 0 to 1.
 
-        1/2 (sum over v in B of |p(v) - q(v)| + |p(B) - q(B)|)
+    With A and B the leading 20 tokens of p and of q, the largest of
 
-    with B the tokens among the leading 20 of both. [N], 0 to 1; the total variation of p and q with all tokens outside B as one. 0 where one of the
-    two is not valid. Raises UserError for missing columns.
+        sum over A of max(p(v) - q(v), 0),  with q(v) at most q's 20th where v is not in B
+        sum over B of max(q(v) - p(v), 0),  likewise
+        1/2 (sum over A and B of |p(v) - q(v)| + |p(rest) - q(rest)|)
+
+    which is exact where 20 tokens are all that has mass. 0 where one of the two is not valid.
+    Raises UserError for missing columns.
     """
     for frame in (base, tuned):
-        require_columns(frame, ["valid", "log_partition", "top_ids", "top_logits"], "the probe")
+        require_columns(frame, ["valid", "top_ids", "top_logits"], "the probe")
     found = np.zeros(len(base))
     for start in range(0, len(base), ROWS):
         rows = slice(start, start + ROWS)
@@ -66,13 +68,15 @@ def _change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
     ours, theirs = (stacked(frame, "top_ids")[:, :RANKS] for frame in (base, tuned))
     p, q = (_probabilities(frame)[:, :RANKS] for frame in (base, tuned))
     same = ours[:, :, None] == theirs[:, None, :]
-    both = same.any(2)
-    p, q = np.where(both, p, 0), np.einsum("nij,nj->ni", same, q)
-    return (np.abs(p - q).sum(1) + np.abs(p.sum(1) - q.sum(1))) / 2
+    in_b, in_a = same.any(2), same.any(1)
+    q_of_a = np.where(in_b, np.einsum("nij,nj->ni", same, q), q[:, -1:])
+    p_of_b = np.where(in_a, np.einsum("nij,ni->nj", same, p), p[:, -1:])
+    lost, won = (np.maximum(d, 0).sum(1) for d in (p - q_of_a, q - p_of_b))
+    p, q = np.where(in_b, p, 0), np.where(in_b, q_of_a, 0)
+    coarse = (np.abs(p - q).sum(1) + np.abs(p.sum(1) - q.sum(1))) / 2
+    return np.maximum(coarse, np.maximum(lost, won))
 
 
 def _probabilities(frame: pd.DataFrame) -> NDArray[np.float64]:
-    """[N, K] of the leading tokens."""
-    with np.errstate(invalid="ignore"):  # of rows that are not valid
-        logits = stacked(frame, "top_logits").astype(np.float64)
-        return np.exp(logits - frame["log_partition"].to_numpy(np.float64)[:, None])
+    """[N, K] of the leading tokens; of rows that are not valid they say nothing."""
+    return stats_of(frame).top_probs().numpy()

@@ -10,10 +10,20 @@ from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.commands.run_folder import read_record_like
 from ssd_probe.errors import UserError
-from ssd_probe.views.report.content import Block, Commands, Figure, Notes, Report, Section, Table
+from ssd_probe.views.report.content import (
+    Block,
+    Commands,
+    Figure,
+    Notes,
+    Prose,
+    Report,
+    Section,
+    Table,
+)
 
 FIGURES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
            "loss_terms", "fork_rates")  # fmt: skip
+_NUMBERS = ("base", "tuned", "difference", "low", "high", "floor", "missing")
 FRONT = ("entropy", "tail_mass", "head_entropy", "branching", "kept_mass", "target_kl")
 
 
@@ -61,9 +71,10 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
 def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> list[Block]:
     """Verdicts, the statistics by kind of position, the changed positions, the figures."""
     table = pd.DataFrame(content["table"])
+    table = table.astype({name: float for name in _NUMBERS if name in table})  # JSON's null
     shown = comparison_table(table[table["statistic"].isin(FRONT)])
-    blocks: list[Block] = [
-        Notes(list(content["lines"])),
+    blocks: list[Block] = [Notes(list(content["lines"]))] if content["lines"] else []
+    blocks += [
         Table(
             "Means at each kind of position; difference with its 95 % interval over problems", shown
         ),
@@ -71,12 +82,12 @@ def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> lis
     ]
     if tokens is not None and tokens.changed:
         blocks += [
-            Notes([
+            Prose(
                 "The positions that changed most, one of a text at most: a lower bound of the "
                 "total variation between the two distributions, and the leading tokens."
-            ]),
+            ),
             *tokens.changed,
-        ]  # fmt: skip
+        ]
     return blocks + drawn(figures, FIGURES)
 
 

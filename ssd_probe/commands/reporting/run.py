@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.loop.presets import NAMES
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.commands.run_folder import RunFolder, read_record_like
@@ -27,7 +29,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {record['created']}."
     )
     what = Section("what", "What was run?", _what(run, record))
-    repeat = Section("repeat", "How to repeat it", _repeat(record, folder))
+    repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
     if not (folder / "summary.json").is_file():
         told = "This run is not finished; the same command goes on with it."
         there = sorted(p.parent.name for p in folder.glob("checkpoints/*/run.json"))
@@ -141,15 +143,17 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
     def table(rows: dict, names: list[str], sign: bool) -> pd.DataFrame:
         return pd.DataFrame(
             [
-                {"model": name, "T_eval": f"{best[name]:g}" if name in best else ""}
+                {"": f"pass@{k} {group}"}
                 | {
-                    f"pass@{k} {group}": _told(rows[name, group, k], sign)
-                    for k, group in keys
+                    f"{name} (T_eval {best[name]:g})" if name in best else name: _told(
+                        rows[name, group, k], sign
+                    )
+                    for name in names
                     if (name, group, k) in rows
                 }
-                for name in names
+                for k, group in keys
             ]
-        )
+        ).fillna("")
 
     tested = passes[BASE, "all", 1]["problems"]
     others = [name for name in models if any(key[0] == name for key in gains)]
@@ -173,8 +177,8 @@ def _inside(summary: dict[str, Any], folder: Path, tokens: Tokens | None) -> lis
             blocks += [Prose(f"{each['model']}, on {each['text']}:"), Notes(told)]
     if branch := summary.get("branch"):
         if branch["lines"]:
-            lines = [line for line in branch["lines"] if not Path(line).suffix]
-            blocks += [Prose("Other tokens forced in programs that pass:"), Commands(lines)]
+            blocks.append(Prose("Other tokens forced in programs that pass:"))
+            blocks.append(Commands(branch["lines"]))
         blocks += drawn(folder / "branch" / "figures", ("branch_probability", "branch_ranks"))
     return blocks
 
@@ -199,13 +203,14 @@ def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:
     return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
 
 
-def _repeat(record: dict[str, Any], folder: Path) -> list[Block]:
-    source = (
-        record.get("command") or f"ssd-probe run {record.get('name', 'FILE')} --out {folder.name}"
-    )
+def _repeat(run: RunFolder, name: str) -> list[Block]:
+    source = name if name in NAMES else "loop.yaml"
+    declared = yaml.safe_dump(run.loop.recorded(), sort_keys=False, allow_unicode=True)
     return [
-        Prose("With the versions above. What was declared in full stands in run.json."),
-        Commands([source]),
+        Prose("With the versions above:"),
+        Commands([f"ssd-probe run {source} --out {run.out.name}"]),
+        Prose("What was declared, in full; saved as loop.yaml it runs again:"),
+        Commands(declared.splitlines()),
     ]
 
 
@@ -214,8 +219,8 @@ def _rows(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, An
 
 
 def _told(row: dict[str, Any], sign: bool = False) -> str:
-    values = (_number(row[name]) for name in ("estimate", "low", "high"))
-    return with_interval(*values, sign=sign)
+    estimate, low, high = (_number(row[name]) for name in ("estimate", "low", "high"))
+    return with_interval(estimate, low, high, sign=sign)
 
 
 def _number(value: float | None) -> float:

@@ -1,13 +1,12 @@
 """The tokens of a report: the positions that changed most, and the texts that its viewer shows."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ssd_probe.analysis.examples.changed import COLUMNS, most_changed
+from ssd_probe.analysis.examples.changed import most_changed
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import tokenizer_of
 from ssd_probe.commands.pictures.view import about_probes, bytes_of
@@ -16,11 +15,9 @@ from ssd_probe.views.blocks import Names, Text, texts_of
 from ssd_probe.views.page import About
 from ssd_probe.views.report.content import Changed
 
-SHOWN = 10  # changed positions
+SHOWN = 6  # changed positions
 LEADING = 5  # tokens of each
 RANKS = 20  # of the viewer
-_LABELLED = [*COLUMNS, "segment", "syntax", "entropy", "tail_log_mass", "max_logit", "varentropy",
-             "token_id", "logprob", "rank"]  # fmt: skip
 
 
 class Tokens(NamedTuple):
@@ -40,7 +37,7 @@ def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) ->
     tokenizer = tokenizer_of(base)
     found = pd.DataFrame({"sample_id": []})
     if tuned is not None:
-        parts = zip(_batches(base), _batches(tuned), strict=True)
+        parts = zip(base.batches(), tuned.batches(), strict=True)
         found = most_changed(parts, SupportRule(), SHOWN)
     texts = _chosen(base, None if base.is_pair else tuned, list(found["sample_id"]), most)
     here = {text.sample_id for text in texts}
@@ -51,10 +48,6 @@ def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) ->
     if rows < of:
         told += ", those with the largest changes first; `ssd-probe view` shows all"
     return Tokens(texts, about_probes(base, models, tokenizer, []), names, changed, told)
-
-
-def _batches(probe: Probe) -> Iterator[pd.DataFrame]:
-    return probe.batches([*_LABELLED])
 
 
 def _chosen(base: Probe, tuned: Probe | None, wanted: list[str], most: int) -> list[Text]:
