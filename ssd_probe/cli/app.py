@@ -29,7 +29,7 @@ from ssd_probe.cli.options import (
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
 from ssd_probe.cli.sweep import sweep
-from ssd_probe.cli.view import view
+from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
@@ -221,7 +221,7 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (run, demo, branch, compare, evaluate, figures, predict, sweep, toy, view):
+for command in (run, demo, branch, compare, evaluate, figures, predict, report, sweep, toy, view):
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd_probe.commands.compare import _tokenizer_of
+from ssd_probe.commands.compare import tokenizer_of
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe
 
@@ -20,9 +20,8 @@ def view_stage(
     Errors: `UserError` for a folder that is no probe, other tokens or texts on the second, or
     limits below 1.
     """
-    from ssd_probe.analysis.labels import SupportRule
     from ssd_probe.views.blocks import Names, texts_of
-    from ssd_probe.views.page import About, write_page
+    from ssd_probe.views.page import write_page
 
     for name, value in (("ranks", ranks), ("limit", limit)):
         if value is not None and value < 1:
@@ -32,22 +31,15 @@ def view_stage(
     target = out or base.path / "view.html"
     if target.is_dir():
         raise UserError(f"{target}: a folder; give the name of an HTML file")
-    tokenizer = _tokenizer_of(base)
+    tokenizer = tokenizer_of(base)
     models = [_name(base.record.get("model"))]
     if second is not None:
         models.append(_name(second.record.get("model")))
     elif base.is_pair:
         models.append(_name(base.record.get("other_model")))
     notes = _notes(base, tokenizer, limit)
-    about = About(
-        title=" → ".join(models) + f", probe {base.path.name}",
-        models=models,
-        vocabulary=int(base.record.get("head_rows") or base.record["vocab_size"]),
-        rule=SupportRule(),
-        special=_special(tokenizer),
-        notes=notes,
-    )
-    names = Names(None if tokenizer is None else partial(_bytes_of, tokenizer))
+    about = about_probes(base, models, tokenizer, notes)
+    names = Names(None if tokenizer is None else partial(bytes_of, tokenizer))
     texts: Iterator[Any] = texts_of(base, second, limit)
     rows = write_page(target, texts, about, names, ranks)
     size = target.stat().st_size
@@ -55,6 +47,21 @@ def view_stage(
     if size > LARGE:
         lines.append("a large file: take fewer texts with --limit, or fewer --ranks")
     return lines
+
+
+def about_probes(probe: Probe, models: list[str], tokenizer: Any, notes: list[str]) -> Any:
+    """What the viewer says of a probe, under the default rule."""
+    from ssd_probe.analysis.labels import SupportRule
+    from ssd_probe.views.page import About
+
+    return About(
+        title=" → ".join(models) + f", probe {probe.path.name}",
+        models=models,
+        vocabulary=int(probe.record.get("head_rows") or probe.record["vocab_size"]),
+        rule=SupportRule(),
+        special=_special(tokenizer),
+        notes=notes,
+    )
 
 
 def _name(model: Any) -> str:
@@ -83,7 +90,7 @@ def _special(tokenizer: Any) -> list[int]:
     return [] if tokenizer is None else sorted(special_ids(tokenizer))
 
 
-def _bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
+def bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
     """Of each id by itself: a tokenizer that is decoded step by step must not see neighbours."""
     from ssd_probe.probing.syntax import token_bytes
 
