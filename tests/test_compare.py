@@ -12,7 +12,7 @@ from ssd_probe.analysis.labels import FORK, LOCK, OPEN, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
-from ssd_probe.views.comparison import caveat, positions, sentence
+from ssd_probe.views.comparison import caveat, positions, sentence, told
 from tests.probes import (
     TRAIN,
     branching_of,
@@ -340,3 +340,15 @@ class TestTotals:
         assert ((joined["low"] <= joined["difference"] + 1e-12) | joined["low"].isna()).all()
         with pytest.raises(UserError, match="no parts"):
             add_totals([])
+
+
+def test_a_terminal_gets_the_sentences_first_in_100_columns():
+    base, tuned = probe_of(random_logits(200)), probe_of(random_logits(200) * 1.5)
+    table = compare(base, tuned, SupportRule().label(base), TRAIN)
+    sentences = ["Many positions. " * 20, "locks lost their tail: yes."]
+    short, full = told(table, sentences), told(table, sentences, full=True)
+    for text in (short, full):
+        lines = text.splitlines()
+        assert lines[0].startswith("Many positions.") and max(map(len, lines)) <= 100
+    assert len(short.splitlines()) < 35 < len(full.splitlines())
+    assert "kept mass" in short and "head part" not in short and "head part" in full

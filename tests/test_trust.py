@@ -122,9 +122,9 @@ def test_compare_reads_pairs_and_folders_alike(models, tmp_path):
     probe(models / "base", TEXTS, tmp_path / "pair", pair=models / "tuned", **OPTIONS)
     for name in ("base", "tuned", "other"):
         probe(models / name, TEXTS, tmp_path / name, **OPTIONS)
-    one, _ = compare_stage(None, None, tmp_path / "pair", decoding, labelling=decoding)
+    one, *_ = compare_stage(None, None, tmp_path / "pair", decoding, labelling=decoding)
     sides = tmp_path / "base", tmp_path / "tuned"
-    two, _ = compare_stage(*sides, None, decoding, labelling=decoding)
+    two, *_ = compare_stage(*sides, None, decoding, labelling=decoding)
     keys = ["label", "statistic"]
     both = one.comparison.merge(two.comparison, on=keys, validate="1:1")  # only the pair has kl
     same = both[both["statistic"].isin(["entropy", "branching", "top1_agreement"])]

@@ -43,7 +43,7 @@ def write_table(table: pd.DataFrame, stem: str | Path) -> list[Path]:
 
 
 def with_interval(estimate: float, low: float, high: float, sign: bool = False) -> str:
-    """E.g. "0.392 [0.37, 0.41]": the ends to the first digit of the half-width (at least two
+    """E.g. "0.392 [0.37, 0.41]": the ends to the first digit of the half-width (two to six
     decimals), the estimate to one more. Three decimals alone where no interval is known."""
     mark = "+" if sign else ""
     if math.isnan(estimate):
@@ -51,7 +51,7 @@ def with_interval(estimate: float, low: float, high: float, sign: bool = False) 
     if math.isnan(low) or math.isnan(high):
         return f"{estimate:{mark}z.3f}"
     half = (high - low) / 2
-    digits = max(2, -math.floor(math.log10(half))) if half > 0 else 3
+    digits = min(max(2, -math.floor(math.log10(half))), 6) if half > 0 else 3
     ends = f"{low:{mark}z.{digits}f}, {high:{mark}z.{digits}f}"
     return f"{estimate:{mark}z.{digits + 1 if half > 0 else 3}f} [{ends}]"
 

@@ -34,6 +34,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Write figures, and tables as Markdown, LaTeX, CSV here.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every statistic at every kind of position.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What changed at locks and at forks, with bootstrap intervals over problems.
@@ -50,14 +53,13 @@ def compare(
     from ssd_probe.commands.compare import compare_stage, content_of
 
     labelling = Decoding(rule_temperature, rule_top_k, rule_top_p)
-    found, lines = compare_stage(base, tuned, pair, decoding, rule, out, labelling)
+    made = compare_stage(base, tuned, pair, decoding, rule, out, labelling)
     if as_json:
-        print_json(content_of(found))
+        print_json(content_of(made.found))
         return
-    from ssd_probe.analysis.sweeps.printed import comparison_table
+    from ssd_probe.views.comparison import told
 
-    print(comparison_table(found.comparison).to_string(index=False))
-    print(*lines, sep="\n")
+    print(told(made.found.comparison, made.sentences, full), *made.files, sep="\n")
 
 
 def figures(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
@@ -24,8 +24,8 @@ def compare_stage(
     rule: str = "support",
     out: Path | None = None,
     labelling: Decoding = LABELLING,
-) -> tuple[Any, list[str]]:
-    """Two probes of the same texts -> their `Digest`, and the lines that sum it up.
+) -> "Compared":
+    """Two probes of the same texts -> their `Digest`, and what sums it up.
 
     decoding: of the tuned model's training samples; labelling: of the support rule. Read part by
     part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
@@ -44,7 +44,8 @@ def compare_stage(
     )
     warning = caveat(found.comparison)
     told = positions(found.comparison)
-    lines = [told, *([warning] if warning else []), *map(sentence, found.verdicts)]
+    lines = [told, *map(sentence, found.verdicts), *([warning] if warning else [])]
+    written: list[str] = []
     if out is not None:
         written = _write_comparison(found, out)
         about = {
@@ -53,8 +54,15 @@ def compare_stage(
             "rule": rule, "labelling": labelling.to_dict(), "decoding": decoding.to_dict(),
         }  # fmt: skip
         write_json(out / COMPARISON, {**about, "lines": lines, **content_of(found)})
-        lines = [*lines, *written]
-    return found, lines
+    return Compared(found, lines, written)
+
+
+class Compared(NamedTuple):
+    """A comparison: its `Digest`, sentences, and the lines of `Saved` about its files."""
+
+    found: Any
+    sentences: list[str]
+    files: list[str]
 
 
 def _about(probe: Probe) -> dict[str, str]:

@@ -1,14 +1,32 @@
 """What a comparison of two probes says, in sentences."""
 
+import textwrap
 from typing import Any
 
 import pandas as pd
 
 from ssd_probe.analysis.compare import ALL, Verdict, kind_counts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, OPEN
+from ssd_probe.analysis.sweeps.printed import comparison_table
 
+FRONT = ("entropy", "tail_mass", "kept_mass", "head_entropy", "branching", "target_kl")  # at first
 _PLURALS = {LOCK: "locks", FORK: "forks", OPEN: "open", NEITHER: "neither"}
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
+
+
+WIDTH = 100  # columns of a terminal
+
+
+def told(comparison: pd.DataFrame, sentences: list[str], full: bool = False) -> str:
+    """A comparison for a terminal: the sentences first, then the table, of `FRONT` or all of it."""
+    table = comparison
+    if not full:
+        kinds = table["label"].isin([LOCK, FORK, OPEN])
+        table = table[kinds & table["statistic"].isin(FRONT)]
+    shown = comparison_table(table).drop(columns=[] if full else ["problems"])
+    lines = [textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in sentences]
+    rest = [] if full else ["All statistics: --full, or --json."]
+    return "\n".join([*lines, "", shown.to_string(index=False), *rest])
 
 
 def sentence(verdict: Verdict) -> str:

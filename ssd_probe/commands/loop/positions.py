@@ -129,10 +129,8 @@ def _by_rule(
 ) -> tuple[list[dict], dict[str, Any]]:
     before, after = (folder.probe(model, text) for model in (BASE, name))
     out = folder.out / "comparisons" / f"{name}-on-{folder.text_name(text)}"
-    found, lines = compare_stage(before, after, None, decoding, folder.loop.labels, out)
-    files = {str(path) for path in out.iterdir()}
-    told = [line for line in lines if line not in files and not line.startswith("no ")]
-    return found.comparison.to_dict("records"), {"verdicts": told}
+    made = compare_stage(before, after, None, decoding, folder.loop.labels, out)
+    return made.found.comparison.to_dict("records"), {"verdicts": made.sentences}
 
 
 def _moved(name: str, rows: list[dict]) -> str | None:

@@ -10,6 +10,7 @@ from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.commands.run_folder import read_record_like
 from ssd_probe.errors import UserError
+from ssd_probe.views.comparison import FRONT
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -24,7 +25,6 @@ from ssd_probe.views.report.content import (
 FIGURES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
            "loss_terms", "fork_rates")  # fmt: skip
 _NUMBERS = ("base", "tuned", "difference", "low", "high", "floor", "missing")
-FRONT = ("entropy", "tail_mass", "head_entropy", "branching", "kept_mass", "target_kl")
 
 
 def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
