@@ -184,6 +184,10 @@ class Probe:
         names = self._known(columns)
         return (_frame(self._part(file, names)) for file in self._files)
 
+    def part(self, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One part of `record["parts"]`, as `batches` gives it."""
+        return _frame(self._part(self._files[number], self._known(columns)))
+
     def stats(self) -> PositionStats:
         """All rows as `PositionStats`: supports, masses, entropies under any decoding."""
         top_k = self.settings["top_k"]

@@ -6,7 +6,8 @@ import { layout, oneLine } from "./layout.js";
 const SPARE = 25; // rows kept ready above and below
 const PRINTED = 4000; // rows at most on paper
 
-// `look` says of a token its classes; `on.select`, `on.preview` get a token's index.
+// `look` says of a token its classes, and what ids begin with; `on.select(i, extend)`, `on.preview(i)`
+// get a token's index.
 export class Lines {
   constructor(look, on) {
     this.look = look;
@@ -18,7 +19,8 @@ export class Lines {
     this.ruler = h("span", { class: "ruler", "aria-hidden": "true" }, "0".repeat(100));
     this.box.append(this.ruler);
     const indexOf = (event) => event.target.closest?.("[data-i]")?.dataset.i;
-    const tell = (event, what) => indexOf(event) !== undefined && what(Number(indexOf(event)));
+    const tell = (event, what) => indexOf(event) !== undefined && what(Number(indexOf(event)), event.shiftKey);
+    this.box.addEventListener("mousedown", (event) => event.shiftKey && indexOf(event) !== undefined && (event.preventDefault(), this.box.focus({ preventScroll: true })));
     this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.render(false, false)), { passive: true });
     this.box.addEventListener("click", (event) => tell(event, on.select));
     this.box.addEventListener("pointerover", (event) => tell(event, on.preview));
@@ -74,8 +76,11 @@ export class Lines {
     const rows = [];
     for (let row = this.from; row < this.to; row++) rows.push(this.row(row));
     this.canvas.replaceChildren(...rows);
-    this.box.setAttribute("aria-activedescendant", document.getElementById(`token-${this.look.selected()}`) ? `token-${this.look.selected()}` : "");
+    const active = this.idOf(this.look.selected());
+    this.box.setAttribute("aria-activedescendant", document.getElementById(active) ? active : "");
   }
+
+  idOf = (i) => `${this.look.prefix}token-${i}`;
 
   row(row) {
     const { token, text, start, line } = this.laid;
@@ -86,7 +91,7 @@ export class Lines {
       const i = token[at], first = at === 0 || token[at - 1] !== i;
       code.append(h("span", {
         class: `token ${this.look.classes(i)}${first ? " first" : ""}`, "data-i": i,
-        ...(first ? { id: `token-${i}`, role: "option", "aria-selected": String(i === this.look.selected()),
+        ...(first ? { id: this.idOf(i), role: "option", "aria-selected": String(i === this.look.selected()),
           "aria-label": `${oneLine(this.texts[i])}, ${this.look.says(i)}` } : { "aria-hidden": "true" }),
       }, text[at]));
     }

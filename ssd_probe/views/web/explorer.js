@@ -1,0 +1,33 @@
+// The token viewer as a widget: texts come when they are looked at, the selection goes to Python.
+
+import { inCell } from "./asking.js";
+import { mount } from "./viewer.js";
+
+function render(cell) {
+  const { model } = cell;
+  return inCell(cell, async (box, ask) => {
+    const meta = (await ask({ ask: "meta" })).content.meta;
+    const block = async (text) => {
+      const { content, bytes } = await ask({ ask: "block", text });
+      for (const kind of ["names", "partial"]) Object.assign(meta[kind], content[kind]);
+      return bytes;
+    };
+    let own = JSON.stringify(model.get("selection"));
+    const viewer = await mount(box, { meta, block, inNotebook: true, start: wanted(model.get("selection")),
+      onSelect: ({ text, position, first, last }) => {
+        own = JSON.stringify({ text, position, first, last });
+        model.set("selection", JSON.parse(own));
+        model.save_changes();
+      } });
+    const follow = () => {
+      if (JSON.stringify(model.get("selection")) !== own) viewer.show(wanted(model.get("selection")));
+    };
+    model.on("change:selection", follow);
+    return () => (model.off("change:selection", follow), viewer.destroy());
+  });
+}
+
+// The other end of a selection than its position.
+const wanted = ({ text, position, first, last }) => ({ text, position, first: position === first ? last : first });
+
+export default { render };
