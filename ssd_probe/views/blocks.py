@@ -97,8 +97,10 @@ def nothing_scored(probe: Probe) -> UserError:
     return UserError(f"{probe.path}: no position was scored; probe a text of two tokens or more")
 
 
-def pack(text: Text, ranks: int) -> bytes:
+def pack(text: Text, ranks: int, ids: bool = True) -> bytes:
     """The block of a text: its tokens, and of each side the first `ranks` ranks and the tail.
+
+    ids: of the ranks, without which only numbers can be shown.
 
     `tail` is log of the mass beyond rank `ranks`, from what is stored: the ranks up to the probe's
     own K and the mass beyond them. `ties` is 0 where rank `ranks` + 1 is known to be below rank
@@ -124,6 +126,8 @@ def pack(text: Text, ranks: int) -> bytes:
     if text.other is not None:
         arrays |= {OTHER + name: array for name, array in _side(text.other, ranks).items()}
     stored = min(ranks, len(frame["top_ids"].iloc[0]))
+    if not ids:
+        arrays = {name: array for name, array in arrays.items() if not name.endswith("top_ids")}
     return _bytes({"rows": len(frame), "ranks": stored, **strings}, arrays)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ssd_probe.views.notebook.explorer import Explorer
     from ssd_probe.views.notebook.sliders import Sliders
 
-SOME = 10_000  # positions of `sliders`: more are slower to draw, and hardly change a mean
+SOME = 4_000  # positions of `sliders`: more are slower to draw, and hardly change a mean
 
 
 def explore(

@@ -1,6 +1,6 @@
 """The token viewer as a widget, and its selection as rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,8 @@ from ssd_probe.views.notebook.library import Library
 from ssd_probe.views.notebook.pictures import text_picture
 from ssd_probe.views.notebook.widget import Widget
 from ssd_probe.views.page import VIEWER, About, meta_of, script
+
+CARRIED = 2_000_000  # bytes of a first text that go along with the widget, into notebooks too
 
 
 class Explorer(Widget):
@@ -28,9 +30,15 @@ class Explorer(Widget):
         self, library: Library, about: About, names: Callable[[], Names], ranks: int, **traits: Any
     ) -> None:
         """names: makes an empty collection of what ids stand for; ranks: sent a position."""
-        super().__init__(**traits)
         self._library, self._about, self._names = library, about, names
         self._ranks = min(ranks, library.probe.settings["top_k"])
+        texts = [{"name": name, "rows": rows} for name, rows in library.lengths.items()]
+        data: dict[str, Any] = {"meta": meta_of(about, self._ranks) | {"texts": texts}}
+        content, block = self._text(0)
+        if len(block) <= CARRIED:
+            data["first"] = content | {"block": block}
+        super().__init__(data=data, **traits)
+        self.on_msg(self._asked)
 
     @property
     def selected(self) -> pd.DataFrame:
@@ -54,21 +62,22 @@ class Explorer(Widget):
             raise UserError(f"{sample_id}: no text with scored positions {first} and {last}")
         self.selection = {"text": sample_id, "position": last, "first": first, "last": last}
 
-    def answer(self, asked: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-        if asked.get("ask") == "meta":
-            return {"meta": self._meta()}, []
-        text = self._library[asked["text"]]
-        names = self._names()
+    def _asked(self, _widget: Any, content: dict[str, Any], _buffers: Sequence[Any]) -> None:
+        """Send the text that the view asks for."""
+        try:
+            found, block = self._text(content["text"])
+        except UserError as error:  # its folder may be gone
+            found, block = {"error": str(error)}, b""
+        self.send(found | {"id": content["id"]}, [block])
+
+    def _text(self, number: int) -> tuple[dict[str, Any], bytes]:
+        """The names of a text's ids, and its block."""
+        text, names = self._library[number], self._names()
         names.add(text, self._ranks)
-        return names.table(), [pack(text, self._ranks)]
+        return names.table(), pack(text, self._ranks)
 
     def drawing(self) -> str:
         return text_picture(self._library[0], self._about)
-
-    def _meta(self) -> dict[str, Any]:
-        texts = [{"name": name, "rows": rows} for name, rows in self._library.lengths.items()]
-        shared = meta_of(self._about, self._ranks)
-        return shared | {"texts": texts, "names": {}, "partial": {}}
 
     def __str__(self) -> str:
         return f"Explorer of {self._about.title}: {len(self._library)} texts"

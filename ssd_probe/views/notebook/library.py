@@ -106,10 +106,10 @@ class _Side:
         self.names = [*self.lengths]
 
     def frame(self, number: int) -> pd.DataFrame:
-        part = self._part_of[number]
-        if self._held[0] != part:
+        part, held = self._part_of[number], self._held  # a kernel may ask from two threads
+        if held[0] != part:
             table = self.probe.part(part)
             table.index = pd.RangeIndex(self._starts[part], self._starts[part] + len(table))
             texts = table.groupby("sample_id", sort=False)
-            self._held = (part, {str(name): rows for name, rows in texts})
-        return self._held[1][self.names[number]]
+            held = self._held = (part, {str(name): rows for name, rows in texts})
+        return held[1][self.names[number]]

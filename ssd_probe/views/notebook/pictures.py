@@ -24,6 +24,7 @@ SHOWN = 400  # tokens of a text, or labels
 LONGEST = 200  # characters of a token
 ROWS = 20  # of a table
 _MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6"
+_EDGE = "border-left:1px solid rgba(128,128,128,0.4);"  # where a token begins
 _LOOKS = {  # what the colour says, the line below says too
     LOCK: "background-color:rgba(70,140,225,0.25)",
     FORK: "background-color:rgba(255,160,20,0.5);border-bottom:3px double",
@@ -45,7 +46,7 @@ def probe_picture(probe: "Probe") -> str:
         "not valid": record.get("invalid") or None,
         "cut texts": record.get("truncated") or None,
         "ranks kept": settings.get("top_k"),
-        "numbers": f"{record.get('dtype')} on {record.get('device')}",
+        "computed in": f"{record.get('dtype')} on {record.get('device')}".removeprefix("torch."),
         "unfinished": None if probe.finished else "yes: run the same command again",
     }
     head = f"<strong>Probe {escape(probe.path.name)}</strong>"
@@ -147,7 +148,7 @@ def _first(frame: pd.DataFrame, rule: SupportRule | None = None) -> str:
     except UserError as error:
         return f"<p><small>{escape(str(error))}</small></p>"
     tokens = zip(frame["token"].fillna(""), labels, strict=True)
-    spans = (f'<span title="{kind}" style="{_LOOKS[kind]}">{escape(visible(token))}</span>'
+    spans = (f'<span title="{kind}" style="{_EDGE}{_LOOKS[kind]}">{escape(visible(token))}</span>'
              for token, kind in islice(tokens, SHOWN))  # fmt: skip
     name = escape(str(frame["sample_id"].iloc[0]))
     rule_name = f"labels under {LABELLING if rule is None else rule.decoding}"
@@ -186,6 +187,5 @@ def _table(
     left = 'style="text-align:left"'
     top = "".join(f"<th {left}>{escape(str(name))}</th>" for name in names)
     body = "".join(f"<tr>{''.join(f'<td {left}>{put(c)}</td>' for c in row)}</tr>" for row in rows)
-    return (
-        f"<table>{f'<thead><tr>{top}</tr></thead>' if header else ''}<tbody>{body}</tbody></table>"
-    )
+    head = f"<thead><tr>{top}</tr></thead>" if header else ""
+    return f"<table>{head}<tbody>{body}</tbody></table>"

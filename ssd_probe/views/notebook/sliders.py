@@ -2,7 +2,6 @@
 
 import base64
 import io
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from ssd_probe.analysis.curves import (
     entropy_by_mass_bin,
     stack_models,
     truncation_curves,
-    valid_stats,
 )
 from ssd_probe.analysis.frames import Missing, attempt
 from ssd_probe.decoding import Decoding
@@ -41,14 +39,22 @@ class Sliders(Widget):
     def __init__(self, library: Library, about: About, positions: int, **traits: Any) -> None:
         """positions: at most so many are sent. Errors: `UserError` where none is valid."""
         text = library.sample(positions)
-        valid_stats(text.frame)
-        super().__init__(settings=settings_of(about.rule.decoding), **traits)
-        self._text, self._rule = text, about.rule
+        self._frames, self._rule = frames_of(text), about.rule
         self._ranks = int(library.probe.settings["top_k"])
         notes, whole = [*about.notes], sum(library.lengths.values())
         if len(text.frame) < whole:
             notes.append(f"{len(text.frame):,} of {whole:,} positions, drawn at random.")
         self._about = about._replace(notes=notes)
+        meta = meta_of(self._about, self._ranks) | {
+            "temperatures": list(TEMPERATURES),
+            "allowed": (1 - np.asarray(MASS_BINS)).tolist(),
+            "bins": BINS,
+        }
+        super().__init__(
+            data={"meta": meta, "block": pack(text, self._ranks, ids=False)},
+            settings=settings_of(about.rule.decoding),
+            **traits,
+        )
 
     @property
     def decoding(self) -> Decoding:
@@ -66,14 +72,6 @@ class Sliders(Widget):
             )
         self.settings = settings_of(decoding)
 
-    def answer(self, asked: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-        meta = meta_of(self._about, self._ranks) | {
-            "temperatures": list(TEMPERATURES),
-            "allowed": (1 - np.asarray(MASS_BINS)).tolist(),
-            "bins": BINS,
-        }
-        return {"meta": meta}, [pack(self._text, self._ranks)]
-
     def drawing(self) -> str:
         """Figures 6b-6d by matplotlib, and the shares, at the settings of the rule."""
         parts = [f"<strong>{paragraph(self._about.title, *self._about.notes)}</strong>"]
@@ -86,19 +84,19 @@ class Sliders(Widget):
             parts += [paragraph(f"Labels, {model}:"), shares_picture(self._rule.label(frame))]
         return "".join(parts)
 
-    @cached_property
-    def _frames(self) -> dict[str, pd.DataFrame]:
-        """The sample's frames by model, of the positions that are valid in all."""
-        return frames_of(self._text)
-
     def __str__(self) -> str:
-        return f"Sliders of {self._about.title}: {len(self._text.frame)} positions"
+        return f"Sliders of {self._about.title}: {len(self._frames[SIDES[0]])} positions"
 
 
 def frames_of(text: Text) -> dict[str, pd.DataFrame]:
-    """A text's frames by model, of the positions that are valid in all."""
+    """A text's frames by model, of the positions that are valid in all.
+
+    Errors: `UserError` where there are none.
+    """
     frames = [frame for frame in text[2:] if frame is not None]
     valid = np.logical_and.reduce([frame["valid"].to_numpy(bool) for frame in frames])
+    if not valid.any():
+        raise UserError("no position of the probe is valid")
     return {model: frame[valid] for model, frame in zip(SIDES, frames, strict=False)}
 
 

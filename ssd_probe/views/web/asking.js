@@ -2,23 +2,24 @@
 
 const PATIENCE = 15000; // ms until it is said that nobody answers
 
+// Bytes as Python sent them.
+export const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
 // ask({...}) -> Promise of {content, bytes}; `late` is told where an answer takes long.
-export function asking(model, late) {
+function asking(model, late) {
   const waiting = new Map(), view = Math.random().toString(36).slice(2); // a model may have many views
   let count = 0;
   const hear = (content, buffers) => {
-    const settle = waiting.get(content.id);
-    if (!settle) return;
+    waiting.get(content.id)?.(content, buffers?.[0]);
     waiting.delete(content.id);
-    settle(content, buffers?.[0]);
   };
   model.on("msg:custom", hear);
   const ask = (what) => new Promise((resolve, reject) => {
     const id = `${view}-${count++}`, watch = setTimeout(late, PATIENCE);
     waiting.set(id, (content, buffer) => {
       clearTimeout(watch);
-      if (content.error) return reject(new Error(content.error));
-      resolve({ content, bytes: buffer && new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength) });
+      if (content.error) reject(new Error(content.error));
+      else resolve({ content, bytes: buffer && bytesOf(buffer) });
     });
     model.send({ ...what, id });
   });
@@ -36,15 +37,21 @@ export function inCell({ model, el }, open) {
   el.addEventListener("keydown", (event) => event.stopPropagation());
   const { ask, close } = asking(model, () => (says.textContent = "No answer yet: the kernel is busy, or gone (then run this cell again)."));
   let end = close;
-  open(box, async (what) => {
-    const answer = await ask(what);
-    says.textContent = "";
-    return answer;
-  }).then((destroy) => {
+  const told = async (what) => {
+    try {
+      const answer = await ask(what);
+      says.textContent = "";
+      return answer;
+    } catch (error) {
+      says.textContent = error.message;
+      throw error;
+    }
+  };
+  open(box, told).then((destroy) => {
     const hide = document.createElement("style");
     hide.textContent = `.${model.get("picture")} { display: none }`;
     el.append(hide);
     end = () => (destroy(), close());
-  }, (error) => (says.textContent = error.message));
+  });
   return () => end();
 }

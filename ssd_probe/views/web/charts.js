@@ -13,7 +13,7 @@ function svg(tag, props = {}, ...children) {
 
 // Steps of 1, 2 or 5 from 0 to at least `most`.
 export function ticks(most) {
-  const rough = (most > 0 ? most : 1) / 4, size = 10 ** Math.floor(Math.log10(rough));
+  const rough = (most > 0 ? most : 1) / 5, size = 10 ** Math.floor(Math.log10(rough));
   const step = size * [1, 2, 5, 10].find((each) => each * size >= rough - 1e-12);
   const count = Math.ceil((most > 0 ? most : 1) / step - 1e-9);
   return Array.from({ length: count + 1 }, (_, i) => Number((i * step).toPrecision(6)));

@@ -2,7 +2,8 @@
 
 import { measure, probability, support } from "./math.js";
 
-const DECIDED = 0.99; // share of the positions, of which a mean is said: as `require_exact`
+const UNDECIDED = 0.01; // of the positions, at most, for a mean: as `require_exact`
+const isSaid = (inexact, rows) => inexact <= UNDECIDED * rows.length;
 
 // The rows that are valid on all sides.
 export const rowsOf = (sides) =>
@@ -17,7 +18,7 @@ export function point(side, rows, d) {
     found.entropy += out.entropy / rows.length;
     if (!out.exact) found.inexact++;
   }
-  return { ...found, exact: found.inexact <= (1 - DECIDED) * rows.length };
+  return { ...found, exact: isSaid(found.inexact, rows) };
 }
 
 // The bin of each row of Figure 6d: the first whose `allowed` mass beyond rank 20 it keeps to.
@@ -30,15 +31,19 @@ export function binsOf(side, rows, allowed) {
   });
 }
 
-// At one decoding: `point`, the labels' counts, and Figure 6d's mean entropy of each bin.
+// At one decoding: what `point` says, the labels' counts, and Figure 6d's mean entropy of each bin.
 export function summary(side, rows, d, rule, bins, count) {
   const found = measure(side, d, rule), labels = {};
   const byBin = Array.from({ length: count }, () => ({ positions: 0, entropy: 0 }));
+  const mean = { survivors: 0, entropy: 0 };
   rows.forEach((row, i) => {
+    mean.survivors += found.size[row] / rows.length;
+    mean.entropy += found.entropy[row] / rows.length;
     labels[found.label[row]] = (labels[found.label[row]] ?? 0) + 1;
     byBin[bins[i]].positions++;
     byBin[bins[i]].entropy += found.entropy[row];
   });
   for (const bin of byBin) bin.entropy = bin.positions ? bin.entropy / bin.positions : NaN;
-  return { ...point(side, rows, d), labels, byBin };
+  const inexact = rows.filter((row) => !found.exact[row]).length;
+  return { ...mean, inexact, exact: isSaid(inexact, rows), labels, byBin };
 }

@@ -14,6 +14,9 @@ import { button, digits, h } from "./elements.js";
 import { describe } from "./math.js";
 import { follow } from "./surroundings.js";
 
+const BUDGET = 25; // ms of work between frames
+const frame = () => new Promise(requestAnimationFrame);
+
 export const mountPanel = (element, host) => new Panel(element, host);
 
 class Panel {
@@ -22,14 +25,13 @@ class Panel {
     Object.assign(this, { element, host, meta, sides: [block.base, block.other].filter(Boolean) });
     this.rows = rowsOf(this.sides);
     this.bins = meta.ranks < 20 ? null : binsOf(this.sides[0], this.rows, meta.allowed);
-    this.known = new Map(); // the curves of settings that were seen
+    Object.assign(this, { known: new Map(), last: null, turn: 0, drawn: 0 }); // known: curves by settings
     this.figures = h("div", { class: "figures" });
-    this.numbers = h("div", { class: "numbers-of" });
     this.notice = h("p", { class: "notice", role: "status" });
     element.classList.add("ssd-viewer", "panel");
     element.replaceChildren(
       h("header", {}, h("h1", {}, meta.title), ...meta.notes.map((note) => h("p", { class: "notice" }, note))),
-      this.controls(), this.notice, this.figures, this.numbers);
+      h("div", { class: "bar-top" }, this.controls(), this.legend()), this.notice, this.figures);
     this.unfollow = follow(element, true);
     this.show(host.settings);
   }
@@ -48,6 +50,11 @@ class Panel {
       button("Reset", `Back to ${describe(this.meta.decoding)}`, () => this.change()));
   }
 
+  legend() {
+    return h("ul", { class: "legend", "aria-label": "Models" }, ...this.sides.map((_, i) =>
+      h("li", {}, h("span", { class: `key of-${i}` }), this.sides.length > 1 ? `${this.nameOf(i)}: ${this.meta.models[i]}` : this.nameOf(i))));
+  }
+
   change(name, value) {
     const settings = name ? { ...this.settings, [name]: name === "topK" && value > this.meta.ranks ? 0 : value } : { ...this.meta.decoding };
     this.show(settings);
@@ -63,39 +70,49 @@ class Panel {
       input.setAttribute("aria-valuetext", String(words[name]));
       says.textContent = String(words[name]);
     }
-    cancelAnimationFrame(this.frame); // of changes that come faster than they are drawn, the last
-    this.frame = requestAnimationFrame(() => this.draw());
+    this.draw(++this.turn);
   }
 
-  // The curves over T, of each side: they depend on top-k and top-p alone.
-  curves() {
-    const { topK, topP } = this.settings, key = `${topK} ${topP}`;
-    if (!this.known.has(key)) {
-      if (this.known.size > 50) this.known.clear();
-      this.known.set(key, this.sides.map((side) => this.meta.temperatures.map((temperature) =>
-        point(side, this.rows, { ...this.settings, temperature }))));
+  // Of changes that come faster than they can be drawn, the last; the page stays awake meanwhile.
+  async draw(turn) {
+    await frame();
+    if (turn !== this.turn) return;
+    const { meta, settings } = this, none = new Uint8Array(this.rows.length);
+    const here = this.sides.map((side) => summary(side, this.rows, settings, meta.rule, this.bins ?? none, meta.bins.length));
+    if (this.last) this.paint(here, this.last); // the curves before, until the new ones are known
+    const curves = await this.curves(turn);
+    if (curves) this.paint(here, (this.last = curves));
+  }
+
+  // The curves over T, of each side: they depend on top-k and top-p alone. Nothing if overtaken.
+  async curves(turn) {
+    const { settings, meta } = this, key = `${settings.topK} ${settings.topP}`;
+    if (this.known.has(key)) return this.known.get(key);
+    const found = this.sides.map(() => []);
+    for (const temperature of meta.temperatures) {
+      this.sides.forEach((side, i) => found[i].push(point(side, this.rows, { ...settings, temperature })));
+      if (performance.now() - this.drawn > BUDGET) await frame().then(() => (this.drawn = performance.now()));
+      if (turn !== this.turn) return null;
     }
-    return this.known.get(key);
+    if (this.known.size > 50) this.known.clear();
+    this.known.set(key, found);
+    return found;
   }
 
-  draw() {
-    const { meta, settings } = this, { models, temperatures, bins } = meta;
-    const none = this.bins ?? new Uint8Array(this.rows.length);
-    const here = this.sides.map((side) => summary(side, this.rows, settings, meta.rule, none, bins.length));
-    const curves = this.curves();
+  paint(here, curves) {
+    const { meta, settings } = this, { temperatures, bins } = meta;
     const series = (name) => curves.map((points, i) => ({ name: this.nameOf(i), values: points.map((p) => p[name]), exact: points.map((p) => p.exact) }));
     const sizes = here[0].byBin.map((bin) => `n=${bin.positions.toLocaleString("en")}`);
     this.figures.replaceChildren(
-      lines("6b  mean surviving tokens", temperatures, series("survivors"), settings.temperature),
-      lines("6c  mean entropy after truncation, nats", temperatures, series("entropy"), settings.temperature),
-      this.bins ? bars(`6d  mean entropy at ${describe(settings)}, nats`, bins, sizes, here.map((found, i) => ({ name: this.nameOf(i), values: found.byBin.map((bin) => bin.entropy) })))
+      lines("6b: mean surviving tokens", temperatures, series("survivors"), settings.temperature),
+      lines("6c: mean entropy after truncation, nats", temperatures, series("entropy"), settings.temperature),
+      this.bins ? bars(`6d: mean entropy at ${describe(settings)}, nats`, bins, sizes, here.map((found, i) => ({ name: this.nameOf(i), values: found.byBin.map((bin) => bin.entropy) })))
         : h("p", {}, `Figure 6d needs 20 ranks, the probe keeps ${meta.ranks}.`),
-      this.shares(here));
-    this.numbers.replaceChildren(this.table(here));
+      this.shares(here), this.table(here));
     const inexact = Math.max(...here.map((found) => found.inexact)), hollow = curves.flat().some((p) => !p.exact);
     this.notice.textContent = [
       inexact ? `${describe(settings)} may keep tokens beyond the ${meta.ranks} stored ranks at ${inexact} of ${this.rows.length} positions: there the least is counted.` : "",
-      hollow ? "Hollow marks: so at more than 1 % of the positions; the mean is a lower bound." : ""].join(" ").trim();
+      hollow ? "Hollow marks: that is more than 1 % of the positions, and the mean a lower bound." : ""].join(" ").trim();
   }
 
   nameOf = (i) => (this.sides.length > 1 ? ["before", "after"][i] : this.meta.models[0]);
@@ -118,12 +135,12 @@ class Panel {
     const row = (name, key) => h("tr", {}, h("th", { scope: "row" }, name), ...here.map((found) =>
       h("td", {}, `${found.exact ? "" : "≥ "}${digits(found[key])}`)));
     return h("table", { class: "numbers" }, h("caption", {}, `${describe(this.settings)}, means over ${this.rows.length.toLocaleString("en")} positions`),
-      h("thead", {}, h("tr", {}, h("td"), ...here.map((_, i) => h("th", { scope: "col" }, h("span", { class: `key of-${i}` }), this.nameOf(i))))),
+      h("thead", {}, h("tr", {}, h("td"), ...here.map((_, i) => h("th", { scope: "col" }, this.nameOf(i))))),
       h("tbody", {}, row("surviving tokens", "survivors"), row("entropy, nats", "entropy")));
   }
 
   destroy() {
-    cancelAnimationFrame(this.frame);
+    this.turn++;
     this.unfollow();
     this.element.replaceChildren();
   }

@@ -1,13 +1,13 @@
 // The panel as a widget: its settings are Python's too.
 
-import { inCell } from "./asking.js";
+import { bytesOf, inCell } from "./asking.js";
 import { mountPanel } from "./panel.js";
 
 function render(cell) {
   const { model } = cell;
-  return inCell(cell, async (box, ask) => {
-    const { content, bytes } = await ask({ ask: "positions" });
-    const panel = mountPanel(box, { meta: content.meta, block: bytes, settings: model.get("settings"),
+  return inCell(cell, async (box) => {
+    const { meta, block } = model.get("data");
+    const panel = mountPanel(box, { meta, block: bytesOf(block), settings: model.get("settings"),
       onChange: (settings) => {
         model.set("settings", settings);
         model.save_changes();
