@@ -9,10 +9,10 @@ import traitlets
 from ssd_probe.views.page import style
 
 NOTE = "A picture: run this cell for the live view."
-# Hides JupyterLab's "model not found" below the picture, where the widget is gone.
+# Hides JupyterLab's "Loading widget..." or "model not found", which stands there instead of a view.
 _NO_COMPLAINT = (
-    "<style>.jp-OutputArea-child:has(.%s) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)) "
-    "{ display: none }</style>"
+    "<style>.jp-OutputArea-child:has(.%s) + .jp-OutputArea-child > .jp-OutputArea-output"
+    ":not(:has(*)) { display: none }</style>"
 )
 
 

@@ -52,6 +52,9 @@ export function inCell({ model, el }, open) {
     hide.textContent = `.${model.get("picture")} { display: none }`;
     el.append(hide);
     end = () => (destroy(), close());
+  }, (error) => {
+    says.textContent ||= `The view cannot be shown: ${error.message}`;
+    console.error(error);
   });
   return () => end();
 }

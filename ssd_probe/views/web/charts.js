@@ -56,7 +56,7 @@ export function lines(title, temperatures, series, at) {
 export function bars(title, names, below, series) {
   const most = Math.max(0, ...series.flatMap(({ values }) => values.filter(Number.isFinite)));
   const room = (WIDE - LEFT - RIGHT) / names.length, wide = (0.8 * room) / series.length;
-  const says = `${title}: ${series.map(({ name, values }) => `${name} ${values.map(digits).join(", ")}`).join("; ")}`;
+  const says = `${title}: ${series.map(({ name, values }) => `${name} ${values.map((value) => (Number.isFinite(value) ? digits(value) : "none")).join(", ")}`).join("; ")}`;
   return chart(title, says, most, 46, (y, ground) => [
     ...names.flatMap((name, i) => [name, below[i]].map((text, line) => svg("text", { class: "tick",
       x: LEFT + (i + 0.5) * room, y: ground + 13 + 12 * line, "text-anchor": "middle" }, text))),

@@ -43,6 +43,7 @@ export class Lines {
   set(texts) {
     this.texts = texts;
     this.columns = 0;
+    this.laid = null;
     this.box.scrollTop = 0;
     this.resize();
   }
@@ -52,11 +53,13 @@ export class Lines {
     const size = this.ruler.getBoundingClientRect();
     const gutter = 6, columns = Math.max(20, Math.floor(this.box.clientWidth / (size.width / 100)) - gutter - 1);
     this.height = Math.round(size.height) + 4;
+    const first = !this.laid; // in a notebook it may get its place on the page late
     if (columns !== this.columns) {
       this.columns = columns;
       this.laid = layout(this.texts, columns);
       this.canvas.style.height = `${this.laid.rows * this.height}px`;
     }
+    if (first) this.reveal(this.look.selected());
     this.paint();
   }
 
@@ -119,6 +122,7 @@ export class Lines {
 
   // A token into sight, and the classes of what is in sight anew.
   reveal(i) {
+    if (!this.laid) return;
     const top = this.rowOf(i) * this.height, { scrollTop, clientHeight } = this.box;
     if (top < scrollTop + this.height || top > scrollTop + clientHeight - 2 * this.height)
       this.box.scrollTop = Math.max(0, top - clientHeight / 3);
@@ -131,7 +135,7 @@ export class Lines {
 
   drawStrip() {
     const { clientWidth: wide, clientHeight: high } = this.strip;
-    if (!wide || !high) return;
+    if (!wide || !high || !this.laid) return;
     this.strip.width = wide;
     this.strip.height = high;
     const pen = this.strip.getContext("2d"), strongest = new Array(high).fill(null);

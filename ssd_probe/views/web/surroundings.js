@@ -8,7 +8,7 @@ export function follow(element, byText = false) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => element.classList.toggle("dark", byText ? isLight(getComputedStyle(element.parentElement).color) : system.matches);
   const fit = () => element.classList.toggle("narrow", element.clientWidth <= NARROW);
-  const size = new ResizeObserver(fit), themes = new MutationObserver(theme);
+  const size = new ResizeObserver(() => (fit(), theme())), themes = new MutationObserver(theme);
   size.observe(element);
   system.addEventListener("change", theme);
   if (byText) for (const each of [document.documentElement, document.body]) themes.observe(each, { attributes: true });
