@@ -92,9 +92,9 @@ def _poison_empty():
 
 def _demo(folder, **sizes):
     """Folder, summary, configuration and what was said of a demo of the given sizes."""
-    from ssd_probe.commands.demo import DemoConfig, demo_stage
+    from ssd_probe.commands.demo import demo_config, demo_stage
 
-    config, said = DemoConfig(**sizes), []
+    config, said = demo_config(**sizes), []
     summary = demo_stage(folder / "run", config, said.append)
     return folder / "run", summary, config, "\n".join(said)
 
@@ -104,13 +104,11 @@ def demo_run(tmp_path_factory):
     """A small demo: locks and forks change as they should, pass@k tells nothing yet."""
     return _demo(
         tmp_path_factory.mktemp("demo"),
-        prompts=160,
-        temperatures=(1.6,),
-        dev_problems=6,
-        dev_samples=1,
-        test_problems=18,
-        test_samples=5,
-        probed_programs=24,
+        prompt_limit=160,
+        T_eval=[1.6],
+        dev={"limit": 6, "n": 1},
+        test={"limit": 18, "n": 5},
+        text_limit=24,
     )
 
 
@@ -119,11 +117,9 @@ def full_demo_run(tmp_path_factory):
     """A demo of reduced size, large enough for the direction of pass@k too."""
     return _demo(
         tmp_path_factory.mktemp("full-demo"),
-        prompts=2_400,
-        temperatures=(1.3, 1.6, 1.9),
-        dev_problems=60,
-        dev_samples=2,
-        test_problems=150,
-        test_samples=10,
-        probed_programs=90,
+        prompt_limit=2_400,
+        T_eval=[1.3, 1.6, 1.9],
+        dev={"limit": 60, "n": 2},
+        test={"limit": 150, "n": 10},
+        text_limit=90,
     )

@@ -13,6 +13,7 @@ from ssd_probe.cli.app import main
 from ssd_probe.execution.sandbox import obstacle
 
 COMMANDS = (
+    "run",
     "demo",
     "sample",
     "train",

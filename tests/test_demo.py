@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.commands import demo as module
-from ssd_probe.commands.demo import QUICK, demo_stage, evaluate_model, results
+from ssd_probe.commands import sweep
+from ssd_probe.commands.demo import demo_config, demo_stage
 from ssd_probe.commands.pictures.figures import draw_figures
+from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 
@@ -80,8 +81,8 @@ def test_the_run_folder_holds_what_the_readme_says(demo_run):
         assert (out / "figures" / name).stat().st_size
     assert "pass@5 hard" in said and "distractor tail" in said
     best = summary["best_temperature"]["ssd"]
-    rows = read_jsonl(out / "evaluations" / f"test-ssd-T{best:g}.jsonl")
-    assert len(rows) == config.test_problems * config.test_samples
+    rows = read_jsonl(out / "evaluations/test/evaluations/ssd" / f"T{best}-k20-p0.8.jsonl")
+    assert len(rows) == config.loop.test.limit * config.loop.test.n
     assert not any(r["verdict"] == "infra_error" for r in rows)
 
 
@@ -103,7 +104,7 @@ def test_figures_are_drawn_again_to_the_same_bytes(demo_run):
 def test_other_settings_and_foreign_folders_are_refused(demo_run, tmp_path):
     out, _, config, _ = demo_run
     with pytest.raises(UserError, match="seed: 0 -> 1"):
-        demo_stage(out, replace(config, seed=1))
+        demo_stage(out, config._replace(loop=replace(config.loop, seed=1)))
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not a run"):
         demo_stage(tmp_path, config)
@@ -120,27 +121,40 @@ def test_the_same_seed_repeats_and_a_stopped_run_goes_on_to_the_same_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ssd_probe.commands.demo.write_programs", stop)
+        patch.setattr("ssd_probe.commands.loop.positions.write_programs", stop)
         demo_stage(tmp_path, config)
     second = demo_stage(tmp_path, config, lambda text: None)
     assert second | {"seconds": 0} == first | {"seconds": 0}
     for path in out.rglob("*.jsonl"):
         if path.name != "metrics.jsonl":  # holds run times
-            assert path.read_bytes() == (tmp_path / path.relative_to(out)).read_bytes()
+            one, other = (each.read_bytes() for each in (path, tmp_path / path.relative_to(out)))
+            if path.name == "verdicts.jsonl":  # in the order in which programs ended
+                one, other = sorted(one.splitlines()), sorted(other.splitlines())
+            assert one == other
 
 
 def test_without_bubblewrap_only_programs_of_the_domains_language_run(tmp_path, monkeypatch):
-    config = replace(QUICK, dev_problems=6, dev_samples=2)
-    plain = module.sample_from
+    loop = demo_config(quick=True, dev={"limit": 6, "n": 2}, T_eval=[1.0]).loop
+    folder = RunFolder(tmp_path, loop)
+    grid, plain, canary = (
+        folder.grid(loop.dev, {"base": None}),
+        sweep.read_jsonl,
+        tmp_path / "canary",
+    )
 
-    def with_a_hostile_one(*args):
-        rows = plain(*args)
-        canary = tmp_path / "canary"
+    def with_a_hostile_one(path):
+        rows = plain(path)
+        if path.parent.parent.name != "samples":
+            return rows
         return [rows[0] | {"completion": f"open({str(canary)!r}, 'w')"}, *rows[1:]]
 
-    monkeypatch.setattr(module, "obstacle", lambda: "no bubblewrap here")
-    monkeypatch.setattr(module, "sample_from", with_a_hostile_one)
-    evaluate_model(tmp_path, config, "base", "dev", 1.0)
-    verdicts = results(tmp_path, "base", "dev", 1.0)["verdict"]
-    assert verdicts[0] == "error" and not (tmp_path / "canary").exists()
+    monkeypatch.setattr(sweep, "obstacle", lambda: "no bubblewrap here")
+    monkeypatch.setattr(sweep, "read_jsonl", with_a_hostile_one)
+    sweep.sweep_stage(grid, folder.trial_folder("dev"), harmless=True)
+    (cell,) = sweep.cells_of(grid, folder.trial_folder("dev"))
+    verdicts = sweep.verdicts(cell)["verdict"]
+    assert verdicts[0] == "error" and not canary.exists()
     assert "pass" in set(verdicts) and "infra_error" not in set(verdicts)
+    with pytest.raises(UserError, match="cannot be isolated"):  # a plain sweep is not harmless
+        monkeypatch.setattr("ssd_probe.execution.sandbox.obstacle", lambda: "no bubblewrap here")
+        sweep.sweep_stage(grid, tmp_path / "plain")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from ssd_probe.cli.app import main
+from ssd_probe.commands.demo import demo_config
 
-TRAIN = {"demo": {"train_decoding": {"temperature": 1.6, "top_k": 20, "top_p": 0.8}}}
+LOOP = {"loop": demo_config().loop.recorded()}
 
 
 def run_of(folder, settings):
@@ -32,15 +33,15 @@ def figures(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("record", [
     {"settings": {"weights": "w", "n": 1}},
-    {"settings": {"demo": {"seed": 0}}},
-    {"settings": {"demo": None}},
-    {"settings": {"demo": {"train_decoding": "greedy"}}},
-    {"settings": {"demo": {"train_decoding": {"temperature": 1.0}}}},
+    {"settings": {"loop": {"seed": 0}}},
+    {"settings": {"loop": None}},
+    {"settings": {"loop": LOOP["loop"] | {"arms": "ssd"}}},
+    {"settings": {"loop": LOOP["loop"] | {"T_eval": "hot"}}},
 ])  # fmt: skip
 def test_a_run_of_another_kind(tmp_path, figures, record):
     run_of(tmp_path / "run", record)
     code, said = figures("run")
-    assert code == 2 and said.startswith("error: run: not a run of `ssd-probe demo`")
+    assert code == 2 and said.startswith("error: run: not a run of `ssd-probe run` or `demo`")
     assert said.count("\n") == 1 and not (tmp_path / "run" / "figures").exists()
 
 
@@ -53,7 +54,12 @@ def test_a_record_that_is_none(tmp_path, figures, record):
 
 
 def test_a_run_whose_models_were_not_probed(tmp_path, figures):
-    run_of(tmp_path / "run", {"settings": TRAIN})
+    run_of(tmp_path / "run", {"settings": LOOP})
+    code, said = figures("run")
+    assert code == 2 and said == (
+        "error: run: stopped before its main arm was chosen; run it again\n"
+    )
+    (tmp_path / "run" / "choice.json").write_text('{"main": "ssd"}')
     code, said = figures("run")
     assert code == 2 and said == (
         "error: run/probes/base: no such probe folder; make it with `ssd-probe probe --out`\n"

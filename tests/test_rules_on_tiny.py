@@ -4,8 +4,9 @@ import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK, EntropyRule, QuantileRule, SupportRule
 from ssd_probe.analysis.scoring import agreement, score_against_truth
-from ssd_probe.commands.demo import QUICK, probe_model, write_programs
-from ssd_probe.commands.run_folder import labelled_probe
+from ssd_probe.commands.demo import demo_config
+from ssd_probe.commands.loop.positions import probe_model, write_programs
+from ssd_probe.commands.run_folder import PROGRAMS, RunFolder, labelled_probe
 
 PRINTED = {  # F1 of forks and of locks on 240 programs; here fewer, hence the tolerances
     "support": (SupportRule(), 1.0, 1.0, 0.01),
@@ -17,8 +18,9 @@ PRINTED = {  # F1 of forks and of locks on 240 programs; here fewer, hence the t
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    write_programs(out, QUICK)
-    probe_model(out, "base")
+    folder = RunFolder(out, demo_config(quick=True).loop)
+    write_programs(folder)
+    probe_model(folder, "base", str(out / PROGRAMS), out / "probes" / "base")
     known = labelled_probe(out, "base")
     return known[known["truth"].isin([FORK, LOCK])]
 

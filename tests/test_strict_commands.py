@@ -33,6 +33,18 @@ limit: 1
 n: 1
 k: [1]
 """
+LOOP = """\
+model: tiny
+prompts: tiny:ssd
+prompt_limit: 8
+max_new_tokens: 64
+arms: {ssd: {T_train: 1.6, top_k: 20, top_p: 0.8}}
+training: {batch_size: 8}
+T_eval: 1.0
+test: {problems: tiny:test, limit: 1, n: 1}
+texts: tiny:test
+text_limit: 1
+"""
 PROBLEMS = ["--problems", "tiny:dev", "--samples", "answers.jsonl"]
 COMPARED = ["--base", "probes/base", "--tuned", "probes/tuned"]
 # By command, in order: what is typed, and which of its files (`""`: stdout) hold a null. Whatever
@@ -71,6 +83,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
     ],
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
+    "run": [(["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"])],
     "toy": [(["--json", "--out", "toy"], [])],
     "figures": [(["--sweep", "sweep/sweep.csv", "--published", "--out", "published"], [])],
     "view": [(["probes/pair", "--out", "view.html"], [])],
@@ -117,6 +130,7 @@ def prepare(folder, patch):
     Path("line.py").write_text("x\n")
     Path("lines.py").write_text("def solve(xs):\n    return sum(xs)\n")
     Path("grid.yaml").write_text(GRID)
+    Path("loop.yaml").write_text(LOOP)
     odd = {"prompt": [{"role": "user", "content": "x"}], "note": math.nan}
     Path("odd-prompts.jsonl").write_text(json.dumps(odd) + "\n")  # Python's own JSON, as pandas'
     (problem,) = tiny_problems("dev", 1)

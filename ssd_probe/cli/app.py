@@ -19,7 +19,6 @@ from ssd_probe.cli.options import (
     Config,
     Device,
     Model,
-    Seed,
     Style,
     Temperature,
     TopK,
@@ -28,6 +27,7 @@ from ssd_probe.cli.options import (
     print_json,
 )
 from ssd_probe.cli.predict import predict
+from ssd_probe.cli.run import demo, run
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import view
 from ssd_probe.core.config import SampleConfig, TrainConfig
@@ -61,34 +61,6 @@ def settings(
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
-        "runs/demo"
-    ),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A minute or two; a shorter training.")
-    ] = False,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Walk the bundled checkpoint through simple self-distillation, and show what changed.
-
-    \b
-    Examples:
-      ssd-probe demo
-      ssd-probe demo --quick --out runs/quick
-    """
-    from dataclasses import replace
-
-    from ssd_probe.commands.demo import QUICK, DemoConfig, demo_stage
-
-    config = replace(QUICK if quick else DemoConfig(), seed=seed)
-    summary = demo_stage(out, config, say=(lambda text: None) if as_json else print)
-    if as_json:
-        print_json(summary)
 
 
 @app.command()
@@ -240,7 +212,7 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (branch, compare, evaluate, figures, predict, sweep, toy, view):
+for command in (run, demo, branch, compare, evaluate, figures, predict, sweep, toy, view):
     app.command()(command)
 
 

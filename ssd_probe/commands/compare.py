@@ -34,7 +34,7 @@ def compare_stage(
     before, after = _sides(base, tuned, pair)
     found = digest(
         paired_parts(before, after),
-        _rule(rule, before, labelling),
+        rule_of(rule, before, labelling),
         decoding,
         where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
         noise=before.noise,
@@ -55,7 +55,7 @@ def paired_parts(base: Probe, tuned: Probe) -> "Iterator[tuple[pd.DataFrame, pd.
     return zip(base.batches(), tuned.batches(), strict=True)
 
 
-def _rule(name: str, probe: Probe, labelling: Decoding) -> Any:
+def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:
     """The rule of a name, its quantiles taken over the whole probe."""
     from ssd_probe.analysis.labels import EntropyRule, QuantileRule, SupportRule
 

@@ -77,13 +77,13 @@ def read_grid(path: Path) -> Grid:
 
 def _grid(values: Any) -> Grid:
     known = {field.name for field in fields(Grid)} - {"decodings"} | {"decoding"}
-    values = _mapping(values, "the file", known, needed=("checkpoints", "decoding", "problems"))
+    values = mapping(values, "the file", known, needed=("checkpoints", "decoding", "problems"))
     if not isinstance(values["problems"], str):
         choices = "humaneval, basics, tiny:SPLIT or a LiveCodeBench .jsonl file"
         raise UserError(f"problems: must be {choices}")
     for key, least in _LEAST.items():
         if key in values and not (key == "limit" and values[key] is None):
-            _whole(key, values[key], least)
+            whole(key, values[key], least)
     if values.get("style", "auto") not in STYLES:
         raise UserError(f"style: {values['style']!r} must be one of {', '.join(STYLES)}")
     timeout = values.get("timeout", 3.0)
@@ -91,9 +91,9 @@ def _grid(values: Any) -> Grid:
     if not number or not 0 < timeout <= 86_400:
         raise UserError(f"timeout: {timeout!r} must be a number of seconds above 0 (at most a day)")
     n = values.get("n", Grid.n)
-    ks = _listed(values.get("k", [k for k in (1, 5) if k <= n]))
+    ks = listed(values.get("k", [k for k in (1, 5) if k <= n]))
     for k in ks:
-        if _whole("k", k, 1) > n:
+        if whole("k", k, 1) > n:
             raise UserError(f"k: pass@{k} needs n of {k} or more, not {n}")
     settings = {key: values[key] for key in values.keys() - {"checkpoints", "decoding", "k"}}
     return Grid(
@@ -103,18 +103,19 @@ def _grid(values: Any) -> Grid:
 
 def _checkpoints(values: Any) -> tuple[Trained, ...]:
     found = []
-    for name, each in _mapping(values, "checkpoints").items():
+    for name, each in mapping(values, "checkpoints").items():
         where = f"checkpoints.{name}"
-        if not re.fullmatch(r"\w[\w.+-]*", str(name)):
-            raise UserError(f"{where}: a name is letters, digits, and . + - _")
-        each = _mapping(each, where, {"model", "T_train", "top_k", "top_p"}, needed=("model",))
+        name_of(where, name)
+        each = mapping(each, where, {"model", "T_train", "top_k", "top_p"}, needed=("model",))
         if "T_train" not in each and each.keys() - {"model"}:
             raise UserError(
                 f"{where}: top_k and top_p need T_train; leave all out for a base model"
             )
         decoding = None
         if "T_train" in each:
-            decoding = _decoding(where, each["T_train"], each.get("top_k", 0), each.get("top_p", 1))
+            decoding = decoding_of(
+                where, each["T_train"], each.get("top_k", 0), each.get("top_p", 1)
+            )
         found.append(Trained(str(name), str(each["model"]), decoding))
     return tuple(found)
 
@@ -122,25 +123,34 @@ def _checkpoints(values: Any) -> tuple[Trained, ...]:
 def _decodings(values: Any) -> tuple[Decoding, ...]:
     found: dict[Decoding, None] = {}
     for each in values if isinstance(values, list) and values else [values]:
-        each = _mapping(each, "decoding", {"temperature", "top_k", "top_p"})
+        each = mapping(each, "decoding", {"temperature", "top_k", "top_p"})
         axes = (each.get("temperature", 1), each.get("top_k", 0), each.get("top_p", 1))
-        for setting in product(*map(_listed, axes)):
-            found[_decoding("decoding", *setting)] = None
+        for setting in product(*map(listed, axes)):
+            found[decoding_of("decoding", *setting)] = None
     if not found:
         raise UserError("decoding: no settings; give at least one value for each key")
     return tuple(found)
 
 
-def _decoding(where: str, temperature: Any, top_k: Any, top_p: Any) -> Decoding:
+def name_of(where: str, name: Any) -> str:
+    """A name that may be a file's; `UserError` "WHERE: ..." else."""
+    if not re.fullmatch(r"\w[\w.+-]*", str(name)):
+        raise UserError(f"{where}: a name is letters, digits, and . + - _")
+    return str(name)
+
+
+def decoding_of(where: str, temperature: Any, top_k: Any, top_p: Any) -> Decoding:
+    """The decoding of these values; `UserError` "WHERE: ..."."""
     try:
         return Decoding(temperature, top_k, top_p)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _mapping(
+def mapping(
     value: Any, what: str, known: set[str] | None = None, needed: tuple[str, ...] = ()
 ) -> dict:
+    """`value` if it is a mapping with these keys; `UserError` "WHAT: ..." else."""
     if not isinstance(value, dict) or not value:
         raise UserError(f"{what}: must be a mapping of names to values")
     if unknown := sorted(str(key) for key in value.keys() - (known or value.keys())):
@@ -152,11 +162,13 @@ def _mapping(
     return value
 
 
-def _listed(value: Any) -> tuple:
+def listed(value: Any) -> tuple:
+    """A list's values, or the one value."""
     return tuple(value) if isinstance(value, list) else (value,)
 
 
-def _whole(key: str, value: Any, least: int) -> int:
+def whole(key: str, value: Any, least: int) -> int:
+    """`value` if it is a whole number of at least `least`; `UserError` "KEY: ..." else."""
     if type(value) is not int or value < least:
         raise UserError(f"{key}: {value!r} must be a whole number of at least {least}")
     return value

@@ -1,23 +1,157 @@
-"""What the demo's run folder holds, and its probes with the domain's true labels."""
+"""What the folder of a run of the loop holds, and where."""
 
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from ssd_probe.analysis.passk import pass_curves
+from ssd_probe.commands.grid import Grid, Trained
+from ssd_probe.commands.loop.declaration import BASE, MAIN, Arm, Loop, Trial, loop_of
+from ssd_probe.commands.sweep import Cell, cells_of, verdicts
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
+from ssd_probe.files.record import read_record
 from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.probing.table import Probe
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import true_labels
 
-PROBED = ("base", "ssd")
+CHOICE = "choice.json"  # the main arm and each model's T_eval, before the test problems are touched
+TINY = "tiny:"  # texts whose true forks and locks are known
+PROGRAMS = Path("samples") / "programs.jsonl"  # those texts
 
 
-PROGRAMS = Path("samples") / "programs.jsonl"  # what both are probed on, in the run folder
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and what it was declared to be."""
+
+    out: Path
+    loop: Loop
+
+    @classmethod
+    def load(cls, out: Path) -> "RunFolder":
+        """Of a folder as it lies. Raises UserError if it is not a run of the loop."""
+        record = out / "run.json"
+        if not record.is_file():
+            raise UserError(f"{out}: not a run (no run.json); make one with `ssd-probe run`")
+        settings = read_record(record)["settings"]
+        try:
+            return cls(out, loop_of(settings["loop"]))
+        except (KeyError, TypeError, UserError):
+            raise UserError(
+                f"{out}: not a run of `ssd-probe run` or `demo` (run.json does not declare a "
+                "loop); for probes use `compare --out`, for a sweep `figures --sweep`"
+            ) from None
+
+    def name(self, arm: Arm, seed: int) -> str:
+        """Of the student: its arm's, and the seed where that is not the first."""
+        return arm.name if seed == self.loop.seed else f"{arm.name}-seed{seed}"
+
+    def samples(self, student: str) -> Path:
+        """What a student was trained on."""
+        return self.out / "samples" / f"{student}.jsonl"
+
+    def checkpoint(self, model: str) -> str:
+        """What to load for `base` or a student."""
+        return self.loop.model if model == BASE else str(self.out / "checkpoints" / model)
+
+    def trial_folder(self, split: str) -> Path:
+        """The sweep's folder of the dev or the test problems."""
+        return self.out / "evaluations" / split
+
+    def grid(self, trial: Trial, models: dict[str, Decoding | None], **at: Any) -> Grid:
+        """The sweep of `models` (name -> training decoding); at: {name: decodings} of some."""
+        loop = self.loop
+        chosen = at.get("at", {})
+        return Grid(
+            tuple(Trained(name, self.checkpoint(name), trained, tuple(chosen.get(name, ())))
+                  for name, trained in models.items()),
+            loop.eval_decodings,
+            trial.problems,
+            n=trial.n,
+            k=trial.ks,
+            max_new_tokens=loop.max_new_tokens,
+            batch_size=loop.batch_size,
+            seed=loop.seed,
+            limit=trial.limit,
+            timeout=loop.timeout,
+            workers=loop.workers,
+            style=loop.style,
+        )  # fmt: skip
+
+    def first_models(self) -> dict[str, Decoding | None]:
+        """The base and the first seed's students, with what these were trained at."""
+        return {BASE: None, **{arm.name: arm.decoding for arm in self.loop.arms}}
+
+    def dev_cells(self) -> list[Cell]:
+        """Of the dev sweep; none where there is nothing to choose."""
+        if self.loop.dev is None:
+            return []
+        return cells_of(self.grid(self.loop.dev, self.first_models()), self.trial_folder("dev"))
+
+    def choice(self) -> dict:
+        """What was chosen on dev. Raises UserError if the run did not come so far."""
+        if not (self.out / CHOICE).is_file():
+            raise UserError(f"{self.out}: stopped before its main arm was chosen; run it again")
+        return read_record_like(self.out / CHOICE)
+
+    def text_name(self, text: str) -> str:
+        """A text's name as part of a folder's."""
+        return re.sub(r"[^\w.-]+", "-", text).strip("-")
+
+    def probe(self, model: str, text: str) -> Path:
+        """The probe of a model on a text; of the first text it bears the model's name alone."""
+        first = text == self.loop.texts[0]
+        return self.out / "probes" / (model if first else f"{model}-on-{self.text_name(text)}")
+
+
+def read_record_like(path: Path) -> dict:
+    """A JSON object of the run's own; `UserError` if it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged (no object); delete it and run again")
+    return content
+
+
+def dev_curves(folder: RunFolder) -> pd.DataFrame | None:
+    """pass@k against T_eval, from whatever part of the dev sweep has been evaluated."""
+    done = [cell for cell in folder.dev_cells() if cell.evaluation.exists()]
+    if not done or folder.loop.dev is None:
+        return None
+    return pass_curves(pd.concat(map(verdicts, done)), ks=folder.loop.dev.ks, by=None)
+
+
+def probed_models(folder: RunFolder, main: str) -> list[str]:
+    """The models to probe, `main` by its arm's name; each once."""
+    return list(dict.fromkeys(main if name == MAIN else name for name in folder.loop.probed))
+
+
+def main_decoding(folder: RunFolder, main: str) -> Decoding:
+    """What the main arm's samples were drawn at."""
+    decoding = folder.loop.arm(main).decoding
+    assert decoding is not None  # the main arm is no control
+    return decoding
+
+
+def text_words(folder: RunFolder, text: str) -> str:
+    """What a text is, for captions."""
+    if text.startswith(TINY):
+        return f"{len(read_jsonl(folder.out / PROGRAMS))} noise-free test programs"
+    if text in {BASE, MAIN, *(arm.name for arm in folder.loop.arms)}:
+        return f"{text}'s answers to {folder.loop.test.problems}"
+    return text
 
 
 def labelled_probe(run: Path, name: str) -> pd.DataFrame:
-    """A probe of the run with the column `truth`: the true fork and lock labels of the domain."""
+    """A probe of a tiny run with the column `truth`: the domain's true fork and lock labels."""
     frame = Probe.load(run / "probes" / name).frame
     rows = read_jsonl(run / PROGRAMS)
     known = {problem.problem_id: problem for problem in domain.problems("test")}

@@ -38,12 +38,7 @@ def sample_stage(
     from ssd_probe.core.sample import at_context, sample_to_file
 
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
-    if style not in STYLES:
-        raise UserError(f"style = {style!r}: must be one of {', '.join(STYLES)}")
-    if style == "auto" and str(prompts).startswith("tiny:"):
-        style = "chat"
-    elif style == "auto":
-        style = "chat" if checkpoint.tokenizer.chat_template else "raw"
+    style = style_for(prompts, checkpoint.tokenizer, style)
     chosen = read_prompts(prompts, limit, style)
     settings = {
         "model": checkpoint.identity,
@@ -74,6 +69,15 @@ def sample_stage(
             counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
             add(record, batches=how, samples=len(rows), doubts=doubts, **counts)
             return rows
+
+
+def style_for(prompts: str | Path, tokenizer: Any, style: str = "auto") -> str:
+    """`chat` or `raw`: as asked, else chat where there is a template. `UserError` for others."""
+    if style not in STYLES:
+        raise UserError(f"style = {style!r}: must be one of {', '.join(STYLES)}")
+    if style != "auto":
+        return style
+    return "chat" if tokenizer.chat_template or str(prompts).startswith("tiny:") else "raw"
 
 
 def _doubts(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:

@@ -1,6 +1,6 @@
 """The figures of two compared probes with their captions, as files: 4-6, 8, loss, fork rates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,21 @@ def draw_digest(found: Digest, out: Path) -> Saved:
     return save_all(plans, out)
 
 
-def draw_passes(curves: pd.DataFrame, decoding: Decoding, out: Path) -> Saved:
-    """Draw Figure 2 for each k of a demo's dev sweep, whose models share `decoding`'s truncation.
+def draw_passes(
+    curves: pd.DataFrame, decoding: Decoding, out: Path, notes: Sequence[str] = ()
+) -> Saved:
+    """Draw Figure 2 for each k of a run's dev sweep, whose models share `decoding`'s truncation.
 
-    curves: of `pass_curves`, all problems together.
+    curves: of `pass_curves`, all problems together; notes: sentences for the captions.
     """
+    told = "".join(f" {note}." for note in notes)
 
     def draw(rows: pd.DataFrame) -> tuple[Axes, str]:
         return fig_2(rows), (
             f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
             f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
             "model; bands: 95 % bootstrap over problems; stars: each model's best."
+            f"{told}"
         )
 
     plans = [Plan(f"fig_2_pass{k}", rows, draw) for k, rows in curves.groupby("k")]

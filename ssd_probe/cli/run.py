@@ -1,0 +1,101 @@
+"""The whole loop of self-distillation in one command: run, and its short name demo."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssd_probe.cli.options import AsJson, Seed, print_json
+
+
+def run(
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="YAML file, or a preset: tiny, smollm2, llama-3.1-8b-instruct, qwen3-4b-instruct, "
+            "qwen3-4b-thinking, qwen3-30b-instruct, qwen3-30b-thinking, gpt-oss-20b."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run is resumed.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The small run that the file declares, else a tenth.")
+    ] = False,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Prompts, problems, samples, texts and steps times so much, up to 1."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than declared.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Other training prompts.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Other dev problems.")] = None,
+    test: Annotated[str | None, typer.Option(help="Other test problems.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Models side by side, of one thread each.")
+    ] = None,
+    unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--i-accept-unsandboxed-execution",
+            help="Without bubblewrap: run programs under limits only. Recorded in run.json.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole loop as one file declares it: sample, train, choose, test, probe, draw.
+
+    A paper's preset is its experiment as published; what a flag or this machine changes is printed
+    and recorded. The keys of a file: docs/guide.md.
+
+    \b
+    Examples:
+      ssd-probe run tiny --quick --out runs/tiny
+      ssd-probe run smollm2 --quick --out runs/smollm2
+      ssd-probe run loop.yaml --out runs/mine
+      ssd-probe run qwen3-4b-instruct --scale 0.01 --prompts p.jsonl --test lcb.jsonl --out runs/q
+    """
+    changes: dict[str, Any] = {
+        "model": model,
+        "prompts": prompts,
+        "dev": None if dev is None else {"problems": dev},
+        "test": None if test is None else {"problems": test},
+        "seed": seed,
+        "processes": processes,
+    }
+    given = {key: value for key, value in changes.items() if value is not None}
+    from ssd_probe.commands.loop.presets import choose
+
+    chosen = choose(config, quick=quick, scale=scale, changes=given)
+    _run(chosen, out, as_json, unsandboxed)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted one is resumed.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute or two; a shorter training.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the bundled checkpoint through simple self-distillation, and show what changed.
+
+    Short for `run tiny`.
+
+    \b
+    Examples:
+      ssd-probe demo
+      ssd-probe demo --quick --out runs/quick
+    """
+    from ssd_probe.commands.demo import demo_config
+
+    _run(demo_config(quick, seed=seed), out, as_json)
+
+
+def _run(chosen: Any, out: Path, as_json: bool, unsandboxed: bool = False) -> None:
+    from ssd_probe.commands.loop.run import run_stage
+
+    say = (lambda text: None) if as_json else print
+    summary = run_stage(chosen, out, say, unsandboxed=unsandboxed)
+    if as_json:
+        print_json(summary)

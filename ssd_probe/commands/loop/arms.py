@@ -1,0 +1,95 @@
+"""Steps 1 and 2: an arm's training data, and its student."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.commands.loop.declaration import Arm, Loop
+from ssd_probe.commands.run_folder import TINY, RunFolder
+from ssd_probe.commands.sample import sample_stage, style_for
+from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import SampleConfig
+from ssd_probe.errors import UserError
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
+from ssd_probe.files.record import recording
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.models.identity import tokenizer_identity
+from ssd_probe.models.tokens import continuation_ids, render_prompt
+from ssd_probe.problems.prompts import Prompt, read_prompts
+from ssd_probe.problems.texts import Text, read_texts
+from ssd_probe.tiny import domain
+from ssd_probe.tiny.truth import program_rows
+
+
+def rounds(loop: Loop) -> list[list[Arm]]:
+    """The arms in order: a round holds those whose source was made in a round before."""
+    depth: dict[str, int] = {}
+    for arm in loop.arms:
+        depth[arm.name] = depth[arm.source] + 1 if arm.source else 0
+    return [[arm for arm in loop.arms if depth[arm.name] == level]
+            for level in range(max(depth.values()) + 1)]  # fmt: skip
+
+
+def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
+    """Sample from the arm's source and fine-tune that on the raw samples, unless that is done.
+
+    Of a further seed the source is that seed's too.
+    """
+    loop, name = folder.loop, folder.name(arm, seed)
+    source = folder.name(loop.arm(arm.source), seed) if arm.source else "base"
+    model, samples = folder.checkpoint(source), folder.samples(name)
+    if arm.decoding is None:
+        write_corpus(loop, samples, seed)
+    else:
+        asked = SampleConfig(loop.n, loop.max_new_tokens, loop.batch_size, seed)
+        about: dict[str, Any] = {"limit": loop.prompt_limit, "style": loop.style}
+        sample_stage(model, loop.prompts, arm.decoding, samples, asked, **about)
+    recipe = replace(loop.training, seed=seed)
+    train_stage(model, samples, recipe, Path(folder.checkpoint(name)))
+
+
+def write_corpus(loop: Loop, out: Path, seed: int) -> None:
+    """The corpus' own solutions of the prompts, in the form of samples, instead of samples."""
+    tokenizer = load_tokenizer(loop.model)
+    style = style_for(loop.prompts, tokenizer, loop.style)
+    prompts = read_prompts(loop.prompts, loop.prompt_limit, style)
+    settings = {"tokenizer": tokenizer_identity(tokenizer), "prompts": digest(prompts),
+                "seed": seed, "from": "text"}  # fmt: skip
+    with (
+        claim(out, is_file=True),
+        recording(
+            out.with_name(out.name + ".run.json"), settings, {"source": loop.prompts}, (out,)
+        ),
+    ):
+        if out.exists():
+            return
+        if loop.prompts.startswith(TINY):
+            chosen = domain.problems(loop.prompts.removeprefix(TINY), loop.prompt_limit)
+            write_jsonl(out, program_rows(tokenizer, chosen, seed))
+            return
+        texts = {text.problem_id: text for text in read_texts([loop.prompts])}
+        if lost := [p.problem_id for p in prompts if p.problem_id not in texts]:
+            raise UserError(f"{loop.prompts}: no solution of {lost[0]} for an arm from text")
+        write_jsonl(out, [_solved(tokenizer, p, texts[p.problem_id]) for p in prompts])
+
+
+def _solved(tokenizer: object, prompt: Prompt, text: Text) -> dict:
+    """A prompt with its own solution: fenced and whole in a chat, else what goes on from it."""
+    answer = text.completion
+    if prompt.messages is not None:
+        whole = (text.prompt or "") + answer
+        answer = f"```python\n{whole.rstrip()}\n```"
+    ids = render_prompt(tokenizer, prompt)  # type: ignore[arg-type]
+    end = tokenizer.eos_token_id  # type: ignore[attr-defined]
+    asked = {"messages": prompt.messages} if prompt.messages else {"prompt": prompt.text}
+    return {
+        "sample_id": f"{prompt.problem_id}/corpus",
+        "problem_id": prompt.problem_id,
+        **asked,
+        "completion": answer,
+        "prompt_ids": ids,
+        "completion_ids": [*continuation_ids(tokenizer, ids, answer), end],  # type: ignore[arg-type]
+        "finished": True,
+    }

@@ -1,0 +1,304 @@
+"""A run's declaration, from YAML: what is sampled, trained, tested and probed.
+
+    model: tiny
+    prompts: tiny:ssd
+    arms:
+      ssd: {T_train: 1.6, top_k: 20, top_p: 0.8}
+      control: {T_train: 1.0}
+      round2: {from: ssd, T_train: 1.6, top_k: 20, top_p: 0.8}
+      corpus: {from: text}
+    T_eval: [1.0, 1.6]
+    dev: {problems: tiny:dev, n: 2}
+    test: {problems: tiny:test, n: 5}
+
+An arm is a student by how its training data are made. One sampled at T=1 without truncation, where
+the theory expects no change, or trained on the corpus' own text is a control.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.commands.branching.config import BranchConfig
+from ssd_probe.commands.compare import RULES
+from ssd_probe.commands.grid import decoding_of, listed, mapping, name_of, whole
+from ssd_probe.core.config import TrainConfig
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.files.reading import read_yaml
+from ssd_probe.problems.prompts import STYLES
+
+BASE, MAIN, TEXT = "base", "main", "text"  # names with a meaning of their own
+UNRECORDED = {"batch_size", "probe_batch_size", "processes", "workers", "more_seeds"}
+_WHOLE = {  # least value; None is legal where it is the default
+    "prompt_limit": 1, "n": 1, "max_new_tokens": 1, "batch_size": 1, "probe_batch_size": 1,
+    "text_limit": 1, "top_k_eval": 0, "seed": 0, "workers": 1, "processes": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One student: the decoding of its training samples (None: the corpus' own text).
+
+    source: the arm whose student is sampled and trained on (a further round); None: the base.
+    """
+
+    name: str
+    decoding: Decoding | None
+    source: str | None = None
+
+    @property
+    def is_control(self) -> bool:
+        return self.decoding is None or self.decoding == Decoding()
+
+    def settings(self) -> dict[str, Any]:
+        """As in the file."""
+        if self.decoding is None:
+            return {"from": TEXT}
+        d = self.decoding
+        made = {"T_train": d.temperature, "top_k": d.top_k, "top_p": d.top_p}
+        return made | ({"from": self.source} if self.source else {})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Problems to solve, the first `limit` of them, with `n` samples each."""
+
+    problems: str
+    n: int
+    limit: int | None = None
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k of pass@k that so many samples allow."""
+        return tuple(k for k in (1, 5) if k <= self.n)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Everything that a run's numbers depend on, and how it is spread over the machine."""
+
+    model: str
+    prompts: str
+    arms: tuple[Arm, ...]
+    T_eval: tuple[float, ...]
+    test: Trial
+    dev: Trial | None = None  # None: one T_eval, nothing to choose
+    prompt_limit: int | None = None
+    style: str = "auto"  # of the prompts, see `sample`
+    n: int = 1  # samples a prompt
+    max_new_tokens: int = 512
+    training: TrainConfig = field(default_factory=TrainConfig)
+    top_k_eval: int = 20
+    top_p_eval: float = 0.8
+    baseline: Decoding | None = None  # the base is tested at this too
+    texts: tuple[str, ...] = (BASE,)
+    text_limit: int | None = None
+    probed: tuple[str, ...] = (BASE, MAIN)
+    labels: str = "support"
+    predict: bool = False
+    branch: BranchConfig | None = None  # of the base's passing answers to the test problems
+    seed: int = 0
+    more_seeds: tuple[int, ...] = ()  # the main arm and the controls again
+    timeout: float = 3.0
+    batch_size: int = 64
+    probe_batch_size: int = 8
+    workers: int = 2
+    processes: int = 1
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def candidates(self) -> tuple[Arm, ...]:
+        """Of which the main arm is chosen."""
+        return tuple(arm for arm in self.arms if not arm.is_control)
+
+    @property
+    def eval_decodings(self) -> tuple[Decoding, ...]:
+        """T_eval varies; the truncation is the same for every model."""
+        return tuple(Decoding(t, self.top_k_eval, self.top_p_eval) for t in self.T_eval)
+
+    def settings(self) -> dict[str, Any]:
+        """As in the file, every key; `read_loop` makes the same of it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["arms"] = {arm.name: arm.settings() for arm in self.arms}
+        values["training"] = _without_seed(self.training)
+        for key in ("dev", "test"):
+            values[key] = asdict(values[key]) if values[key] else None
+        values["branch"] = self.branch and _without_seed(self.branch)
+        if base := self.baseline:
+            made = {"T_eval": base.temperature, "top_k": base.top_k, "top_p": base.top_p}
+            values["baseline"] = made
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run's folder is of."""
+        return {key: v for key, v in self.settings().items() if key not in UNRECORDED}
+
+    def scaled(self, scale: float, count: Callable[[str], int]) -> "Loop":
+        """Prompts, problems, samples, texts and steps times `scale`, one at least.
+
+        count: how many prompts a source has, for where there is no limit.
+        """
+
+        def less(number: int) -> int:
+            return max(1, round(scale * number))
+
+        def trial(given: Trial) -> Trial:
+            limit = less(given.limit or count(given.problems))
+            return Trial(given.problems, less(given.n), limit)
+
+        steps, warmup = self.training.max_steps, self.training.warmup_steps
+        training = replace(
+            self.training,
+            max_steps=less(steps) if steps > 0 else steps,
+            warmup_steps=warmup and less(warmup),
+        )
+        return replace(
+            self,
+            prompt_limit=less(self.prompt_limit or count(self.prompts)),
+            training=training,
+            dev=self.dev and trial(self.dev),
+            test=trial(self.test),
+            text_limit=self.text_limit and less(self.text_limit),
+            branch=self.branch and replace(self.branch, positions=less(self.branch.positions)),
+        )
+
+
+def _without_seed(config: TrainConfig | BranchConfig) -> dict[str, Any]:
+    return {key: value for key, value in asdict(config).items() if key != "seed"}
+
+
+def read_loop(path: Path) -> tuple[dict, dict]:
+    """A YAML file's mapping, and its `quick` one. `UserError` where it is none."""
+    values = mapping(read_yaml(path), str(path))
+    quick = values.pop("quick", None)
+    return values, {} if quick is None else mapping(quick, f"{path}: quick")
+
+
+def merged(values: Mapping, other: Mapping) -> dict:
+    """`values` with what `other` says; of inner mappings only the keys that it names."""
+    whole = dict(values)
+    for key, value in other.items():
+        inner = key in ("training", "dev", "test", "branch") and isinstance(value, dict)
+        old = whole.get(key)
+        whole[key] = {**old, **value} if inner and isinstance(old, dict) else value
+    return whole
+
+
+def loop_of(values: Mapping[str, Any]) -> Loop:
+    """The declaration of a mapping; `UserError` for anything missing, unknown or illegal."""
+    known = {each.name for each in fields(Loop)}
+    needed = tuple(each.name for each in fields(Loop)
+                   if each.default is MISSING and each.default_factory is MISSING)  # fmt: skip
+    given = dict(mapping(dict(values), "the file", known, needed))
+    for key in ("model", "prompts", "labels"):
+        if key in given and not isinstance(given[key], str):
+            raise UserError(f"{key}: {given[key]!r} must be a name (in quotes if need be)")
+    for key, least in _WHOLE.items():
+        if key in given and not (key.endswith("_limit") and given[key] is None):
+            whole(key, given[key], least)
+    given["arms"] = _arms(given["arms"])
+    given["T_eval"] = tuple(map(float, _numbers("T_eval", given["T_eval"])))
+    given["test"], given["dev"] = _trial("test", given["test"]), _trial("dev", given.get("dev"))
+    given["training"] = _settings("training", TrainConfig, given.get("training") or {})
+    if given.get("branch") is not None:
+        given["branch"] = _settings("branch", BranchConfig, given["branch"])
+    given["baseline"] = _baseline(given.get("baseline"))
+    for key in ("texts", "probed"):
+        if key in given:
+            given[key] = tuple(map(str, listed(given[key])))
+    seeds = listed(given.get("more_seeds", []))
+    given["more_seeds"] = tuple(whole("more_seeds", seed, 0) for seed in seeds)
+    loop = Loop(**given)
+    _check(loop)
+    return loop
+
+
+def _check(loop: Loop) -> None:
+    """What one key alone does not show."""
+    decoding_of("top_k_eval, top_p_eval", 1.0, loop.top_k_eval, loop.top_p_eval)
+    for t in loop.T_eval:
+        decoding_of("T_eval", t, 0, 1)
+    names = {arm.name for arm in loop.arms}
+    if not loop.candidates:
+        raise UserError("arms: controls only; give one with a T_train other than 1, top_k or top_p")
+    if loop.dev is None and (len(loop.T_eval) > 1 or len(loop.candidates) > 1):
+        raise UserError(
+            "dev: is missing; without it there is one T_eval and one arm beside controls"
+        )
+    if loop.style not in STYLES:
+        raise UserError(f"style: {loop.style!r}; known: {', '.join(STYLES)}")
+    if loop.labels not in RULES:
+        raise UserError(f"labels: {loop.labels!r}; known: {', '.join(RULES)}")
+    for name in loop.probed:
+        if name not in names | {BASE, MAIN}:
+            raise UserError(f"probed: no arm {name!r}; known: {', '.join([BASE, MAIN, *names])}")
+    if BASE not in loop.probed or MAIN not in loop.probed:
+        raise UserError(f"probed: {BASE} and {MAIN} must be among them")
+    if type(loop.predict) is not bool:
+        raise UserError(f"predict: {loop.predict!r} must be true or false")
+    if type(loop.timeout) not in (int, float) or not 0 < loop.timeout <= 86_400:
+        raise UserError(f"timeout: {loop.timeout!r} must be a number of seconds above 0")
+    if loop.seed in loop.more_seeds:
+        raise UserError(f"more_seeds: {loop.seed} is the seed")
+
+
+def _arms(values: Any) -> tuple[Arm, ...]:
+    found: dict[str, Arm] = {}
+    for name, each in mapping(values, "arms").items():
+        where = f"arms.{name}"
+        if name_of(where, name) in (BASE, MAIN, TEXT):
+            raise UserError(f"{where}: the name has a meaning of its own; choose another")
+        each = mapping(each, where, {"from", "T_train", "top_k", "top_p"})
+        source = each.get("from")
+        if source == TEXT:
+            if len(each) > 1:
+                raise UserError(f"{where}: from text nothing is sampled; leave the other keys out")
+            found[name] = Arm(name, None)
+            continue
+        if source is not None and source not in found:
+            above = ", ".join([TEXT, *found])
+            raise UserError(f"{where}: from {source!r} is no arm above it; known: {above}")
+        if "T_train" not in each:
+            raise UserError(f"{where}: `T_train` is missing (or `from: {TEXT}`)")
+        decoding = decoding_of(where, each["T_train"], each.get("top_k", 0), each.get("top_p", 1))
+        found[name] = Arm(name, decoding, source)
+    return tuple(found.values())
+
+
+def _trial(key: str, values: Any) -> Trial | None:
+    if values is None:
+        return None
+    given = mapping(values, key, {each.name for each in fields(Trial)}, ("problems", "n"))
+    for name in ("n", "limit"):
+        if given.get(name) is not None:
+            whole(f"{key}.{name}", given[name], 1)
+    if not isinstance(given["problems"], str):
+        raise UserError(f"{key}.problems: {given['problems']!r} must be a name")
+    return Trial(**given)
+
+
+def _settings(key: str, kind: type, values: Any) -> Any:
+    """A command's settings; the seed is the run's."""
+    given = mapping(values, key, {each.name for each in fields(kind)} - {"seed"})
+    try:
+        return kind(**given)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _baseline(values: Any) -> Decoding | None:
+    if values is None:
+        return None
+    given = mapping(values, "baseline", {"T_eval", "top_k", "top_p"}, ("T_eval",))
+    return decoding_of("baseline", given["T_eval"], given.get("top_k", 0), given.get("top_p", 1))
+
+
+def _numbers(key: str, values: Any) -> tuple:
+    found = listed(values)
+    if not found or not all(type(value) in (int, float) for value in found):
+        raise UserError(f"{key}: {values!r} must be a number or a list of numbers")
+    return found

@@ -1,0 +1,143 @@
+"""Step 4: the models probed on the same texts, and what changed at locks and forks."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssd_probe.analysis.compare import compare
+from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.analysis.passk import PASS
+from ssd_probe.analysis.scoring import score_against_truth
+from ssd_probe.commands.branching.config import BranchConfig
+from ssd_probe.commands.branching.runs import Limits
+from ssd_probe.commands.branching.stage import branch_stage
+from ssd_probe.commands.branching.summary import summarised
+from ssd_probe.commands.compare import compare_stage
+from ssd_probe.commands.loop.declaration import BASE, MAIN
+from ssd_probe.commands.loop.trials import test_cells
+from ssd_probe.commands.run_folder import (
+    PROGRAMS,
+    TINY,
+    RunFolder,
+    labelled_probe,
+    main_decoding,
+    probed_models,
+)
+from ssd_probe.commands.sweep import verdicts
+from ssd_probe.core.lanes import Run
+from ssd_probe.decoding import Decoding
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.probing.probe import probe
+from ssd_probe.problems.texts import read_texts
+from ssd_probe.tiny import domain
+from ssd_probe.tiny.truth import program_rows
+from ssd_probe.views.doubts import collect, hardly_moved
+
+
+def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
+    """Every probed model on every text."""
+    for text in folder.loop.texts:
+        source = text_source(folder, choice, text)
+        models = probed_models(folder, choice["main"])
+        run(probe_model, [(folder, name, source, folder.probe(name, text)) for name in models])
+
+
+def text_source(folder: RunFolder, choice: dict, text: str) -> str:
+    """What `read_texts` reads: a model's name stands for its answers to the test problems."""
+    model = choice["main"] if text == MAIN else text
+    if model == BASE or model in {arm.name for arm in folder.loop.arms}:
+        return str(test_cells(folder, choice)[1][model][0].samples)
+    if text.startswith(TINY):
+        write_programs(folder, text.removeprefix(TINY))
+        return str(folder.out / PROGRAMS)
+    return text
+
+
+def write_programs(folder: RunFolder, split: str = "test") -> None:
+    """Noise-free programs as the domain's corpus has them, neither model's samples."""
+    path, loop = folder.out / PROGRAMS, folder.loop
+    if not path.exists():
+        chosen = domain.problems(split, loop.text_limit)
+        write_jsonl(path, program_rows(load_tokenizer("tiny"), chosen, loop.seed))
+
+
+def probe_model(folder: RunFolder, name: str, source: str, out: Path) -> None:
+    """Probe one model on a text."""
+    config = ProbeConfig(batch_size=folder.loop.probe_batch_size)
+    probe(folder.checkpoint(name), read_texts([source], folder.loop.text_limit), out, config)
+
+
+def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, Any]:
+    """The outcomes of the base's own answers to the test problems, other tokens forced."""
+    loop = folder.loop
+    cell = test_cells(folder, choice)[1][BASE][0]
+    if not (verdicts(cell)["verdict"] == PASS).any():
+        return {"lines": [], "doubts": ["no program of the base passed, so none was branched"]}
+    limits = Limits(seconds=loop.timeout, workers=loop.workers, unsandboxed=unsandboxed)
+    config = replace(loop.branch or BranchConfig(), seed=loop.seed)
+    out = folder.out / "branch"
+    found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
+    content, lines = summarised(found, out)
+    return {**content, "lines": lines, "doubts": []}
+
+
+def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
+    """The base against each probed student on each text.
+
+    `comparison`: the main arm's on the first text; `comparisons`: the others, and their verdicts in
+    words. Of the bundled domain's programs locks and forks are the true ones, and `rule` says how
+    well the default rule finds those.
+    """
+    main, first = choice["main"], folder.loop.texts[0]
+    found: dict[str, Any] = {"comparisons": [], "doubts": []}
+    for text in folder.loop.texts:
+        for name in probed_models(folder, main):
+            if name == BASE:
+                continue
+            decoding = folder.loop.arm(name).decoding
+            decoding = decoding if decoding and decoding.truncates else main_decoding(folder, main)
+            if text.startswith(TINY) and text == first:
+                rows, told = _at_true_labels(folder, name, decoding)
+            else:
+                rows, told = _by_rule(folder, name, text, decoding)
+            if (name, text) == (main, first):
+                found |= {"comparison": rows, **told}
+            else:
+                found["comparisons"].append({"text": text, "model": name, "table": rows, **told})
+            if text == first and not folder.loop.arm(name).is_control:
+                found["doubts"] += collect(_moved(name, rows))
+    return found
+
+
+def _at_true_labels(
+    folder: RunFolder, name: str, decoding: Decoding
+) -> tuple[list[dict], dict[str, Any]]:
+    before, after = (labelled_probe(folder.out, model) for model in (BASE, name))
+    truth, rule = before["truth"], SupportRule()
+    scores = score_against_truth(rule.label(before), truth, rule.score(before))
+    table = compare(before, after, truth, decoding)
+    return table.to_dict("records"), {"rule": scores.to_dict("records")}
+
+
+def _by_rule(
+    folder: RunFolder, name: str, text: str, decoding: Decoding
+) -> tuple[list[dict], dict[str, Any]]:
+    before, after = (folder.probe(model, text) for model in (BASE, name))
+    out = folder.out / "comparisons" / f"{name}-on-{folder.text_name(text)}"
+    found, lines = compare_stage(before, after, None, decoding, folder.loop.labels, out)
+    files = {str(path) for path in out.iterdir()}
+    told = [line for line in lines if line not in files and not line.startswith("no ")]
+    return found.comparison.to_dict("records"), {"verdicts": told}
+
+
+def _moved(name: str, rows: list[dict]) -> str | None:
+    """KL(q || p) of base and student over all positions, where the probes' ranks tell it."""
+    table = pd.DataFrame(rows)
+    every = table[(table["label"] == "all") & (table["statistic"] == "target_kl")]
+    if every.empty:
+        return None
+    return hardly_moved(name, float(every["base"].iloc[0]), float(every["tuned"].iloc[0]))

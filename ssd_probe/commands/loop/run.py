@@ -1,0 +1,138 @@
+"""`ssd-probe run` and `demo`: the whole loop in one folder.
+
+Sample from the base -> fine-tune on the raw samples -> choose each model's T_eval and the main arm
+on dev -> test -> probe on the same texts -> compare and draw. Each stage is the command of its
+name, leaves its files when they are complete, and does nothing again that is there.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.commands.loop.arms import make_student, rounds
+from ssd_probe.commands.loop.declaration import Arm, Loop
+from ssd_probe.commands.loop.positions import branched, compared, probe_models
+from ssd_probe.commands.loop.presets import Chosen
+from ssd_probe.commands.loop.trials import choose_on_dev, predict_before_test, run_test
+from ssd_probe.commands.pictures.figures import draw_figures
+from ssd_probe.commands.run_folder import RunFolder
+from ssd_probe.commands.sweep import isolation_of
+from ssd_probe.core.lanes import Run, side_by_side
+from ssd_probe.errors import UserError
+from ssd_probe.files.claims import claim
+from ssd_probe.files.digests import digest
+from ssd_probe.files.record import add, begin, read_record
+from ssd_probe.files.writing import write_json
+from ssd_probe.models.checkpoints import device_name, named
+from ssd_probe.models.identity import Checkpoint
+from ssd_probe.problems.prompts import read_prompts
+from ssd_probe.problems.tasks import load_tasks, tasks_identity
+from ssd_probe.views.doubts import collect
+from ssd_probe.views.story import tell
+
+Say = Callable[[str], None]
+
+
+def run_stage(
+    chosen: Chosen, out: Path, say: Say = print, *, unsandboxed: bool = False
+) -> dict[str, Any]:
+    """Run, or go on with, a declared loop in folder `out`; the content of its summary.json.
+
+    Errors: `UserError` when `out` is in use, holds something else, or was made with other settings;
+    when the model, the prompts or the problems are not on this machine; where nothing isolates.
+    """
+    started, loop = time.time(), chosen.loop
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+        raise UserError(f"{out}: not empty and not a run; choose another --out")
+    isolated = isolation_of(loop.test.problems, unsandboxed, harmless=True)
+    settings, folder = _settings(loop), RunFolder(out, loop)
+    for deviation in chosen.deviations:
+        say(f"other than in the paper: {deviation}")
+    with claim(out), side_by_side(loop.processes) as run:
+        about = {**named(loop.model), "name": chosen.name, "deviations": chosen.deviations}
+        begin(out / "run.json", settings, about | {"device": device_name(None)})
+        _train(folder, run, say)
+        say("2/5 sweep T_eval on the dev split to find each model's best")
+        choice = choose_on_dev(folder, run, unsandboxed)
+        say(f"    main arm: {choice['main']}")
+        predicted = predict_before_test(folder, choice) if loop.predict and loop.dev else []
+        _train_again(folder, choice["main"], run)
+        say("3/5 sample and run the programs of the held-out test problems")
+        passes = run_test(folder, choice, run, unsandboxed)
+        say(f"4/5 probe {' and '.join(loop.probed)} on the same texts")
+        _link_main(folder, choice["main"])
+        probe_models(folder, choice, run)
+        found = compared(folder, choice)
+        forced = branched(folder, choice, unsandboxed) if loop.branch else {"doubts": []}
+        parts = [_training_doubts(folder), choice["doubts"], passes, found, forced]
+        doubts = collect(*(p.pop("doubts") if isinstance(p, dict) else p for p in parts))
+        add(out / "run.json", doubts=doubts)
+        summary = {
+            **{"name": chosen.name, "model": loop.model, "main": choice["main"]},
+            **{"deviations": chosen.deviations, "doubts": doubts, "prediction": predicted},
+            **{"best_temperature": choice["T_eval"], "isolation": isolated, **passes, **found},
+            **({"branch": forced} if loop.branch else {}),
+        }
+        say("5/5 draw the figures")
+        summary["figures"] = [str(path.relative_to(out)) for path in draw_figures(out)[0]]
+        summary["seconds"] = round(time.time() - started, 1)
+        write_json(out / "summary.json", summary)
+    say(tell(summary, out))
+    return summary
+
+
+def _settings(loop: Loop) -> dict[str, Any]:
+    """What the run's numbers depend on: model, prompts, problems with their tests, declaration."""
+    trials = {"dev": loop.dev, "test": loop.test}
+    return {
+        "model": Checkpoint(loop.model).identity,
+        "prompts": digest(read_prompts(loop.prompts, loop.prompt_limit)),
+        "problems": {key: tasks_identity(load_tasks(t.problems)) for key, t in trials.items() if t},
+        "loop": loop.recorded(),
+    }
+
+
+def _train(folder: RunFolder, run: Run, say: Say) -> None:
+    loop = folder.loop
+    count = loop.prompt_limit or "all"
+    say(f"1/5 sample {loop.n} x {count} answers to {loop.prompts}, and fine-tune on them:")
+    for arm in loop.arms:
+        made = f"samples at {arm.decoding}" if arm.decoding else "the corpus' own text"
+        source = f" of {arm.source}'s student" if arm.source else ""
+        kind = " (control)" if arm.is_control else ""
+        say(f"    {arm.name}: {made}{source}{kind}")
+    for level in rounds(loop):
+        run(make_student, [(folder, arm, loop.seed) for arm in level])
+
+
+def _train_again(folder: RunFolder, main: str, run: Run) -> None:
+    """The further seeds: the main arm with the arms that it is made from, and the controls."""
+    loop = folder.loop
+    needed, source = {main}, loop.arm(main).source
+    while source:
+        needed, source = needed | {source}, loop.arm(source).source
+
+    def again(arm: Arm) -> bool:
+        return arm.name in needed or (arm.is_control and not arm.source)
+
+    for level in rounds(loop):
+        chosen = [arm for arm in level if again(arm)]
+        run(make_student, [(folder, arm, seed) for seed in loop.more_seeds for arm in chosen])
+
+
+def _training_doubts(folder: RunFolder) -> list[str]:
+    """What the trainings had to say of themselves."""
+    found = []
+    for arm in folder.loop.arms:
+        record = read_record(Path(folder.checkpoint(arm.name)) / "run.json")
+        found += [f"{arm.name}: {doubt}" for doubt in record.get("doubts", [])]
+    return found
+
+
+def _link_main(folder: RunFolder, main: str) -> None:
+    """`checkpoint` in the run's folder is the main arm's student."""
+    link, target = folder.out / "checkpoint", Path("checkpoints") / main
+    if not link.is_symlink() or link.readlink() != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target, target_is_directory=True)

@@ -1,0 +1,128 @@
+"""Step 3: T_eval and the main arm chosen on dev problems, then all models on the test problems."""
+
+from typing import Any
+
+import pandas as pd
+
+from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
+from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.predict import Limits, Question, predict_stage
+from ssd_probe.commands.run_folder import CHOICE, RunFolder
+from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
+from ssd_probe.core.lanes import Run
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.files.writing import write_json
+from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.probing.probe import probe
+from ssd_probe.problems.texts import read_texts
+from ssd_probe.views.doubts import at_the_end, collect, few_problems
+
+NAN = float("nan")
+
+
+def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, Any]:
+    """Sweep T_eval on dev; the main arm and each model's T_eval, also in choice.json.
+
+    Each model's T_eval is that of its highest pass@1, and so is the main arm's among the arms that
+    are no controls; the lower T_eval and the first arm at ties.
+    """
+    loop = folder.loop
+    if loop.dev is None:
+        chosen = dict.fromkeys(folder.first_models(), loop.T_eval[0])
+        main, rows, doubts = loop.candidates[0].name, [], []
+    else:
+        grid = folder.grid(loop.dev, folder.first_models())
+        _sweep(folder, grid, "dev", run, unsandboxed)
+        curves = pass_curves(pd.concat(map(verdicts, folder.dev_cells())), ks=(1,), by=None)
+        best = curves.loc[curves.groupby("model")["estimate"].idxmax()].set_index("model")
+        scores = {arm.name: best["estimate"][arm.name] for arm in loop.candidates}
+        chosen = {name: float(best["temperature"][name]) for name in folder.first_models()}
+        main, rows = max(scores, key=lambda name: scores[name]), curves.to_dict("records")
+        doubts = collect(
+            few_problems("dev", int(curves["problems"].iloc[0]), NAN, NAN),
+            [at_the_end(name, t, loop.T_eval) for name, t in chosen.items()],
+        )
+    choice = {"main": main, "T_eval": chosen, "dev": rows, "doubts": doubts}
+    write_json(folder.out / CHOICE, choice)
+    return choice
+
+
+def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
+    """What training at each arm's setting could do, by `predict` from the base's dev answers."""
+    loop = folder.loop
+    answers = next(
+        cell for cell in folder.dev_cells()
+        if cell.trained.name == BASE and cell.decoding.temperature == choice["T_eval"][BASE]
+    )  # fmt: skip
+    out = folder.out / "probes" / "base-on-dev"
+    config = ProbeConfig(batch_size=loop.probe_batch_size)
+    probe(loop.model, read_texts([answers.samples], loop.text_limit), out, config)
+    trains = list(dict.fromkeys(arm.decoding for arm in loop.candidates if arm.decoding))
+    asked = Question(trains, list(loop.eval_decodings), Limits(), SupportRule())
+    try:
+        answer = predict_stage(out, None, asked)
+    except UserError as error:  # too few ranks or no forks: the choice does not hang on it
+        return [f"no prediction: {error}"]
+    write_json(folder.out / "prediction.json", answer.to_dict())
+    return answer.lines()
+
+
+def students_to_test(folder: RunFolder, main: str) -> dict[str, tuple[str, Decoding | None]]:
+    """Of every model to test the arm's name (for its T_eval) and its training decoding."""
+    loop = folder.loop
+    found: dict[str, tuple[str, Decoding | None]] = {BASE: (BASE, None)}
+    for arm in loop.arms:
+        found[arm.name] = arm.name, arm.decoding
+    for seed in loop.more_seeds:
+        for arm in loop.arms:
+            if arm.name == main or (arm.is_control and not arm.source):
+                found[folder.name(arm, seed)] = arm.name, arm.decoding
+    return found
+
+
+def test_cells(folder: RunFolder, choice: dict) -> tuple[Any, dict[str, list[Cell]]]:
+    """The test's sweep, and its cells by model: each at its T_eval, the base at `baseline` too."""
+    loop, models = folder.loop, students_to_test(folder, choice["main"])
+    at: dict[str, list[Decoding]] = {}
+    for name, (arm, _) in models.items():
+        own = Decoding(choice["T_eval"][arm], loop.top_k_eval, loop.top_p_eval)
+        at[name] = [own]
+        if name == BASE and loop.baseline is not None:
+            # Without dev problems the baseline is all that the base is tested at.
+            at[name] = [loop.baseline] if loop.dev is None else [own, loop.baseline]
+    trained = {name: decoding for name, (_, decoding) in models.items()}
+    grid = folder.grid(loop.test, trained, at=at)
+    cells: dict[str, list[Cell]] = {name: [] for name in models}
+    for cell in cells_of(grid, folder.trial_folder("test")):
+        cells[cell.trained.name].append(cell)
+    return grid, cells
+
+
+def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> dict[str, Any]:
+    """pass@k of every model on the test problems, and its difference to the base's."""
+    grid, cells = test_cells(folder, choice)
+    _sweep(folder, grid, "test", run, unsandboxed)
+    ks = folder.loop.test.ks
+    tested = {name: verdicts(found[0]) for name, found in cells.items()}
+    tables = [pass_table(frame, ks).assign(model=name) for name, frame in tested.items()]
+    if len(cells[BASE]) > 1:
+        tables.append(pass_table(verdicts(cells[BASE][1]), ks).assign(model="baseline"))
+    differences = pd.concat(
+        paired_difference(tested[BASE], tested[name], ks).assign(model=name)
+        for name in tested if name != BASE
+    )  # fmt: skip
+    every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
+    main = every[every["model"] == choice["main"]].iloc[0]
+    return {
+        "pass_at_k": pd.concat(tables).to_dict("records"),
+        "differences": differences.to_dict("records"),
+        "doubts": collect(few_problems("test", int(main["problems"]), main["low"], main["high"])),
+    }
+
+
+def _sweep(folder: RunFolder, grid: Any, split: str, run: Run, unsandboxed: bool) -> None:
+    out = folder.trial_folder(split)
+    line = folder.loop.processes
+    sweep_stage(grid, out, processes=line, unsandboxed=unsandboxed, harmless=True, run=run)
