@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
@@ -22,7 +24,9 @@ from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.commands.probe import probe_stage
 from ssd_probe.errors import UserError
+from ssd_probe.files.parts import part_file
 from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.probing.table import write_table
 from ssd_probe.views.blocks import Text, pack
 from ssd_probe.views.notebook.library import Library
 from ssd_probe.views.notebook.pictures import labels_picture, stats_picture, text_picture, visible
@@ -61,18 +65,29 @@ class TestLibrary:
         pd.testing.assert_frame_equal(again, probe.frame)
         assert sum(library.lengths.values()) == len(probe) and len(library) == 3
 
-    def test_texts_of_later_parts(self, probes, monkeypatch):
-        """A probe of many texts has parts; here one a text."""
-        whole, probe = Probe.load(probes / "base"), Probe.load(probes / "base")
-        ids = [*whole.frame["sample_id"].unique()]
-        monkeypatch.setitem(probe.record, "parts", 3)
-        monkeypatch.setattr(Probe, "part", lambda self, number, columns=None: whole.frame.loc[
-            whole.frame["sample_id"] == ids[number], columns or [*whole.frame]
-        ].reset_index(drop=True))  # fmt: skip
+    def test_of_several_parts(self, probes, tmp_path):
+        """A probe of many texts has them; here the three texts, twice."""
+        folder = tmp_path / "two"
+        shutil.copytree(probes / "base", folder)
+        old, new = part_file(folder, 0), part_file(folder, 1)
+        table = pq.read_table(old)
+        again = pa.array([f"again {name}" for name in table["sample_id"].to_pylist()])
+        write_table(table.set_column(0, "sample_id", again), new)
+        manifest = json.loads(old.with_suffix(".json").read_text())
+        manifest["bytes"] = new.stat().st_size
+        new.with_suffix(".json").write_text(json.dumps(manifest))
+        record = json.loads((folder / "probe.json").read_text())
+        record |= {"parts": 2, "rows": 2 * record["rows"]}
+        (folder / "probe.json").write_text(json.dumps(record))
+        probe = Probe.load(folder)
         library = Library(probe)
-        for number in (1, 2, 0):
-            expected = whole.frame[whole.frame["sample_id"] == ids[number]]
-            pd.testing.assert_frame_equal(library[number].frame, expected)
+        assert len(library) == 6
+        for number in (4, 1, 5, 0):
+            rows = probe.frame[probe.frame["sample_id"] == [*library.lengths][number]]
+            pd.testing.assert_frame_equal(library[number].frame, rows)
+        drawn = library.sample(40).frame
+        pd.testing.assert_frame_equal(drawn, probe.frame.loc[drawn.index, [*drawn]])
+        assert {name.startswith("again") for name in drawn["sample_id"]} == {True, False}
 
     @pytest.mark.parametrize(("first", "second"), [("base", "cut"), ("cut", "base")])
     def test_other_texts_are_refused(self, probes, first, second):
@@ -84,7 +99,8 @@ class TestLibrary:
         text = Library(base, Probe.load(probes / "other")).sample(9)
         assert len(text.frame) == 9 and text.frame.index.is_monotonic_increasing
         assert text.frame.index.is_unique and (text.other.index == text.frame.index).all()
-        pd.testing.assert_frame_equal(text.frame, base.frame.loc[text.frame.index])
+        expected = base.frame.loc[text.frame.index, [*text.frame]]
+        pd.testing.assert_frame_equal(text.frame, expected)
         assert len(Library(base).sample(10_000).frame) == len(base)
 
 

@@ -56,7 +56,7 @@ class Explorer(Widget):
 
         Errors: `UserError` where the text has no such positions.
         """
-        last = first if last is None else last
+        first, last = int(first), int(first if last is None else last)
         rows = self._library.rows(sample_id, first, last)
         if not {first, last} <= set(rows["position"]):
             raise UserError(f"{sample_id}: no text with scored positions {first} and {last}")

@@ -4,9 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.blocks import Text, nothing_scored, other_texts, same_rows, second_side
+from ssd_probe.views.blocks import (
+    COLUMNS,
+    Text,
+    nothing_scored,
+    other_texts,
+    same_rows,
+    second_side,
+)
 
 MODEL = "model"  # the column that tells two models' rows apart
 SIDES = ("base", "tuned")
@@ -76,14 +84,11 @@ class Library:
         chosen = np.arange(count)
         if count > most:
             chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-        ends = np.cumsum([*self.lengths.values()])
-        numbers, begins = np.unique(np.searchsorted(ends, chosen, side="right"), return_index=True)
-        pieces = []
-        for number, rows in zip(numbers, np.split(chosen, begins[1:]), strict=True):
-            frames = [frame for frame in self[int(number)][2:] if frame is not None]
-            pieces.append([frame.loc[rows] for frame in frames])
-        frames = [pd.concat(side) for side in zip(*pieces, strict=True)]
-        return Text("sample", "", frames[0], frames[1] if len(frames) > 1 else None)
+        frame = self._base.rows(chosen)
+        theirs = None if self._other is None else self._other.rows(chosen)
+        if self._other is not None and theirs is not None and not same_rows(frame, theirs):
+            raise other_texts(self.probe, self._other.probe, self._base.names[0])
+        return Text("sample", "", frame, theirs)
 
 
 class _Side:
@@ -105,7 +110,18 @@ class _Side:
             start += len(ids)
         self.names = [*self.lengths]
 
+    def rows(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
+        """These rows of the whole table, ascending, with what a text has to have."""
+        part_of = np.searchsorted(self._starts, numbers, side="right") - 1
+        pieces = []
+        for part in np.unique(part_of):
+            rows = numbers[part_of == part]
+            pieces.append(self.probe.part(int(part), COLUMNS, rows - self._starts[part]))
+            pieces[-1].index = pd.Index(rows)
+        return pd.concat(pieces)
+
     def frame(self, number: int) -> pd.DataFrame:
+        """A text's rows."""
         part, held = self._part_of[number], self._held  # a kernel may ask from two threads
         if held[0] != part:
             table = self.probe.part(part)

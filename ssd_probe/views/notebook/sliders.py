@@ -108,8 +108,8 @@ def _figure(frames: dict[str, pd.DataFrame], decoding: Decoding) -> str:
     from ssd_probe.figures.style import PAGE_WIDTH, paper_style
 
     base = frames[SIDES[0]]
-    cut = {"top_k": decoding.top_k, "top_p": decoding.top_p}
-    curves = stack_models({m: truncation_curves(f, **cut) for m, f in frames.items()})
+    cut = (decoding.top_k, decoding.top_p)
+    curves = stack_models({m: truncation_curves(f, TEMPERATURES, *cut) for m, f in frames.items()})
     bins = stack_models(
         {m: entropy_by_mass_bin(f, decoding, binned_by=base) for m, f in frames.items()}
     )
