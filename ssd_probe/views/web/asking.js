@@ -31,6 +31,7 @@ function asking(model, late) {
 export function inCell({ model, el }, open) {
   const says = document.createElement("p"), box = document.createElement("div");
   says.setAttribute("role", "status");
+  says.style.margin = "0";
   box.style.setProperty("--height", `${model.get("height")}px`);
   box.dataset.lmSuppressShortcuts = "true"; // JupyterLab's keys: `a` inserts a cell
   el.append(says, box);

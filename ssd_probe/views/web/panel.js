@@ -25,7 +25,7 @@ class Panel {
     Object.assign(this, { element, host, meta, sides: [block.base, block.other].filter(Boolean) });
     this.rows = rowsOf(this.sides);
     this.bins = meta.ranks < 20 ? null : binsOf(this.sides[0], this.rows, meta.allowed);
-    Object.assign(this, { known: new Map(), last: null, turn: 0, drawn: 0 }); // known: curves by settings
+    this.known = new Map(); // curves by top-k and top-p
     this.figures = h("div", { class: "figures" });
     this.notice = h("p", { class: "notice", role: "status" });
     element.classList.add("ssd-viewer", "panel");
@@ -70,37 +70,44 @@ class Panel {
       input.setAttribute("aria-valuetext", String(words[name]));
       says.textContent = String(words[name]);
     }
-    this.draw(++this.turn);
+    this.painting ??= frame().then(() => {
+      this.painting = null;
+      this.paint();
+    });
+    this.refresh();
   }
 
-  // Of changes that come faster than they can be drawn, the last; the page stays awake meanwhile.
-  async draw(turn) {
-    await frame();
-    if (turn !== this.turn) return;
-    const { meta, settings } = this, none = new Uint8Array(this.rows.length);
-    const here = this.sides.map((side) => summary(side, this.rows, settings, meta.rule, this.bins ?? none, meta.bins.length));
-    if (this.last) this.paint(here, this.last); // the curves before, until the new ones are known
-    const curves = await this.curves(turn);
-    if (curves) this.paint(here, (this.last = curves));
-  }
-
-  // The curves over T, of each side: they depend on top-k and top-p alone. Nothing if overtaken.
-  async curves(turn) {
-    const { settings, meta } = this, key = `${settings.topK} ${settings.topP}`;
-    if (this.known.has(key)) return this.known.get(key);
-    const found = this.sides.map(() => []);
-    for (const temperature of meta.temperatures) {
-      this.sides.forEach((side, i) => found[i].push(point(side, this.rows, { ...settings, temperature })));
-      if (performance.now() - this.drawn > BUDGET) await frame().then(() => (this.drawn = performance.now()));
-      if (turn !== this.turn) return null;
+  // The curves of what is set, and again of what was set meanwhile; the page stays awake.
+  async refresh() {
+    if (this.working) return;
+    this.working = true;
+    const keyOf = ({ topK, topP }) => `${topK} ${topP}`; // they do not depend on T
+    while (keyOf(this.settings) !== this.key && !this.ended) {
+      const { settings } = this, key = keyOf(settings);
+      if (!this.known.has(key)) this.known.set(key, await this.curvesOf(settings));
+      Object.assign(this, { key, curves: this.known.get(key) });
+      this.paint();
     }
-    if (this.known.size > 50) this.known.clear();
-    this.known.set(key, found);
+    this.working = false;
+  }
+
+  // A side's `point` at each temperature.
+  async curvesOf(settings) {
+    const found = this.sides.map(() => []);
+    let began = performance.now();
+    for (const temperature of this.meta.temperatures) {
+      this.sides.forEach((side, i) => found[i].push(point(side, this.rows, { ...settings, temperature })));
+      if (performance.now() - began < BUDGET) continue;
+      await frame();
+      began = performance.now();
+    }
     return found;
   }
 
-  paint(here, curves) {
-    const { meta, settings } = this, { temperatures, bins } = meta;
+  paint() {
+    if (!this.curves || this.ended) return;
+    const { meta, settings, curves } = this, { temperatures, bins } = meta, none = new Uint8Array(this.rows.length);
+    const here = this.sides.map((side) => summary(side, this.rows, settings, meta.rule, this.bins ?? none, bins.length));
     const series = (name) => curves.map((points, i) => ({ name: this.nameOf(i), values: points.map((p) => p[name]), exact: points.map((p) => p.exact) }));
     const sizes = here[0].byBin.map((bin) => `n=${bin.positions.toLocaleString("en")}`);
     this.figures.replaceChildren(
@@ -140,7 +147,7 @@ class Panel {
   }
 
   destroy() {
-    this.turn++;
+    this.ended = true;
     this.unfollow();
     this.element.replaceChildren();
   }
