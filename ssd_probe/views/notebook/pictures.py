@@ -12,12 +12,12 @@ import pandas as pd
 from ssd_probe.analysis.labels import FORK, KINDS, LOCK, NEITHER, OPEN, SupportRule
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.views.blocks import COLUMNS, Text
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `%load_ext` must not wait for torch
     from ssd_probe.analysis.digest import Digest
     from ssd_probe.kernels.results import PositionStats
     from ssd_probe.probing.table import Probe
+    from ssd_probe.views.blocks import Text
     from ssd_probe.views.page import About
 
 SHOWN = 400  # tokens of a text, or labels
@@ -36,6 +36,8 @@ _BAR = "display:inline-block;height:0.7em;background-color:rgba(30,110,190,0.8)"
 
 def probe_picture(probe: "Probe") -> str:
     """What a probe is, and the beginning of its first text by label."""
+    from ssd_probe.views.blocks import COLUMNS
+
     record = probe.record
     settings = probe.settings
     model = record.get("model" if probe.side == "base" else "other_model")
@@ -58,7 +60,7 @@ def probe_picture(probe: "Probe") -> str:
     return head + table + _first(first)
 
 
-def text_picture(text: Text, about: "About") -> str:
+def text_picture(text: "Text", about: "About") -> str:
     """The beginning of a text, its tokens by label, under the title of its models."""
     notes = "".join(f"<br><small>{escape(note)}</small>" for note in about.notes)
     return f"<strong>{escape(about.title)}</strong>{notes}{_first(text.frame, about.rule)}"

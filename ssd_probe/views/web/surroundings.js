@@ -6,7 +6,7 @@ const NARROW = 760; // CSS pixels: below, one column
 // as a notebook's theme sets it, else by the system's scheme. -> a function that stops it.
 export function follow(element, byText = false) {
   const system = matchMedia("(prefers-color-scheme: dark)");
-  const theme = () => element.classList.toggle("dark", byText ? isLight(getComputedStyle(element.parentElement).color) : system.matches);
+  const theme = () => element.classList.toggle("dark", byText ? isLight(getComputedStyle(element.parentElement ?? document.body).color) : system.matches);
   const fit = () => element.classList.toggle("narrow", element.clientWidth <= NARROW);
   const size = new ResizeObserver(() => (fit(), theme())), themes = new MutationObserver(theme);
   size.observe(element);
