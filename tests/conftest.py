@@ -11,6 +11,7 @@ import pytest
 
 from ssd_probe.cli.environment import prepare
 from tests import interpreter
+from tests.browser import browser, visit  # noqa: F401 (fixtures for all)
 from tests.interpreter import INTERPRETED, patch_once
 
 FOREIGN = (

@@ -1,6 +1,7 @@
 """Branching: what is forced, what the outcomes say, killed and gone on with, grown, refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ssd_probe.commands.branching.programs import (
     read_program,
     running_spans,
 )
-from ssd_probe.commands.branching.runs import Limits
+from ssd_probe.commands.branching.runs import Limits, _answer, judged, requests_of
 from ssd_probe.commands.branching.stage import BRANCHES, DRAWS, POSITIONS, branch_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -27,10 +28,14 @@ from ssd_probe.execution import sandbox
 from ssd_probe.figures.branching import fig_branch_probability, fig_branch_ranks
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_tokenizer
-from ssd_probe.problems.tasks import Task
+from ssd_probe.models.identity import Checkpoint
+from ssd_probe.models.tokens import continuation_ids, render_prompt, text_ids
+from ssd_probe.problems.prompts import read_prompts
+from ssd_probe.problems.tasks import Task, load_tasks
+from ssd_probe.problems.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows, true_labels
-from tests.models import tiny_tokenizer
+from tests.models import save, tiny_tokenizer
 from tests.probes import probe_of, random_logits
 
 LIMITS = Limits(workers=1, unsandboxed=sandbox.obstacle() is not None)
@@ -272,3 +277,66 @@ def test_what_smollm2_s_outcomes_say_of_the_rules():
         ("support", 0.0): 0.516, ("entropy", 0.0): 0.495,
         ("support", 0.01): 0.797, ("entropy", 0.01): 0.865,
     }, abs=0.002)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def raw_samples(tmp_path_factory):
+    """A random model, and raw samples of `basics` that pass: their own solutions in its tokens."""
+    folder = tmp_path_factory.mktemp("raw")
+    model, samples, tokenizer = (
+        save(folder / "model", "llama"),
+        folder / "s.jsonl",
+        tiny_tokenizer(),
+    )
+    rows = []
+    texts = {text.problem_id: text for text in read_texts("basics:dev")}
+    for prompt in read_prompts("basics:dev", 3, "raw"):
+        prompt_ids = render_prompt(tokenizer, prompt)
+        body = texts[prompt.problem_id].completion.rstrip("\n")
+        ids = continuation_ids(tokenizer, prompt_ids, body)
+        rows.append({"sample_id": prompt.problem_id, "problem_id": prompt.problem_id,
+                     "prompt": prompt.text, "completion": body, "prompt_ids": prompt_ids,
+                     "completion_ids": ids, **prompt.meta})  # fmt: skip
+    write_jsonl(samples, rows)
+    return model, samples, rows
+
+
+def test_raw_samples_go_on_raw(raw_samples, tmp_path):
+    """Until a stop string, also where the forced token begins or ends it; judged as code alone."""
+    model, _, rows = raw_samples
+    checkpoint, row = Checkpoint(str(model), "cpu"), rows[0]
+    tokenizer, task = checkpoint.tokenizer, load_tasks("basics:dev")[row["problem_id"]]
+    program = read_program(row, task, tokenizer)
+    assert (program.end, program.closing) == (len(row["completion_ids"]), None)
+    assert program.running[-1] == program.end - 1
+    (newline,), (letter,) = (text_ids(tokenizer, each) for each in ("\n", "#"))
+    place = len(row["prompt_ids"]) + program.end
+    about = {"sample_id": row["sample_id"], "problem_id": row["problem_id"], "original": False}
+    forced = pd.DataFrame([about | {"position": place, "token_id": newline}])
+    ((request, end),) = requests_of(checkpoint, [program], forced, 1)
+    assert end is None and request.stop == tuple(row["stop"])
+    assert request.ids[-request.begun :] == [*row["completion_ids"], newline]
+    ending = row | {"completion_ids": [*row["completion_ids"], newline]}
+    ended = replace(program, row=ending, end=program.end + 1)
+    forced = pd.DataFrame([about | {"position": place + 1, "token_id": letter}])
+    assert requests_of(checkpoint, [ended], forced, 1) == []
+    asked = [tokenizer, [ended], forced, {}, 1, {row["problem_id"]: task}, LIMITS, tmp_path / "v"]
+    runs = judged(*asked)
+    assert runs["passed"].tolist() == runs["same"].tolist() == [True]
+    assert (
+        _answer(tokenizer, row, [*ending["completion_ids"], letter])["completion"]
+        == (row["completion"])
+    )
+
+
+def test_a_branching_of_raw_samples(raw_samples, tmp_path):
+    model, samples, rows = raw_samples
+    few = BranchConfig(positions=3, per_token=1)
+    found = branch_stage(str(model), "basics:dev", samples, tmp_path / "b", few, limits=LIMITS)
+    assert len(found.positions) == 3 and found.branches["runs"].min() == 1
+    write_jsonl(samples, [row | {"stop": ["\ndef"]} for row in rows])
+    with pytest.raises(UserError, match="samples: "):
+        branch_stage(str(model), "basics:dev", samples, tmp_path / "b", few, limits=LIMITS)
+    write_jsonl(samples, [row | {"stop": "\ndef"} for row in rows])
+    with pytest.raises(UserError, match="sample 1: `stop` must be a list of strings"):
+        branch_stage(str(model), "basics:dev", samples, tmp_path / "c", limits=LIMITS)

@@ -23,6 +23,7 @@ COMMANDS = (
     "sweep",
     "figures",
     "predict",
+    "report",
     "toy",
     "view",
     "doctor",

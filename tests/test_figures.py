@@ -255,7 +255,12 @@ def test_characters_the_font_lacks_become_boxes_instead_of_warnings():
 def test_save_writes_the_same_bytes_again_and_keeps_dots_in_the_name(tmp_path):
     paths = save(fig_6a(MASS).figure, tmp_path / "a" / "fig_T0.8", "Mean cumulative mass.")
     again = save(fig_6a(MASS).figure, tmp_path / "b" / "fig_T0.8", "Mean cumulative mass.")
-    assert [path.name for path in paths] == ["fig_T0.8.png", "fig_T0.8.pdf", "fig_T0.8.txt"]
+    assert [path.name for path in paths] == [
+        "fig_T0.8.png",
+        "fig_T0.8.pdf",
+        "fig_T0.8.svg",
+        "fig_T0.8.txt",
+    ]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert paths[2].read_text() == "Mean cumulative mass.\n"
     assert b"CreationDate" not in paths[1].read_bytes()

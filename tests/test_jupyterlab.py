@@ -18,7 +18,7 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.notebook.widget import NOTE
-from tests.test_view import browser  # noqa: F401 (a fixture)
+from tests.browser import serious_faults
 
 pytest.importorskip("jupyterlab", reason="needs jupyterlab, of ssd-probe[dev]")
 pytestmark = [
@@ -102,7 +102,7 @@ class Lab(NamedTuple):
         return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
 
 
-def opened(browser, url: str) -> Iterator:  # noqa: F811
+def opened(browser, url: str) -> Iterator:
     context = browser.new_context(viewport={"width": 1200, "height": 1000})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -132,7 +132,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(root, browser) -> Iterator[Lab]:  # noqa: F811
+def lab(root, browser) -> Iterator[Lab]:
     """The notebook with its first cells run."""
     with served(root) as url:
         page = opened(browser, url)
@@ -194,11 +194,7 @@ def test_the_panel_s_settings_are_python_s(lab):
 
 
 def test_the_panel_is_accessible(lab):
-    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
-    lab.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
-    found = lab.page.evaluate("async () => (await axe.run('.ssd-viewer.panel')).violations")
-    assert [(v["id"], v["nodes"][0]["failureSummary"]) for v in found
-            if v["impact"] in ("serious", "critical")] == []  # fmt: skip
+    assert serious_faults(lab.page, ".ssd-viewer.panel") == []
 
 
 def test_the_live_view_stands_for_the_picture(lab):
@@ -208,7 +204,7 @@ def test_the_live_view_stands_for_the_picture(lab):
     assert "top-k" in lab.cell(3).locator(".jp-OutputArea-output").inner_text()
 
 
-def test_a_saved_notebook_shows_its_pictures_without_a_kernel(lab, browser):  # noqa: F811
+def test_a_saved_notebook_shows_its_pictures_without_a_kernel(lab, browser):
     lab.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     with served(lab.root, "--KernelSpecManager.allowed_kernelspecs=none",
                 "--KernelSpecManager.ensure_native_kernel=False") as url:  # fmt: skip

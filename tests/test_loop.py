@@ -4,11 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from ssd_probe.commands.loop.arms import rounds
+from ssd_probe.commands.loop.arms import rounds, write_corpus
 from ssd_probe.commands.loop.declaration import loop_of
 from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
+from ssd_probe.core.sample import usable
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.execution import sandbox
+from ssd_probe.execution.evaluate import evaluate
+from ssd_probe.files.reading import read_jsonl
+from ssd_probe.problems.rows import stop_strings
+from ssd_probe.problems.tasks import load_tasks
+from tests.models import save
 
 FILE = """
 model: tiny
@@ -93,6 +100,20 @@ def test_every_preset_is_a_declaration(name):
     assert loop.baseline == Decoding.preset(name, "baseline")
     thinking = "thinking" in name or name == "gpt-oss-20b"
     assert loop.training.max_steps == (300 if thinking else 2500)
+
+
+@pytest.mark.parametrize("style", ["chat", "raw"])
+def test_the_corpus_own_solutions_are_answers_that_pass(style, tmp_path):
+    text = FILE.replace("model: tiny", f"model: {save(tmp_path / 'm', 'llama')}")
+    text = text.replace(
+        "prompts: tiny:ssd", f"prompts: basics:dev\nprompt_limit: 4\nstyle: {style}"
+    )
+    write_corpus(chosen(tmp_path, text).loop, tmp_path / "s.jsonl", 0)
+    rows = read_jsonl(tmp_path / "s.jsonl")
+    assert [len(usable(rows)), *{bool(stop_strings(row)) for row in rows}] == [4, style == "raw"]
+    unboxed = sandbox.obstacle() is not None
+    found = evaluate(rows, load_tasks("basics:dev"), progress=False, unsandboxed=unboxed)
+    assert found["verdict"].tolist() == ["pass"] * 4
 
 
 def test_what_a_flag_changes_of_the_paper_is_a_deviation():

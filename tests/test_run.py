@@ -32,6 +32,27 @@ def test_the_same_settings_go_on_and_a_changed_one_is_named(tmp_path):
     assert record.read_text() == first
 
 
+def test_what_a_person_set_is_named_before_a_digest_that_follows_from_it(tmp_path):
+    record, settings = tmp_path / "run.json", {"prompts": "a" * 64, "style": "raw"}
+    begin(record, settings)
+    with pytest.raises(UserError, match="style: raw -> chat"):
+        begin(record, {"prompts": "b" * 64, "style": "chat"})
+    with pytest.raises(UserError, match="prompts: a{64} -> b{64}"):
+        begin(record, settings | {"prompts": "b" * 64})
+
+
+def test_a_setting_that_older_records_lack_is_compared_where_it_stands(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    begin(old, {"seed": 1})
+    begin(new, {"seed": 1, "style": "raw"})
+    chat = {"seed": 1, "style": "chat"}
+    begin(old, chat, newer={"style"})
+    with pytest.raises(UserError, match="style: raw -> chat"):
+        begin(new, chat, newer={"style"})
+    with pytest.raises(UserError, match="style: None -> chat"):
+        begin(old, chat)
+
+
 def test_a_record_says_where_it_comes_from(tmp_path):
     begin(tmp_path / "run.json", SETTINGS)
     record = read_record(tmp_path / "run.json")

@@ -1,20 +1,29 @@
 """Answers that share what their prompts begin with, come and go, and end at strings."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ssd_probe.core import drawing, threads
-from ssd_probe.core.batching import PADDED, SHARED, batching
-from ssd_probe.core.drawing import Request, draw, stop_ids
+from ssd_probe.core.batching import ALONE, EQUAL, PADDED, SHARED, batching
+from ssd_probe.core.drawing import Request, draw
 from ssd_probe.core.running import Answer, divided, in_order
 from ssd_probe.core.sample import sample
 from ssd_probe.decoding import Decoding
 from ssd_probe.models.checkpoints import load_model, load_tokenizer
-from ssd_probe.models.tokens import before_stop, completion_text, render_prompt
+from ssd_probe.models.tokens import (
+    before_stop,
+    completion_text,
+    continuation_ids,
+    render_prompt,
+    stop_ids,
+    text_ids,
+)
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import tiny_model, tiny_tokenizer
+from tests.tokenizer_kinds import COMPLETION, KINDS, PROMPT, tokenizer_of
 
 DECODING = Decoding(1.6, 20, 0.8)
 PROMPTS = read_prompts("tiny:dev", 9)
@@ -134,7 +143,7 @@ def test_an_answer_ends_before_its_stop_string(how):
         assert stop not in kept and text[:at].startswith(kept)
         more = completion_text(tokenizer, ids, whole[: len(cut) + 1])
         assert len(more) > at or len(more) == len(kept)
-        assert drawing.finished(asked[0], cut, stop_ids(model, tokenizer))
+        assert drawing.finished(asked[0], cut, stop_ids(model.generation_config, tokenizer))
 
 
 def test_ids_before_a_stop_string_decode_to_what_is_kept():
@@ -146,6 +155,62 @@ def test_ids_before_a_stop_string_decode_to_what_is_kept():
     assert text.startswith(kept) and kept.rstrip() == "    return 1" and "def" not in kept
     assert before_stop(tokenizer, [], ids, ("\nclass",)) is None
     assert before_stop(tokenizer, [], ids, ("    return",)) == 0
+
+
+def cut_by_hand(tokenizer, prompt, ids, stops):
+    """Token by token: at the first that completes a string, what decodes to the text before it."""
+    for end in range(1, len(ids) + 1):
+        text = completion_text(tokenizer, prompt, ids[:end])
+        if places := [text.find(stop) for stop in stops if stop in text]:
+            kept = [n for n in range(end) if text[: min(places)].startswith(
+                completion_text(tokenizer, prompt, ids[:n]))]  # fmt: skip
+            return max(kept)
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_cut_at_the_same_token_whenever_it_is_looked_at(kind):
+    """Also with the string in the prompt, over tokens' borders, at the end, and nowhere."""
+    tokenizer = tokenizer_of(kind)
+    prompt = render_prompt(tokenizer, Prompt("p", None, PROMPT + COMPLETION))
+    ids = continuation_ids(tokenizer, prompt, COMPLETION)
+    text = completion_text(tokenizer, prompt, ids)
+    assert text == COMPLETION
+    spans = [text[a : a + n] for n in (1, 2, 5) for a in range(len(text) - n + 1)]
+    for stops in [*((span,) for span in spans), ("return x", "urn"), ("é", "\n"), (text,), ("#",)]:
+        expected = cut_by_hand(tokenizer, prompt, ids, stops)
+        cuts = [before_stop(tokenizer, prompt, ids[:n], stops) for n in range(len(ids) + 1)]
+        seen = [cut for cut in cuts if cut is not None]
+        assert {*seen} == ({expected} if expected is not None else set()), stops
+        assert cuts[-1] == expected and cuts == [None] * (len(cuts) - len(seen)) + seen
+        if expected is not None:
+            kept = completion_text(tokenizer, prompt, ids[:expected])
+            assert text.startswith(kept) and not any(stop in kept for stop in stops)
+
+
+def test_a_stop_string_may_begin_in_what_an_answer_has_already():
+    """As `branch` forces tokens: these count as the answer's, the prompt's do not."""
+    tokenizer = tiny_tokenizer()
+    prompt, begun, more = (text_ids(tokenizer, each) for each in ("a\n", "b\n", "def f():\n"))
+    answer = Answer(0, [*prompt, *begun], 20, ("\ndef",), len(begun))
+    assert answer.extend([*more], set(), tokenizer) and answer.new == []
+    answer = Answer(0, [*prompt, *begun], 20, ("\ndef",))
+    assert not answer.extend([*more], set(), tokenizer) and answer.new == more
+
+
+def test_answers_with_stop_strings_are_the_same_whatever_is_beside_them(tiny):
+    model, tokenizer = tiny
+    free = requests_of(tiny, n=1, rooms=(32, 9, 17))
+    asked, expected, whole = [], [], draw(*tiny, free, DECODING)
+    for request, ids in zip(free, whole, strict=True):
+        text = completion_text(tokenizer, request.ids, ids)
+        stop = (text[len(text) // 2 :][:3] or "x", text[-2:] or "y")  # in the middle, at the end
+        asked.append(replace(request, stop=stop if len(asked) % 5 else ()))
+        expected.append(ids[: before_stop(tokenizer, request.ids, ids, asked[-1].stop)])
+    shorter = [len(one) < len(other) for one, other in zip(expected, whole, strict=True)]
+    assert len(asked) // 2 < sum(shorter) < len(asked) - 3
+    for how, size in ((SHARED, 3), (SHARED, 64), (PADDED, 7), (EQUAL, 64), (ALONE, 1)):
+        assert draw(model, tokenizer, asked, DECODING, how=how, batch_size=size) == expected, how
 
 
 def test_a_row_says_its_style_and_may_be_empty(tiny):

@@ -187,6 +187,9 @@ def test_settings_are_plain_numbers():
 def test_stubs_are_dropped_and_nothing_else():
     rows = [{"completion": text} for text in ("", "pass", "\n pass \n", "def f():\n    wrong(")]
     assert usable(rows) == rows[3:]
+    bodies = ("", "\n", "\n    pass", "\n    ...\n", "\n    return 1", "\n    a\n    b")
+    raw = [{"completion": text, "style": "raw", "stop": ["\ndef"]} for text in bodies]
+    assert usable(raw) == raw[4:]
 
 
 def test_training_lowers_the_loss_on_its_samples_and_saves_a_checkpoint(tiny, tmp_path):

@@ -84,6 +84,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
     "run": [(["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"])],
+    "report": [(["loop"], [])],
     "toy": [(["--json", "--out", "toy"], [])],
     "figures": [(["--sweep", "sweep/sweep.csv", "--published", "--out", "published"], [])],
     "view": [(["probes/pair", "--out", "view.html"], [])],

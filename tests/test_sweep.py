@@ -23,6 +23,7 @@ from ssd_probe.files.reading import read_jsonl
 from ssd_probe.models import identity
 from ssd_probe.models.checkpoints import bundled_checkpoint
 from ssd_probe.problems.tasks import load_tasks, program
+from tests.models import save
 
 UNBOXED = sandbox.obstacle() is not None  # bubblewrap is not everywhere
 GRID = """
@@ -73,6 +74,7 @@ def test_a_grid_is_the_product_of_its_values(tmp_path):
         ("n: 2", "n: two", "n: 'two' must be a whole number of at least 1"),
         ("n: 2", "n: true", "n: True must be a whole number"),
         ("n: 2", "timeout: 0", "timeout: 0 must be"),
+        ("n: 2", "style: plain", "style: 'plain' must be one of auto, chat, raw"),
         ("k: [1, 2]", "k: [1, 3]", "pass@3 needs n of 3 or more, not 2"),
         ("k: [1, 2]", "k: 0", "k: 0 must be a whole number"),
         ("model: tiny}", "path: tiny}", "checkpoints.base: unknown key 'path'"),
@@ -269,3 +271,32 @@ def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
     found = json.loads(done.stdout)
     assert found[0]["T_train"] is None
     pd.testing.assert_frame_equal(pd.DataFrame(found).astype(table.dtypes), table)
+
+
+def test_a_sweep_asks_in_its_style(tmp_path):
+    model = save(tmp_path / "model", "llama")
+    text = f"checkpoints: {{base: {{model: {model}}}}}\ndecoding: {{temperature: 1}}\n"
+    text += "problems: basics:dev\nn: 1\nlimit: 2\nmax_new_tokens: 4\n"
+    raw, chat, auto = (
+        read_grid(grid_file(tmp_path, text + style)) for style in ("style: raw", "style: chat", "")
+    )
+    out = tmp_path / "raw"
+    assert sweep_stage(raw, out)["problems"].max() == 2
+    for folder in ("samples", "evaluations"):
+        (file,) = (out / folder / "base").glob("*.jsonl")
+        assert len(read_jsonl(file)) == 2
+    (file,) = (out / "samples/base").glob("*.jsonl")
+    assert all(row["style"] == "raw" and row["stop"] for row in read_jsonl(file))
+    for other in (chat, auto):
+        with pytest.raises(UserError, match=f"style: raw -> {other.style}"):
+            sweep_stage(other, out)
+    sweep_stage(auto, tmp_path / "auto")
+    record = tmp_path / "auto/run.json"
+    content = json.loads(record.read_text())
+    assert content["settings"].pop("style") == "auto"  # as before there were styles
+    record.write_text(json.dumps(content))
+    sweep_stage(auto, tmp_path / "auto")
+    refused = replace(raw, problems="tiny:dev")
+    with pytest.raises(UserError, match="the bundled domain is asked in chat"):
+        sweep_stage(refused, tmp_path / "tiny")
+    assert not (tmp_path / "tiny").exists()

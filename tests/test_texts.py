@@ -81,6 +81,9 @@ def test_human_eval_problem_file(write):
     solved = problem | {"canonical_solution": "    return 1\n"}
     (text,) = read_texts([write([solved])])
     assert (text.sample_id, text.problem_id, text.kind) == ("T/0#0", "T/0", "sample")
+    assert (text.prompt, text.completion) == ("def f():", "\n    return 1\n")  # as `humaneval`
+    sampled = solved | {"completion": "    return 1\n"}
+    (text,) = read_texts([write([sampled])])
     assert (text.prompt, text.completion) == ("def f():\n", "    return 1\n")
     (text,) = read_texts([write([problem])])  # without a solution its statement is what is scored
     assert (text.prompt, text.completion, text.kind) == (None, "def f():\n", "source")
@@ -104,7 +107,7 @@ def test_live_code_bench_files(write):
 def test_human_eval_package():
     texts = read_texts("humaneval")
     assert len(texts) == 164
-    assert texts[0].sample_id == "HumanEval/0" and texts[0].completion.startswith("    for ")
+    assert texts[0].sample_id == "HumanEval/0" and texts[0].completion.startswith("\n    for ")
 
 
 def test_a_file_is_read_no_further_than_the_limit(tmp_path):

@@ -1,10 +1,8 @@
 """`ssd-probe view`: what is packed, what is refused, and the page in a real browser."""
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import Names, Text, pack, texts_of
 from ssd_probe.views.page import MODULES, VIEWER, About, meta_of, script, style, write_page
+from tests.browser import serious_faults
 from tests.probes import probe_of, random_logits
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>", "<script>alert(1)</script>", "<!--", "-->", "]]>",
     "<!--<script>", "</style><style>*{display:none}", "<svg/onload=alert(1)>", "&lt;b&gt;", "&#60;",
@@ -172,45 +170,6 @@ def unpacked(block: bytes) -> dict[str, np.ndarray]:
         at += arrays[name].nbytes + -arrays[name].nbytes % 4
     assert at == len(block)
     return arrays
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Debian's Chromium, through Playwright."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium (Debian: chromium) on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of ssd-probe[dev]")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else []
-        )
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Open a page; afterwards nothing was logged, asked of another address or opened."""
-    said: list[str] = []
-    contexts = []
-
-    def go(path: Path, fragment: str = "", **context):
-        contexts.append(browser.new_context(**context))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        address = path.as_uri()
-        page.on("request", lambda r: r.url.split("#")[0] != address and said.append(r.url))
-        page.goto(address + fragment)
-        page.wait_for_selector(".token")
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert said == []
 
 
 def cells(page, table: str) -> dict[str, list[str]]:
@@ -454,21 +413,15 @@ def test_a_hundred_thousand_tokens_keep_few_elements(tmp_path, visit):
 
 @pytest.mark.slow(reason="axe-core looks at each element, five times")
 def test_phone_dark_print_and_accessibility(two_models, visit):
-    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
-    code = (Path(axe.__file__).parent / "axe.min.js").read_text()
     phone = {"viewport": {"width": 390, "height": 844}}
     for context, colours in (
         ({}, ["label", "entropy", "entropy_change"]), ({"color_scheme": "dark"}, ["entropy"]),
         (phone | {"color_scheme": "dark"}, ["label"]),
     ):  # fmt: skip
         page = visit(two_models[0], **context)
-        page.evaluate(code)
         for colour in colours:
             page.get_by_label("Colour").select_option(colour)
-            found = page.evaluate("() => axe.run()")["violations"]
-            serious = [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"])
-                       for v in found if v["impact"] in ("serious", "critical")]  # fmt: skip
-            assert serious == [], (context, colour)
+            assert serious_faults(page) == [], (context, colour)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

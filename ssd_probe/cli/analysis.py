@@ -47,25 +47,12 @@ def compare(
       ssd-probe compare --pair probes/pair --out comparison
     """
     decoding = Decoding(temperature, top_k, top_p)
-    from ssd_probe.commands.compare import compare_stage
+    from ssd_probe.commands.compare import compare_stage, content_of
 
     labelling = Decoding(rule_temperature, rule_top_k, rule_top_p)
     found, lines = compare_stage(base, tuned, pair, decoding, rule, out, labelling)
     if as_json:
-        from ssd_probe.analysis.compare import kind_counts
-        from ssd_probe.views.comparison import sentence
-
-        told = {
-            "table": found.comparison.to_dict("records"),
-            "positions": kind_counts(found.comparison),
-            "verdicts": [
-                {"claim": verdict.claim, "holds": verdict.holds, "sentence": sentence(verdict)}
-                for verdict in found.verdicts
-            ],
-            "leverage": found.leverage and found.leverage._asdict(),
-            "fork_rates": found.rates.to_dict("records"),
-        }
-        print_json(told)
+        print_json(content_of(found))
         return
     from ssd_probe.analysis.sweeps.printed import comparison_table
 

@@ -29,7 +29,7 @@ from ssd_probe.cli.options import (
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
 from ssd_probe.cli.sweep import sweep
-from ssd_probe.cli.view import view
+from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
@@ -131,7 +131,7 @@ def probe(
         list[str],
         typer.Option(
             help="Samples (.jsonl, .parquet), problem file, text or source file, folder of .py, or "
-            "`humaneval`, `basics`; repeatable."
+            "`humaneval`, `basics[:dev|test]`, `stdlib[:ssd|dev|test]`; repeatable."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Probe folder to write.")],
@@ -142,6 +142,13 @@ def probe(
         str | None, typer.Option(help="A second model: both on the same contexts, and KL, JS, TV.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first texts.")] = None,
+    style: Annotated[
+        str,
+        typer.Option(
+            help="Benchmarks' solutions as `raw` text after their prompts, or in `chat`: in an "
+            "answer, by the model's template, that has repeated the prompt."
+        ),
+    ] = "raw",
     load_in: Annotated[
         str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
     ] = None,
@@ -158,6 +165,7 @@ def probe(
       ssd-probe probe --model ./student --text samples.jsonl --out probes/student --verify 100
       ssd-probe probe --model ./base --pair ./student --text samples.jsonl --out probes/pair
       ssd-probe probe --model ./my-model --text src/ --text humaneval --out probes/mine
+      ssd-probe probe --model smollm2 --text stdlib:test --style chat --limit 50 --out probes/s
       torchrun --nproc-per-node 8 -m ssd_probe.cli probe --text s.jsonl --out probes/base
     """
     from ssd_probe.commands.probe import probe_stage
@@ -171,6 +179,7 @@ def probe(
         revision=revision,
         limit=limit,
         load_in=load_in,
+        style=style,
     )
     print(*lines, sep="\n")
 
@@ -212,7 +221,7 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (run, demo, branch, compare, evaluate, figures, predict, sweep, toy, view):
+for command in (run, demo, branch, compare, evaluate, figures, predict, report, sweep, toy, view):
     app.command()(command)
 
 

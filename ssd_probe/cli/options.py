@@ -85,7 +85,7 @@ Style = Annotated[
     str,
     typer.Option(
         help="A benchmark's prompts as `chat` (an instruction, in the model's template), as `raw` "
-        "text to continue, or `auto`: chat if the model has a template."
+        "text to continue, or `auto`: chat if the model ends the turns of a template."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]

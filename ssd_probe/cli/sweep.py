@@ -29,7 +29,7 @@ def sweep(
 
     The grid is a YAML file. `problems` is `humaneval`, `basics`, `tiny` (the latter two with
     `:dev` or `:test`), or a LiveCodeBench .jsonl file; n, k, max_new_tokens, batch_size, seed,
-    limit, timeout and workers may be given too:
+    limit, style (of `sample`), timeout and workers may be given too:
 
     \b
       checkpoints:

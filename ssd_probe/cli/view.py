@@ -1,4 +1,4 @@
-"""The command that shows tokens."""
+"""The commands that write pages: view, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,3 +31,29 @@ def view(
     from ssd_probe.commands.pictures.view import view_stage
 
     print(*view_stage(probe, other, out, ranks, limit), sep="\n")
+
+
+def report(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, of `compare --out`, or of a probe.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; by default SOURCE/report.html.")
+    ] = None,
+    positions: Annotated[
+        int, typer.Option(min=0, help="In its token viewer, at most; 0: without a viewer.")
+    ] = 10_000,
+) -> None:
+    """One page to hand around: what was run, whether it worked, what changed, what to distrust.
+
+    A single HTML file with the figures, their numbers and a token viewer; no server, no network.
+
+    \b
+    Examples:
+      ssd-probe report runs/demo
+      ssd-probe report comparison --out report.html
+      ssd-probe report probes/base
+    """
+    from ssd_probe.commands.reporting.stage import report_stage
+
+    print(*report_stage(source, out, positions), sep="\n")

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files.writing import write_json
 from ssd_probe.probing.table import Probe, require_comparable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+COMPARISON = "comparison.json"  # what a folder of `compare --out` is of
 RULES = ("support", "entropy", "quantile")
 
 
@@ -38,14 +40,43 @@ def compare_stage(
         decoding,
         where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
         noise=before.noise,
-        tokenizer=None if out is None else _tokenizer_of(before),
+        tokenizer=None if out is None else tokenizer_of(before),
     )
     warning = caveat(found.comparison)
     told = positions(found.comparison)
     lines = [told, *([warning] if warning else []), *map(sentence, found.verdicts)]
     if out is not None:
-        lines += _write_comparison(found, out)
+        written = _write_comparison(found, out)
+        about = {
+            "base": _about(before),
+            "tuned": _about(after),
+            "rule": rule, "labelling": labelling.to_dict(), "decoding": decoding.to_dict(),
+        }  # fmt: skip
+        write_json(out / COMPARISON, {**about, "lines": lines, **content_of(found)})
+        lines = [*lines, *written]
     return found, lines
+
+
+def _about(probe: Probe) -> dict[str, str]:
+    model = probe.record.get("other_model" if probe.side == "other" else "model")
+    return {"probe": str(probe.path.resolve()), "side": probe.side, "model": str(model)}
+
+
+def content_of(found: Any) -> dict[str, Any]:
+    """A `Digest` in numbers and sentences, for --json and comparison.json."""
+    from ssd_probe.analysis.compare import kind_counts
+    from ssd_probe.views.comparison import sentence
+
+    return {
+        "table": found.comparison.to_dict("records"),
+        "positions": kind_counts(found.comparison),
+        "verdicts": [
+            {"claim": verdict.claim, "holds": verdict.holds, "sentence": sentence(verdict)}
+            for verdict in found.verdicts
+        ],
+        "leverage": found.leverage and found.leverage._asdict(),
+        "fork_rates": found.rates.to_dict("records"),
+    }
 
 
 def paired_parts(base: Probe, tuned: Probe) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
@@ -82,7 +113,7 @@ def _write_comparison(found: Any, out: Path) -> list[str]:
     return drawn._replace(paths=[*drawn.paths, *tables]).lines()
 
 
-def _tokenizer_of(probe: Probe) -> Any:
+def tokenizer_of(probe: Probe) -> Any:
     """Of the probed model, to name tokens; None where the model is not on this machine."""
     from ssd_probe.models.checkpoints import is_here, load_tokenizer
 

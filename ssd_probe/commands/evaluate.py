@@ -17,7 +17,7 @@ from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import recording
 from ssd_probe.files.writing import write_json
-from ssd_probe.problems.rows import problem_id_of
+from ssd_probe.problems.rows import problem_id_of, stop_strings
 from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def evaluate_stage(
         settings = {
             "problems": tasks_identity(tasks),
             "samples": digest(
-                [(problem_id_of(row, "", "a sample"), row.get("completion")) for row in rows]
+                [
+                    (problem_id_of(row, "", "a sample"), row.get("completion"), *stop_strings(row))
+                    for row in rows
+                ]
             ),
             "isolation": isolated,
             **limits,

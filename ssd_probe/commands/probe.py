@@ -18,12 +18,13 @@ def probe_stage(
     revision: str | None = None,
     limit: int | None = None,
     load_in: str | None = None,
+    style: str = "raw",
 ) -> list[str]:
     """Probe the texts of `sources` into `out`; what to tell the person, line by line."""
     from ssd_probe.probing.probe import probe
     from ssd_probe.problems.texts import read_texts
 
-    texts = read_texts(sources, limit)
+    texts = read_texts(sources, limit, style)
     config = replace(config, model_kwargs={**config.model_kwargs, **_quantised(load_in)})
     done = probe(model, texts, out, config, pair=pair, revision=revision)
     if not done.finished:

@@ -88,7 +88,8 @@ def sweep_stage(
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
     isolated = isolation_of(grid.problems, unsandboxed, harmless)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]
-    prompts = read_prompts(grid.problems, grid.limit)
+    style = None if grid.style == "auto" else grid.style  # else each checkpoint's own
+    prompts = read_prompts(grid.problems, grid.limit, style)
     tasks = load_tasks(grid.problems, {prompt.problem_id for prompt in prompts})
     inputs = {"prompts": digest(prompts), "problems": tasks_identity(tasks), "isolation": isolated}
     cells = cells_of(grid, out)
@@ -115,9 +116,10 @@ def _begin(
     grid: Grid, inputs: dict, identities: list[Identity], device: str | None, out: Path
 ) -> None:
     """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
-    shared = grid.sampling().recorded() | {"limit": grid.limit, "timeout": grid.timeout} | inputs
-    shared |= {} if grid.style == "auto" else {"style": grid.style}
-    begin(out / "run.json", shared, {"source": grid.problems, "device": device_name(device)})
+    asked = {"style": grid.style, "limit": grid.limit, "timeout": grid.timeout}
+    shared = grid.sampling().recorded() | asked | inputs
+    about = {"source": grid.problems, "device": device_name(device)}
+    begin(out / "run.json", shared, about, newer={"style"})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
         settings = {"model": identity, "trained_on": decoding}

@@ -25,15 +25,15 @@ from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import input_rows
-from ssd_probe.models.tokens import before_stop
+from ssd_probe.models.tokens import stop_ids
 
 
 @dataclass(frozen=True)
 class Request:
     """One answer to draw. `name` and `index` (with the seed) name its stream of random numbers.
 
-    `ids`: all that the model sees before; `room`: how many new tokens at most; `stop`: strings that
-    end it, of which it then holds nothing.
+    `ids`: all that the model sees before, the last `begun` of them of the answer already; `room`:
+    how many new tokens at most; `stop`: strings that end it, of which it then holds nothing.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Request:
     ids: Sequence[int]
     room: int
     stop: tuple[str, ...] = ()
+    begun: int = 0
 
 
 def draw(
@@ -68,11 +69,11 @@ def draw(
     """
     drawn = read_part(part)
     left = [
-        Answer(place, list(request.ids), request.room, request.stop)
+        Answer(place, list(request.ids), request.room, request.stop, request.begun)
         for place, request in enumerate(requests)
         if place not in drawn
     ]
-    ends = stop_ids(model, tokenizer) | set(stops)
+    ends = stop_ids(model.generation_config, tokenizer) | set(stops)
     works = _works(model, tokenizer, requests, left, decoding, seed, batch_size, how, ends)
     about = {
         "desc": label,
@@ -171,8 +172,7 @@ def _ended(tokenizer: Any, batch: Sequence[Answer], width: int) -> Callable[[Ten
         ended = [False] * len(batch)
         if (ids.shape[1] - width) % STEPS == 0:
             rows = zip(batch, ids[:, width:].tolist(), strict=True)
-            cuts = [before_stop(tokenizer, a.ids, new, a.stop) for a, new in rows]
-            ended = [cut is not None for cut in cuts]
+            ended = [answer.cut(new, tokenizer) is not None for answer, new in rows]
         return torch.tensor(ended, device=ids.device)
 
     return until
@@ -181,13 +181,6 @@ def _ended(tokenizer: Any, batch: Sequence[Answer], width: int) -> Callable[[Ten
 def finished(request: Request, ids: Sequence[int], stops: set[int]) -> bool:
     """Whether an answer came to its end: a stop id, or, then cut off, a stop string."""
     return len(ids) < request.room or ids[-1] in stops
-
-
-def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The stop tokens of model and tokenizer; chat models often have more than one."""
-    stops = model.generation_config.eos_token_id
-    ids = set(stops) if isinstance(stops, list) else {stops}
-    return {token for token in ids | {tokenizer.eos_token_id} if token is not None}
 
 
 def append_part(part: Path | None, drawn: dict[int, list[int]]) -> None:

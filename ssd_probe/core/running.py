@@ -26,22 +26,32 @@ Draws = Callable[[Tensor, Tensor], Tensor]
 class Answer:
     """One answer to draw: what the model sees (`ids`), how many new tokens at most.
 
-    `stop`: strings that end it, and that it then does not hold (see `tokens.before_stop`).
+    `stop`: strings that end it, and that it then does not hold (see `tokens.before_stop`); they are
+    looked for in the answer, which the last `begun` of `ids` belong to.
     """
 
     place: int
     ids: list[int]
     room: int
     stop: tuple[str, ...] = ()
+    begun: int = 0
     new: list[int] = field(default_factory=list)
 
     def extend(self, ids: Sequence[int], stops: set[int], tokenizer: Any) -> bool:
         """Take in what was drawn, up to an end; whether there was one."""
         end = next((i + 1 for i, token in enumerate(ids) if token in stops), None)
         self.new += ids[:end]
-        cut = before_stop(tokenizer, self.ids, self.new, self.stop) if self.stop else None
+        cut = self.cut(self.new, tokenizer)
         self.new = self.new[:cut]
         return end is not None or cut is not None or len(self.new) >= self.room
+
+    def cut(self, new: list[int], tokenizer: Any) -> int | None:
+        """How many new ids stand before a stop string; None where there is none."""
+        if not self.stop:
+            return None
+        prompt = len(self.ids) - self.begun
+        kept = before_stop(tokenizer, self.ids[:prompt], self.ids[prompt:] + new, self.stop)
+        return None if kept is None else max(0, kept - self.begun)
 
 
 class Running:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.drawing import Request, draw, finished, stop_ids
+from ssd_probe.core.drawing import Request, draw, finished
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.limits import context_length, input_rows
-from ssd_probe.models.tokens import completion_text, render_prompt, token_ids
+from ssd_probe.models.tokens import completion_text, render_prompt, stop_ids, token_ids
 from ssd_probe.problems.prompts import Prompt
+from ssd_probe.problems.rows import stop_strings
 
 
 def sample(
@@ -51,7 +52,7 @@ def sample(
     about: dict[str, Any] = {"part": part, "label": label, "how": how}
     about |= {"seed": config.seed, "batch_size": config.batch_size}
     drawn = draw(model, tokenizer, requests, decoding, **about)
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(model.generation_config, tokenizer)
     done = [
         _row(tokenizer, stops, prompts[place // config.n], request, ids)
         for place, (request, ids) in enumerate(zip(requests, drawn, strict=True))
@@ -143,10 +144,15 @@ def _row(
 def usable(rows: Sequence[dict], tokenizer: Any = None) -> list[dict]:
     """Drop what the paper drops: empty answers and single-line stubs. Nothing else is filtered.
 
-    With `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
+    A raw answer of one line goes on from a signature; it is a stub if it is `pass` or `...`. With
+    `tokenizer`, a sample may have token ids alone. `UserError` for one without a completion.
     """
     texts = [_completion(row, number, tokenizer) for number, row in enumerate(rows, start=1)]
-    return [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]
+    return [row for row, text in zip(rows, texts, strict=True) if not _is_stub(row, text.strip())]
+
+
+def _is_stub(row: dict, text: str) -> bool:
+    return text in ("", "pass", "...") if stop_strings(row) else "\n" not in text
 
 
 def _completion(row: dict, number: int, tokenizer: Any) -> str:

@@ -20,7 +20,7 @@ from ssd_probe.execution import sandbox
 from ssd_probe.execution.judge import VERDICTS, Judge, Verdict
 from ssd_probe.files.digests import digest
 from ssd_probe.problems.rows import problem_id_of
-from ssd_probe.problems.tasks import Task, is_raw, program
+from ssd_probe.problems.tasks import Task, answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ def _distinct_jobs(samples: Sequence[dict], tasks: dict[str, Task]) -> dict[tupl
         if not isinstance(sample.get("completion"), str):
             raise UserError(f"sample {number + 1}: no `completion` text")
         task = tasks[problem_id]
-        code = program(task, sample["completion"], is_raw(sample))
+        code = answered(task, sample)
         jobs.setdefault((problem_id, code), _Job(task, code)).samples.append(number)
     return jobs
 

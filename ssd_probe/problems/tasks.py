@@ -16,7 +16,7 @@ from ssd_probe.files.reading import Row, numbered_rows
 from ssd_probe.problems import livecodebench
 from ssd_probe.problems.basics import function_problems
 from ssd_probe.problems.fences import defines, extract_code
-from ssd_probe.problems.rows import problem_id_of, refuse_duplicate
+from ssd_probe.problems.rows import problem_id_of, refuse_duplicate, stop_strings
 from ssd_probe.tiny.domain import tiny_problems
 
 
@@ -153,9 +153,9 @@ def program(task: Task, answer: str, raw: bool = False) -> str | None:
     return flush if misplaced and _parses(flush) else whole
 
 
-def is_raw(sample: Row) -> bool:
-    """Whether a sample was drawn by `--style raw`, so that it ends where its code does."""
-    return sample.get("style") == "raw" and bool(sample.get("stop"))
+def answered(task: Task, sample: Row) -> str | None:
+    """`program` of a sample, whose stop strings say that it is raw."""
+    return program(task, sample["completion"], bool(stop_strings(sample)))
 
 
 def _parses(source: str) -> bool:
@@ -171,7 +171,5 @@ def _parses(source: str) -> bool:
 def lacks_code(samples: Iterable[Row], tasks: Mapping[str, Task]) -> list[bool]:
     """For each sample whether its completion holds no code (`program`): the paper's stress test."""
     return [
-        program(tasks[problem_id_of(sample, "", "a sample")], sample["completion"], is_raw(sample))
-        is None
-        for sample in samples
+        answered(tasks[problem_id_of(sample, "", "a sample")], sample) is None for sample in samples
     ]

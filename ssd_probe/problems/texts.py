@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row, kind_of, numbered_rows, read_utf8
-from ssd_probe.problems.basics import function_problems
+from ssd_probe.problems import basics
 from ssd_probe.problems.rows import messages_or_text, problem_id_of, refuse_duplicate
 
 _STATEMENT = ("question_content", "starter_code")
@@ -38,6 +38,7 @@ _COLUMNS = {
     *_SOLUTIONS,
     *_SOLUTION_LISTS,
 }
+_SAMPLED = {"prompt_ids", "completion_ids", "completion"}
 _PROBLEM = ("question_content", "entry_point")  # what tells a problem from a half-written sample
 _ROWS_AT_ONCE = 256
 
@@ -47,7 +48,8 @@ class Text:
     """One sequence to probe: a sampled completion after its prompt, or a whole source file.
 
     Saved token ids win over the text, because re-tokenised text may differ from what was sampled.
-    A `source` has no prompt: all of it stands in `completion`.
+    A `source` has no prompt: all of it stands in `completion`. `begun`: what of the answer stands
+    before `completion` and is not scored.
     """
 
     sample_id: str
@@ -59,39 +61,43 @@ class Text:
     completion_ids: list[int] | None = None
     kind: Literal["sample", "source"] = "sample"
     path: str | None = None
+    begun: str = ""
 
 
-def read_texts(sources: Iterable[str | Path], limit: int | None = None) -> list[Text]:
+def read_texts(
+    sources: Iterable[str | Path], limit: int | None = None, style: str = "raw"
+) -> list[Text]:
     """The first `limit` texts of `sources`, in order; of a directory its .py files by name.
 
     A source is a samples or problem file (.jsonl, .jsonl.gz, .parquet; fields: see the module), any
-    other UTF-8 text file, a directory (its .py files, recursively), or `humaneval` or
-    `basics[:SPLIT]` (prompt and canonical solution). Files are read no further than `limit` needs.
-    Raises `UserError`.
+    other UTF-8 text file, a directory (its .py files, recursively), or `humaneval`,
+    `basics[:SPLIT]` or `stdlib[:SPLIT]`: the solution after its prompt, by `style` as `raw` text,
+    or in `chat`, in an answer that has repeated the prompt; scored are the same characters. Files
+    are read no further than `limit` needs. Raises `UserError`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1")
-    texts = list(islice(_distinct(sources), limit))
+    if style not in ("chat", "raw"):
+        raise UserError(f"style = {style!r}: must be chat or raw")
+    texts = list(islice(_distinct(sources, style), limit))
     if not texts:
         raise UserError("no texts given; name a samples file, a source file or a directory")
     return texts
 
 
-def _distinct(sources: Iterable[str | Path]) -> Iterator[Text]:
+def _distinct(sources: Iterable[str | Path], style: str) -> Iterator[Text]:
     seen: dict[str, str] = {}
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        for where, text in _texts_from(source):
+        for where, text in _texts_from(source, style):
             refuse_duplicate(seen, "sample_id", text.sample_id, where)
             yield text
 
 
-def _texts_from(source: str | Path) -> Iterator[tuple[str, Text]]:
+def _texts_from(source: str | Path, style: str) -> Iterator[tuple[str, Text]]:
     """Each text of one source, with where it came from for error messages."""
     path = Path(source)
-    if (problems := function_problems(str(source))) is not None:
-        for row in problems:
-            task = row["task_id"]
-            yield task, Text(task, task, None, row["prompt"], row["canonical_solution"])
+    if (problems := basics.function_problems(str(source))) is not None:
+        yield from ((row["task_id"], _function_text(row, style)) for row in problems)
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*.py") if file.is_file())
         if not files:
@@ -104,6 +110,13 @@ def _texts_from(source: str | Path) -> Iterator[tuple[str, Text]]:
         yield from _texts_from_rows(_parquet_rows(path), path)
     else:
         yield str(path), _source_text(path)
+
+
+def _function_text(row: Row, style: str) -> Text:
+    task, (head, body) = row["task_id"], basics.parted(row["prompt"], row["canonical_solution"])
+    if style == "raw":
+        return Text(task, task, None, head, body)
+    return Text(task, task, basics.messages(row), None, body, begun=f"{basics.FENCE}{head}")
 
 
 def _source_text(path: Path) -> Text:
@@ -162,6 +175,9 @@ def _row_texts(row: Row, problem_id: str, where: str, path: str) -> list[Text]:
         messages = messages[:-1]
         if not messages and prompt_ids is None:
             raise UserError(f"{where}: no message before the assistant's; give the prompt too")
+    if prompt and "canonical_solution" in row and not row.keys() & _SAMPLED:
+        prompt, solution = basics.parted(prompt, completions[0])
+        completions = [solution]
     if not completions and prompt and any(key in row for key in _PROBLEM):
         return [Text("", problem_id, None, None, prompt, kind="source", path=path)]
     if not completions:

@@ -40,6 +40,14 @@ class About(NamedTuple):
     notes: list[str]
 
 
+class Around(NamedTuple):
+    """The page that the viewer stands in: HTML before it, style, and what else the page may do."""
+
+    before: str = ""
+    css: str = PAGE_STYLE
+    policy: str = ""  # begins with ";"
+
+
 def script(modules: Iterable[str] = MODULES) -> str:
     """The front end's modules as one; their imports of each other fall away."""
     return "".join(_EXPORT.sub("", _IMPORT.sub("", _web(f"{name}.js"))) for name in modules)
@@ -50,15 +58,23 @@ def style(*names: str) -> str:
     return "".join(_web(f"{name}.css") for name in ("viewer", *names))
 
 
-def write_page(path: Path, texts: Iterable[Text], about: About, names: Names, ranks: int) -> int:
+def write_page(
+    path: Path,
+    texts: Iterable[Text],
+    about: About,
+    names: Names,
+    ranks: int,
+    around: Around | None = None,
+) -> int:
     """Write the viewer of these texts, one at a time; how many positions it shows.
 
     Each text is a block of its own (gzip, base64), which the viewer unpacks when it is looked at.
     """
-    code, css = script(), PAGE_STYLE + style()
+    around = around or Around()
+    code, css = script(), around.css + style()
     listed, rows, stored = [], 0, ranks
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(_HEAD.format(policy=_policy(code, css), title=html.escape(about.title), css=css))
+        file.write(_head(about.title, css, code, around) + _VIEWER)
         for number, text in enumerate(texts):
             names.add(text, ranks)
             packed = base64.b64encode(gzip.compress(pack(text, ranks), 6, mtime=0)).decode("ascii")
@@ -68,8 +84,19 @@ def write_page(path: Path, texts: Iterable[Text], about: About, names: Names, ra
             rows += len(text.frame)
         meta = meta_of(about, stored) | names.table() | {"texts": listed}
         file.write(_data("meta", "application/json", _inert_json(meta)))
-        file.write(f'<script type="module">{code}</script>\n</body>\n</html>\n')
+        file.write(f'<script type="module">{code}</script>\n{_END}')
     return rows
+
+
+def write_plain(path: Path, title: str, around: Around) -> None:
+    """Write a page of the same kind without a viewer."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(_head(title, around.css, "", around) + _END, encoding="utf-8")
+
+
+def _head(title: str, css: str, code: str, around: Around) -> str:
+    policy = _policy(code, css) + around.policy
+    return _HEAD.format(policy=policy, title=html.escape(title), css=css) + around.before
 
 
 def meta_of(about: About, ranks: int) -> dict[str, Any]:
@@ -130,5 +157,6 @@ _HEAD = """<!DOCTYPE html>
 <style>{css}</style>
 </head>
 <body>
-<div id="viewer"><noscript>The token viewer needs JavaScript.</noscript></div>
 """
+_VIEWER = '<div id="viewer"><noscript>The token viewer needs JavaScript.</noscript></div>\n'
+_END = "</body>\n</html>\n"

@@ -10,10 +10,12 @@ from itertools import accumulate
 from typing import Any
 
 from ssd_probe.files.digests import digest
+from ssd_probe.files.reading import Row
 from ssd_probe.models.tokens import special_ids
 from ssd_probe.probing.syntax import token_bytes
 from ssd_probe.problems.fences import extract_code
 from ssd_probe.problems.livecodebench import extract_code as fenced_code
+from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import Task, program
 
 Span = tuple[int, int]
@@ -35,7 +37,7 @@ class Program:
 def read_program(row: dict, task: Task, tokenizer: Any) -> Program | None:
     """A passing sample as a `Program`; None where its code cannot be found in its tokens."""
     answer, ids = row["completion"], row["completion_ids"]
-    found = running_spans(task, answer)
+    found = running_spans(task, answer, bool(stop_strings(row)))
     pieces = token_bytes(ids, tokenizer)
     raw = b"".join(pieces)
     offset = raw.find(answer.encode())
@@ -55,18 +57,20 @@ def read_program(row: dict, task: Task, tokenizer: Any) -> Program | None:
         if any(a <= first < b for a, b in bounds):
             running.append(place)
     closes = end < len(ids) and pieces[end].strip() in (b"```", b"~~~")
-    identity = program_identity(task, answer)
-    return Program(row, running, end, ids[end] if closes else None, identity) if running else None
+    closing = ids[end] if closes else None
+    return Program(row, running, end, closing, identity_of(task, row)) if running else None
 
 
-def running_spans(task: Task, answer: str) -> tuple[list[Span], int] | None:
+def running_spans(task: Task, answer: str, raw: bool = False) -> tuple[list[Span], int] | None:
     """What of an answer is run by the tests, as spans of its characters, and where its code ends.
 
     That is the program's source up to the end of its last function or class (without any: all of
     it), without docstrings and comments. None where there is no code, or it does not parse.
     """
-    whole = program(task, answer)
-    code = fenced_code(answer) if task.fenced else extract_code(answer, task.entry or "")
+    whole = program(task, answer, raw)
+    code: str | None = answer
+    if not raw:
+        code = fenced_code(answer) if task.fenced else extract_code(answer, task.entry or "")
     if whole is None or code is None:
         return None
     begin, shift = answer.rfind(code), whole.rfind(code)
@@ -88,12 +92,12 @@ def running_spans(task: Task, answer: str) -> tuple[list[Span], int] | None:
     return [(a + move, b + move) for a, b in spans if a >= shift], close
 
 
-def program_identity(task: Task, answer: str) -> str:
+def program_identity(task: Task, answer: str, raw: bool = False) -> str:
     """The digest of a program's syntax tree without docstrings: equal for what differs in layout.
 
     Of a program that does not parse it is the text's, of an answer without code that of none.
     """
-    source = program(task, answer)
+    source = program(task, answer, raw)
     try:
         tree = _parse(source or "")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -102,6 +106,11 @@ def program_identity(task: Task, answer: str) -> str:
         if _docstring(node):
             del node.body[0]  # type: ignore[attr-defined]
     return digest(ast.dump(tree))
+
+
+def identity_of(task: Task, sample: Row) -> str:
+    """`program_identity` of a sample, whose stop strings say that it is raw."""
+    return program_identity(task, sample["completion"], bool(stop_strings(sample)))
 
 
 def _parse(source: str) -> ast.Module:

@@ -10,13 +10,15 @@ import pandas as pd
 from ssd_probe.analysis.branching.outcomes import TOKEN
 from ssd_probe.analysis.passk import INFRA_ERROR, PASS
 from ssd_probe.commands.branching.draws import Asked, Key
-from ssd_probe.commands.branching.programs import Program, program_identity, read_program
-from ssd_probe.core.drawing import Request, stop_ids
+from ssd_probe.commands.branching.programs import Program, identity_of, read_program
+from ssd_probe.core.drawing import Request
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate
+from ssd_probe.files.reading import Row
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import context_length, input_rows
-from ssd_probe.models.tokens import completion_text, token_ids
+from ssd_probe.models.tokens import before_stop, completion_text, stop_ids, token_ids
+from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import Task
 
 SLACK, SPARE = 1.5, 32  # room of a run: so many times the original's rest, and so many more tokens
@@ -87,7 +89,8 @@ def requests_of(
     """
     model = checkpoint.model
     context, vocabulary = context_length(model), input_rows(model)
-    stops = stop_ids(model, checkpoint.tokenizer)
+    tokenizer = checkpoint.tokenizer
+    stops = stop_ids(model.generation_config, tokenizer)
     by_sample = {program.row["sample_id"]: program for program in programs}
     asked: list[Asked] = []
     for row in tokens.to_dict("records"):
@@ -98,11 +101,13 @@ def requests_of(
         room = int(SLACK * (program.end - place)) + SPARE
         if context is not None:
             room = min(room, context - row["position"] - 1)
-        if token in stops or token == program.closing or room < 1:
+        begun, strings = [*before, token], stop_strings(program.row)
+        stopped = before_stop(tokenizer, prompt, begun, strings) is not None
+        if stopped or token in stops or token == program.closing or room < 1:
             continue  # it ends there
-        ids = [*prompt, *before, token]
+        ids = [*prompt, *begun]
         asked += [
-            (Request(name_of(row), i, ids, room), program.closing)
+            (Request(name_of(row), i, ids, room, strings, len(begun)), program.closing)
             for i in range(runs_of(row, per_token))
         ]
     return asked
@@ -139,16 +144,20 @@ def judged(
         prompt = program.row["prompt_ids"]
         before = program.row["completion_ids"][: row["position"] - len(prompt)]
         for index in range(runs_of(row, per_token)):
-            new = drawn.get((name_of(row), index), [])
-            answer = completion_text(tokenizer, prompt, [*before, row["token_id"], *new])
-            answers.append({"problem_id": row["problem_id"], "completion": answer})
+            ids = [*before, row["token_id"], *drawn.get((name_of(row), index), [])]
+            answers.append(_answer(tokenizer, program.row, ids))
             runs.append([row[name] for name in TOKEN] + [index])
     frame = pd.DataFrame(runs, columns=[*TOKEN, "index"])
     frame["passed"] = limits.judge(answers, tasks, part).to_numpy()
     frame["same"] = [
-        passed and program_identity(tasks[a["problem_id"]], a["completion"]) == program.identity
-        for program, a, passed in zip(
-            map(by_sample.__getitem__, frame["sample_id"]), answers, frame["passed"], strict=True
-        )
+        passed and by_sample[name].identity == identity_of(tasks[answer["problem_id"]], answer)
+        for name, answer, passed in zip(frame["sample_id"], answers, frame["passed"], strict=True)
     ]
     return frame
+
+
+def _answer(tokenizer: Any, row: Row, ids: list[int]) -> Row:
+    """A sample as `row`, with these ids for its completion, which end before a stop string."""
+    ids = ids[: before_stop(tokenizer, row["prompt_ids"], ids, stop_strings(row))]
+    text = completion_text(tokenizer, row["prompt_ids"], ids)
+    return row | {"completion": text, "completion_ids": ids}

@@ -30,7 +30,7 @@ from ssd_probe.models.checkpoints import device_name, named
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.tokens import decode
 from ssd_probe.probing.probe import probe
-from ssd_probe.problems.rows import problem_id_of
+from ssd_probe.problems.rows import problem_id_of, stop_strings
 from ssd_probe.problems.tasks import Task, load_tasks, tasks_identity
 from ssd_probe.problems.texts import Text
 
@@ -74,7 +74,7 @@ def branch_stage(
     settings = {
         "model": checkpoint.identity,
         "problems": tasks_identity(tasks),
-        "samples": digest([[r["sample_id"], r["prompt_ids"], r["completion_ids"]] for r in rows]),
+        "samples": digest([_drawn(row) for row in rows]),
         "decoding": decoding.to_dict(),
         "isolation": isolation(limits.unsandboxed),
         "seconds": limits.seconds,
@@ -108,7 +108,13 @@ def read_samples(path: Path) -> list[dict]:
                 )
         if not isinstance(row.get("completion"), str):
             raise UserError(f"{path}: sample {number}: no `completion` text")
+        stop_strings(row, f"{path}: sample {number}")  # refused here, where the place is known
     return rows
+
+
+def _drawn(row: dict) -> list:
+    """What of a sample its branches depend on."""
+    return [row["sample_id"], row["prompt_ids"], row["completion_ids"], *stop_strings(row)]
 
 
 def _branch(

@@ -14,8 +14,7 @@ from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.record import recording
 from ssd_probe.files.writing import write_jsonl
-from ssd_probe.models.checkpoints import load_tokenizer
-from ssd_probe.models.identity import tokenizer_identity
+from ssd_probe.models.identity import Checkpoint, tokenizer_identity
 from ssd_probe.models.tokens import continuation_ids, render_prompt
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from ssd_probe.problems.texts import Text, read_texts
@@ -52,8 +51,8 @@ def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
 
 def write_corpus(loop: Loop, out: Path, seed: int) -> None:
     """The corpus' own solutions of the prompts, in the form of samples, instead of samples."""
-    tokenizer = load_tokenizer(loop.model)
-    style = style_for(loop.prompts, tokenizer, loop.style)
+    checkpoint = Checkpoint(loop.model)
+    tokenizer, style = checkpoint.tokenizer, style_for(loop.prompts, checkpoint, loop.style)
     prompts = read_prompts(loop.prompts, loop.prompt_limit, style)
     settings = {"tokenizer": tokenizer_identity(tokenizer), "prompts": digest(prompts),
                 "seed": seed, "from": "text"}  # fmt: skip
@@ -92,4 +91,5 @@ def _solved(tokenizer: object, prompt: Prompt, text: Text) -> dict:
         "prompt_ids": ids,
         "completion_ids": [*continuation_ids(tokenizer, ids, answer), end],  # type: ignore[arg-type]
         "finished": True,
+        **prompt.meta,
     }

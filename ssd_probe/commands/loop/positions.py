@@ -82,7 +82,8 @@ def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, An
     out = folder.out / "branch"
     found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
     content, lines = summarised(found, out)
-    return {**content, "lines": lines, "doubts": []}
+    told = [line for line in lines if not Path(line).exists()]
+    return {**content, "lines": told, "doubts": []}
 
 
 def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:

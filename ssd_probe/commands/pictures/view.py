@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd_probe.commands.compare import _tokenizer_of
+from ssd_probe.commands.compare import tokenizer_of
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe
 
@@ -49,25 +49,31 @@ def described(
     base: Probe, other: Probe | None, limit: int | None = None
 ) -> "tuple[About, Callable[[], Names]]":
     """What a viewer says of probes, and what makes a collection of the names of ids."""
-    from ssd_probe.analysis.labels import SupportRule
     from ssd_probe.views.blocks import Names
-    from ssd_probe.views.page import About
 
-    tokenizer = _tokenizer_of(base)
+    tokenizer = tokenizer_of(base)
     models = [_name(base.record.get("model"))]
     if other is not None:
         models.append(_name(other.record.get("model")))
     elif base.is_pair and base.side == "base":
         models.append(_name(base.record.get("other_model")))
-    about = About(
-        title=" → ".join(models) + f", probe {base.path.name}",
+    about = about_probes(base, models, tokenizer, _notes(base, tokenizer, limit))
+    return about, partial(Names, None if tokenizer is None else partial(bytes_of, tokenizer))
+
+
+def about_probes(probe: Probe, models: list[str], tokenizer: Any, notes: list[str]) -> "About":
+    """What the viewer says of a probe, under the default rule."""
+    from ssd_probe.analysis.labels import SupportRule
+    from ssd_probe.views.page import About
+
+    return About(
+        title=" → ".join(models) + f", probe {probe.path.name}",
         models=models,
-        vocabulary=int(base.record.get("head_rows") or base.record["vocab_size"]),
+        vocabulary=int(probe.record.get("head_rows") or probe.record["vocab_size"]),
         rule=SupportRule(),
         special=_special(tokenizer),
-        notes=_notes(base, tokenizer, limit),
+        notes=notes,
     )
-    return about, partial(Names, None if tokenizer is None else partial(_bytes_of, tokenizer))
 
 
 def _name(model: Any) -> str:
@@ -96,7 +102,7 @@ def _special(tokenizer: Any) -> list[int]:
     return [] if tokenizer is None else sorted(special_ids(tokenizer))
 
 
-def _bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
+def bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
     """Of each id by itself: a tokenizer that is decoded step by step must not see neighbours."""
     from ssd_probe.probing.syntax import token_bytes
 

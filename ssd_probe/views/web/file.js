@@ -26,6 +26,10 @@ const opened = mount(document.getElementById("viewer"), {
   meta: JSON.parse(read("meta")), block, onSelect, start: address(),
 });
 opened.then((viewer) => {
-  viewer.focus();
-  addEventListener("hashchange", () => viewer.show(address()));
+  const alone = !document.querySelector(".report");
+  if (alone) viewer.focus();
+  addEventListener("hashchange", () => {
+    if (!alone && address().text !== null) document.getElementById("viewer").scrollIntoView();
+    viewer.show(address());
+  });
 });

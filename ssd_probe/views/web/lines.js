@@ -23,7 +23,10 @@ export class Lines {
     this.box.addEventListener("mousedown", (event) => event.shiftKey && indexOf(event) !== undefined && (event.preventDefault(), this.box.focus({ preventScroll: true })));
     this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.render(false, false)), { passive: true });
     this.box.addEventListener("click", (event) => tell(event, on.select));
-    this.box.addEventListener("pointerover", (event) => tell(event, on.preview));
+    // Not where a link was pressed that scrolled the page under the pointer.
+    this.pressed = (event) => (this.rest = `${event.screenX} ${event.screenY}`);
+    addEventListener("pointerdown", this.pressed, true);
+    this.box.addEventListener("pointerover", (event) => `${event.screenX} ${event.screenY}` !== this.rest && tell(event, on.preview));
     this.box.addEventListener("pointerleave", () => on.preview(null));
     this.strip.addEventListener("click", (event) => this.jump(event.offsetY / this.strip.clientHeight));
     this.watch = new ResizeObserver(() => this.resize());
@@ -35,6 +38,7 @@ export class Lines {
 
   destroy() {
     this.watch.disconnect();
+    removeEventListener("pointerdown", this.pressed, true);
     removeEventListener("beforeprint", this.print[0]);
     removeEventListener("afterprint", this.print[1]);
   }

@@ -1,0 +1,115 @@
+"""The report of a folder of `ssd-probe compare --out`."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssd_probe.analysis.sweeps.printed import comparison_table
+from ssd_probe.commands.compare import COMPARISON
+from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
+from ssd_probe.commands.run_folder import read_record_like
+from ssd_probe.errors import UserError
+from ssd_probe.views.report.content import (
+    Block,
+    Commands,
+    Figure,
+    Notes,
+    Prose,
+    Report,
+    Section,
+    Table,
+)
+
+FIGURES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
+           "loss_terms", "fork_rates")  # fmt: skip
+_NUMBERS = ("base", "tuned", "difference", "low", "high", "floor", "missing")
+FRONT = ("entropy", "tail_mass", "head_entropy", "branching", "kept_mass", "target_kl")
+
+
+def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
+    """Of a comparison alone. `UserError` for a folder that an older version wrote."""
+    content = read_record_like(folder / COMPARISON)
+    base, tuned = content["base"], content["tuned"]
+    probes = [probe_at(each["probe"], each["side"]) for each in (base, tuned)]
+    tokens = None
+    if probes[0] is not None and probes[1] is not None:
+        tokens = tokens_of(probes[0], probes[1], [base["model"], tuned["model"]], most)
+    settings = pd.DataFrame(
+        [
+            ("base", base["model"]), ("tuned", tuned["model"]),
+            ("base's probe", base["probe"]), ("tuned model's probe", tuned["probe"]),
+            ("training decoding", str(content["decoding"])),
+            ("labels", f"{content['rule']} rule, {content['labelling']}"),
+        ],
+        columns=["what", "value"],
+    )  # fmt: skip
+    doubts = [line for line in content["lines"] if "lack" in line]
+    if tokens is None:
+        doubts.append(
+            "The probes are not where they were when they were compared, so that no tokens are "
+            "shown here."
+        )
+    report = Report(
+        f"{tuned['model']} against {base['model']}",
+        "A comparison of two probes of the same texts, by ssd-probe.",
+        content["lines"],
+        [
+            Section("what", "What was compared?", [Table("Settings", settings)]),
+            Section("inside", "What changed inside?", inside(content, folder, tokens)),
+            Section(
+                "doubts",
+                "What to distrust?",
+                [Notes(doubts or ["Nothing was noticed."], bool(doubts))],
+            ),
+            Section("repeat", "How to repeat it", [Commands(_commands(content, folder))]),
+        ],
+    )
+    return report, tokens
+
+
+def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> list[Block]:
+    """Verdicts, the statistics by kind of position, the changed positions, the figures."""
+    table = pd.DataFrame(content["table"])
+    table = table.astype({name: float for name in _NUMBERS if name in table})  # JSON's null
+    shown = comparison_table(table[table["statistic"].isin(FRONT)])
+    blocks: list[Block] = [Notes(list(content["lines"]))] if content["lines"] else []
+    blocks += [
+        Table(
+            "Means at each kind of position; difference with its 95 % interval over problems", shown
+        ),
+        Table("All statistics", comparison_table(table), folded=True),
+    ]
+    if tokens is not None and tokens.changed:
+        blocks += [
+            Prose(
+                "The positions that changed most, one of a text at most: a lower bound of the "
+                "total variation between the two distributions, and the leading tokens."
+            ),
+            *tokens.changed,
+        ]
+    return blocks + drawn(figures, FIGURES)
+
+
+def drawn(folder: Path, stems: tuple[str, ...]) -> list[Block]:
+    """The figures of these names that are there."""
+    return [Figure.load(folder / stem) for stem in stems if (folder / f"{stem}.svg").is_file()]
+
+
+def _commands(content: dict[str, Any], folder: Path) -> list[str]:
+    base, tuned, decoding = content["base"], content["tuned"], content["decoding"]
+    sides = (
+        f"--pair {base['probe']}"
+        if tuned["side"] == "other"
+        else f"--base {base['probe']} --tuned {tuned['probe']}"
+    )
+    cut = " ".join(
+        f"--{key.replace('_', '-')} {decoding[key]}" for key in ("temperature", "top_k", "top_p")
+    )
+    return [f"ssd-probe compare {sides} {cut} --rule {content['rule']} --out {folder}"]
+
+
+def require_comparison(folder: Path) -> None:
+    """`UserError` unless the folder says what was compared."""
+    if not (folder / COMPARISON).is_file():
+        raise UserError(f"{folder}: no {COMPARISON}; compare again with this version")

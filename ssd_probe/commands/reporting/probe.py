@@ -1,0 +1,76 @@
+"""The report of one probe: what kinds of positions there are, and where."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssd_probe.analysis.labels import KINDS, SupportRule
+from ssd_probe.analysis.rates import fork_rates, label_counts
+from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
+from ssd_probe.probing.table import Probe
+from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
+
+_STATISTICS = ("entropy", "varentropy", "logprob", "tail_log_mass")
+MANY = 0.95  # of all positions: then a kind says nothing
+
+
+def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
+    """Of a probe of one model, or the base's side of a pair."""
+    probe = Probe.load(folder)
+    record, rule = probe.record, SupportRule()
+    counts, means = [], []
+    for part in probe.batches():
+        labels = rule.label(part)
+        counts.append(label_counts(part, labels))
+        valid = part[part["valid"]].assign(label=labels[part["valid"]])
+        sums = valid.groupby("label")[[*_STATISTICS]].sum()
+        means.append(sums.assign(positions=valid.groupby("label").size()))
+    table = pd.concat(means).groupby(level=0).sum().reindex([*KINDS]).dropna()
+    whole = int(table["positions"].sum())
+    shown = table[[*_STATISTICS]].div(table["positions"], axis=0)
+    shown.insert(0, "positions", table["positions"].astype(int))
+    shown.insert(1, "share", table["positions"] / whole)
+    told = [f"{whole:,} valid positions of {record['texts']:,} texts: " + ", ".join(
+        f"{row.share:.1%} {kind}" for kind, row in zip(shown.index, shown.itertuples(), strict=True)
+    ) + "."]  # fmt: skip
+    if "fork" not in shown.index:
+        told.append("There is no fork among them by the default rule.")
+    if float(shown["share"].max()) > MANY:
+        told.append("Nearly all are of one kind: of the others little can be said.")
+    tokens = tokens_of(probe, None, [str(record.get("model"))], most)
+    rates = fork_rates(counts)
+    sections = [
+        Section("what", "What was probed?", [Table("Settings", _settings(record))]),
+        Section("inside", "What kinds of positions?", [
+            Prose("By the default rule: one likely token (lock), a few (fork), a flat run of many "
+                  "(open), or neither. Means of the statistics, in nats."),
+            Table("Kinds of positions", shown.reset_index(names="label")),
+            Table("Share of forks and open positions by where they are", rates, folded=True),
+        ]),
+        Section("doubts", "What to distrust?", _doubts(record)),
+        Section("repeat", "How to repeat it", [Commands([_command(record, folder)])]),
+    ]  # fmt: skip
+    subtitle = "A probe of one model, by ssd-probe: what it expects at each position of the texts."
+    return Report(f"{record.get('model')}, probe {folder.name}", subtitle, told, sections), tokens
+
+
+def _settings(record: dict[str, Any]) -> pd.DataFrame:
+    keys = ("model", "source", "texts", "rows", "truncated", "device", "created", "commit")
+    rows = [(key, record[key]) for key in keys if record.get(key) is not None]
+    rows += [(name, version) for name, version in record.get("versions", {}).items()]
+    return pd.DataFrame(rows, columns=["what", "value"]).astype(str)
+
+
+def _doubts(record: dict[str, Any]) -> list[Block]:
+    lines = []
+    if record.get("invalid"):
+        lines.append(f"{record['invalid']} positions are not valid: NaN or infinite logits.")
+    if record.get("truncated"):
+        lines.append(f"{record['truncated']} texts were longer than the model bears, and were cut.")
+    return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
+
+
+def _command(record: dict[str, Any], folder: Path) -> str:
+    source = record.get("source") or "TEXTS"
+    return f"ssd-probe probe --model {record.get('model')} --text {source} --out {folder}"

@@ -1,0 +1,227 @@
+"""The report of a run of the whole loop: a reader's questions in their order."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ssd_probe.analysis.sweeps.printed import with_interval
+from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.loop.presets import NAMES
+from ssd_probe.commands.reporting.comparison import drawn, inside
+from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
+from ssd_probe.commands.run_folder import RunFolder, read_record_like
+from ssd_probe.files.record import read_record
+from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
+
+CHANGES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
+           "loss_terms", "fork_rates")  # fmt: skip
+
+
+def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
+    """Of a run's folder; of an unfinished one what is there. `UserError` for another folder."""
+    run = RunFolder.load(folder)
+    record = read_record(folder / "run.json")
+    title = f"What self-distillation did to {record.get('model', run.loop.model)}"
+    subtitle = (
+        f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {record['created']}."
+    )
+    what = Section("what", "What was run?", _what(run, record))
+    repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
+    if not (folder / "summary.json").is_file():
+        told = "This run is not finished; the same command goes on with it."
+        there = sorted(p.parent.name for p in folder.glob("checkpoints/*/run.json"))
+        told += f" Students so far: {', '.join(there) or 'none'}."
+        return Report(title, subtitle, [told], [what, repeat]), None
+    summary = read_record_like(folder / "summary.json")
+    main = summary["main"]
+    sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]
+    tokens = None
+    if sides[0] is not None and sides[1] is not None:
+        tokens = tokens_of(sides[0], sides[1], [BASE, main], most)
+    sections = [
+        what,
+        Section("worked", "Did it work?", _worked(summary, folder)),
+        Section("inside", "What changed inside?", _inside(summary, folder, tokens)),
+        Section("known", "Could we have known?", _known(summary)),
+        Section("doubts", "What to distrust?", _doubts(summary, record)),
+        repeat,
+    ]
+    return Report(title, subtitle, _answers(summary), sections), tokens
+
+
+def _answers(summary: dict[str, Any]) -> list[str]:
+    """Which model, did it help, at which T_eval, by how much and how sure, what is doubtful."""
+    main, best = summary["main"], summary["best_temperature"]
+    passes = _rows(summary["pass_at_k"])
+    gains = _rows(summary["differences"])
+    base, tuned = passes[BASE, "all", 1], passes[main, "all", 1]
+    answers = [
+        f"pass@1 on {base['problems']} held-out problems: base {_told(base)} at T_eval "
+        f"{best[BASE]:g}, {main} {_told(tuned)} at {best[main]:g}; difference "
+        f"{_told(gains[main, 'all', 1], True)}: "
+        f"{judged(gains[main, 'all', 1])}."
+    ]
+    for name in (name for name in best if name not in (BASE, main)):
+        if row := gains.get((name, "all", 1)):
+            answers.append(f"{name} (T_eval {best[name]:g}): {_told(row, True)}: {judged(row)}.")
+    answers += summary.get("verdicts", [])[:1]
+    count = len(summary["doubts"])
+    if count:
+        answers.append(f"{count} doubt{'s' if count > 1 else ''}: see What to distrust?")
+    return answers
+
+
+def judged(difference: dict[str, Any]) -> str:
+    """What a paired difference in pass@k says, by its 95 % interval."""
+    low, high = (_number(difference[end]) for end in ("low", "high"))
+    if math.isnan(low) or math.isnan(high):
+        return "no interval, so nothing can be said"
+    if low > 0:
+        return "it helped"
+    if high < 0:
+        return "it hurt"
+    return "not told from no difference"
+
+
+def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
+    loop = run.loop
+    arms = pd.DataFrame(
+        [
+            {
+                "arm": arm.name,
+                "its samples": "the corpus' own text"
+                if arm.decoding is None
+                else str(arm.decoding),
+                "sampled from": arm.source or BASE,
+                "control": "yes" if arm.is_control else "",
+            }
+            for arm in loop.arms
+        ]
+    )
+    trials = [("test", loop.test)] + ([("dev", loop.dev)] if loop.dev else [])
+    settings = {
+        "model": loop.model,
+        "prompts": f"{loop.prompts}, {loop.prompt_limit or 'all'}, {loop.n} answers each",
+        "longest answer": f"{loop.max_new_tokens} tokens",
+        "training": f"learning rate {loop.training.learning_rate:g}, "
+        f"{loop.training.epochs:g} epochs of batches of {loop.training.batch_size}"
+        + (f", at most {loop.training.max_steps} steps" if loop.training.max_steps > 0 else ""),
+        "T_eval tried on dev": ", ".join(f"{t:g}" for t in loop.T_eval)
+        + f"; top-k {loop.top_k_eval}, top-p {loop.top_p_eval:g}",
+        **{
+            name: f"{trial.problems}, {trial.limit or 'all'} problems, {trial.n} samples each"
+            for name, trial in trials
+        },
+        "probed texts": ", ".join(loop.texts),
+        "seeds": ", ".join(map(str, (loop.seed, *loop.more_seeds))),
+        "device": record.get("device"),
+        "commit": record.get("commit"),
+        **{f"{k} version": v for k, v in record.get("versions", {}).items()},
+    }
+    table = pd.DataFrame(
+        [(key, str(value)) for key, value in settings.items() if value is not None],
+        columns=["what", "value"],
+    )
+    deviations = record.get("deviations") or []
+    told: list[Block] = []
+    if deviations:
+        told = [Prose("Other than in the paper (key: paper -> here):"), Notes(deviations)]
+    return [Table("Students, by how their training samples were made", arms), *told,
+            Table("Settings", table, folded=True)]  # fmt: skip
+
+
+def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
+    passes, gains = _rows(summary["pass_at_k"]), _rows(summary["differences"])
+    keys = list(dict.fromkeys((k, group) for _, group, k in passes))
+    keys.sort(key=lambda key: (key[0], key[1] != "all"))
+    models = list(dict.fromkeys(model for model, _, _ in passes))
+    best = summary["best_temperature"]
+
+    def table(rows: dict, names: list[str], sign: bool) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {"": f"pass@{k} {group}"}
+                | {
+                    f"{name} (T_eval {best[name]:g})" if name in best else name: _told(
+                        rows[name, group, k], sign
+                    )
+                    for name in names
+                    if (name, group, k) in rows
+                }
+                for k, group in keys
+            ]
+        ).fillna("")
+
+    tested = passes[BASE, "all", 1]["problems"]
+    others = [name for name in models if any(key[0] == name for key in gains)]
+    return [
+        Prose(
+            f"{tested} held-out problems; each model at the T_eval that was best for it on dev; "
+            "95 % bootstrap intervals over problems."
+        ),
+        Table("pass@k", table(passes, models, False)),
+        Table("Difference to the base, paired by problem", table(gains, others, True)),
+        *drawn(folder / "figures", tuple(f"fig_2_pass{k}" for k in (1, 5))),
+    ]
+
+
+def _inside(summary: dict[str, Any], folder: Path, tokens: Tokens | None) -> list[Block]:
+    content = {"table": summary["comparison"], "lines": summary.get("verdicts", [])}
+    blocks = inside(content, folder / "figures", tokens)
+    for each in summary.get("comparisons", []):
+        told = each.get("verdicts") or []
+        if told:
+            blocks += [Prose(f"{each['model']}, on {each['text']}:"), Notes(told)]
+    if branch := summary.get("branch"):
+        if branch["lines"]:
+            blocks.append(Prose("Other tokens forced in programs that pass:"))
+            blocks.append(Commands(branch["lines"]))
+        blocks += drawn(folder / "branch" / "figures", ("branch_probability", "branch_ranks"))
+    return blocks
+
+
+def _known(summary: dict[str, Any]) -> list[Block]:
+    lines = summary.get("prediction") or []
+    if not lines:
+        return [Prose("No prediction was asked for (`predict: true` in the declaration).")]
+    said = "What `ssd-probe predict` said from the base's dev answers, before the test problems:"
+    return [Prose(said), Commands(lines)]
+
+
+def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:
+    lines = [*summary["doubts"]]
+    if summary.get("isolation") not in (None, "bubblewrap"):
+        lines.append(f"Programs ran with this isolation: {summary['isolation']}.")
+    if record.get("dequantised_from"):
+        lines.append(
+            f"The base was dequantised from {record['dequantised_from'].get('gguf')}: it is not "
+            "the model as it was published."
+        )
+    return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
+
+
+def _repeat(run: RunFolder, name: str) -> list[Block]:
+    source = name if name in NAMES else "loop.yaml"
+    declared = yaml.safe_dump(run.loop.recorded(), sort_keys=False, allow_unicode=True)
+    return [
+        Prose("With the versions above:"),
+        Commands([f"ssd-probe run {source} --out {run.out.name}"]),
+        Prose("What was declared, in full; saved as loop.yaml it runs again:"),
+        Commands(declared.splitlines()),
+    ]
+
+
+def _rows(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {(row["model"], row["group"], row["k"]): row for row in rows}
+
+
+def _told(row: dict[str, Any], sign: bool = False) -> str:
+    estimate, low, high = (_number(row[name]) for name in ("estimate", "low", "high"))
+    return with_interval(estimate, low, high, sign=sign)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

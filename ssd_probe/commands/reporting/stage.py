@@ -1,0 +1,47 @@
+"""`ssd-probe report`: a run, a comparison or a probe in, one HTML file out."""
+
+from pathlib import Path
+
+from ssd_probe.commands.compare import COMPARISON
+from ssd_probe.errors import UserError
+
+MOST = 10_000  # positions in the viewer
+
+
+def report_stage(source: Path, out: Path | None = None, positions: int = MOST) -> list[str]:
+    """Write the report of a folder, by default SOURCE/report.html; the lines to print.
+
+    positions: shown in the token viewer at most; 0: no viewer. `UserError` for a folder of another
+    kind, or a target that is a folder.
+    """
+    from ssd_probe.commands.reporting import comparison, probe, run
+    from ssd_probe.commands.reporting.tokens import RANKS
+    from ssd_probe.views.page import Around, write_page, write_plain
+    from ssd_probe.views.report.render import render, style
+
+    target = out or source / "report.html"
+    if target.is_dir():
+        raise UserError(f"{target}: a folder; give the name of an HTML file")
+    if (source / "probe.json").is_file():
+        report, tokens = probe.of_probe(source, positions)
+    elif (source / COMPARISON).is_file():
+        report, tokens = comparison.of_comparison(source, positions)
+    elif (source / "run.json").is_file():
+        report, tokens = run.of_run(source, positions)
+    else:
+        raise UserError(
+            f"{source}: no run, comparison or probe; give a folder of `ssd-probe run`, `compare "
+            "--out` or `probe`"
+        )
+    shown = tokens is not None and positions > 0
+    around = Around(
+        render(report, tokens.told if tokens and shown else None), style(), "; img-src data:"
+    )
+    if tokens and shown:
+        write_page(target, tokens.texts, tokens.about, tokens.names, RANKS, around)
+    else:
+        write_plain(target, report.title, around)
+    lines = [f"{target}, {target.stat().st_size / 1e6:.1f} MB: open it in a browser"]
+    if tokens and shown:
+        lines.append(f"with every token of {tokens.told}")
+    return [*report.answers, *lines]

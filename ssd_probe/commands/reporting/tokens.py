@@ -1,0 +1,98 @@
+"""The tokens of a report: the positions that changed most, and the texts that its viewer shows."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ssd_probe.analysis.examples.changed import most_changed
+from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.commands.compare import tokenizer_of
+from ssd_probe.commands.pictures.view import about_probes, bytes_of
+from ssd_probe.probing.table import Probe, require_comparable
+from ssd_probe.views.blocks import Names, Text, texts_of
+from ssd_probe.views.page import About
+from ssd_probe.views.report.content import Changed
+
+SHOWN = 6  # changed positions
+LEADING = 5  # tokens of each
+RANKS = 20  # of the viewer
+
+
+class Tokens(NamedTuple):
+    """What the viewer of a report is made of."""
+
+    texts: list[Text]
+    about: About
+    names: Names
+    changed: list[Changed]
+    told: str  # which texts these are, of how many
+
+
+def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) -> Tokens:
+    """Texts of at most `most` positions, those with the largest changes first."""
+    if tuned is not None and not base.is_pair:
+        require_comparable(base, tuned)
+    tokenizer = tokenizer_of(base)
+    found = pd.DataFrame({"sample_id": []})
+    if tuned is not None:
+        parts = zip(base.batches(), tuned.batches(), strict=True)
+        found = most_changed(parts, SupportRule(), SHOWN)
+    texts = _chosen(base, None if base.is_pair else tuned, list(found["sample_id"]), most)
+    here = {text.sample_id for text in texts}
+    changed = [_changed(row, tokenizer, here) for row in found.to_dict("records")]
+    names = Names(None if tokenizer is None else partial(bytes_of, tokenizer))
+    rows, of = sum(len(text.frame) for text in texts), len(base)
+    told = f"{len(texts)} texts, {rows:,} of the probe's {of:,} positions"
+    if rows < of:
+        told += ", those with the largest changes first; `ssd-probe view` shows all"
+    return Tokens(texts, about_probes(base, models, tokenizer, []), names, changed, told)
+
+
+def _chosen(base: Probe, tuned: Probe | None, wanted: list[str], most: int) -> list[Text]:
+    """In the probe's order: the wanted ones while they fit, then what comes first."""
+    firsts: list[Text] = []
+    named: dict[str, Text] = {}
+    left = set(wanted)
+    for text in texts_of(base, tuned):
+        if text.sample_id in left:
+            named[text.sample_id] = text
+            left.discard(text.sample_id)
+        elif sum(len(each.frame) for each in firsts) < most:
+            firsts.append(text)
+        elif not left:
+            break
+    kept: dict[str, Text] = {}
+    rows = 0
+    for text in [*(named[name] for name in wanted if name in named), *firsts]:
+        if rows + len(text.frame) <= most or not kept:
+            kept[text.sample_id] = text
+            rows += len(text.frame)
+    return list(kept.values())
+
+
+def _changed(row: dict[str, Any], tokenizer: Any, here: set[str]) -> Changed:
+    from urllib.parse import urlencode
+
+    def leading(side: str) -> list[tuple[str, float]]:
+        ids = [int(i) for i in row[f"{side}_ids"][:LEADING]]
+        names = [str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids]
+        return list(zip(names, map(float, row[f"{side}_p"]), strict=False))
+
+    name, position = row["sample_id"], int(row["position"])
+    link = f"#{urlencode({'text': name, 'position': position})}" if name in here else None
+    return Changed(
+        name, position, row["label"], float(row["change"]), row["context"], row["token"],
+        leading("base"), leading("tuned"), link,
+    )  # fmt: skip
+
+
+def probe_at(path: str | Path, side: str = "base") -> Probe | None:
+    """The probe where it was, or None where it is no more."""
+    from ssd_probe.errors import UserError
+
+    try:
+        return Probe.load(path, side="other" if side == "other" else "base")
+    except UserError:
+        return None

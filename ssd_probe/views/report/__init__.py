@@ -1,0 +1,1 @@
+"""A run, a comparison or a probe as one page to hand around."""

@@ -1,0 +1,125 @@
+"""What a report is made of: sections of prose, tables, figures and commands, in reading order."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+MOST_ROWS = 120  # of a table in the page; longer ones are named by their file
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+    kind: ClassVar[str] = "prose"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Sentences, one below the other; `doubtful` ones are marked as such."""
+
+    lines: list[str]
+    doubtful: bool = False
+    kind: ClassVar[str] = "notes"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines for a shell."""
+
+    lines: list[str]
+    kind: ClassVar[str] = "commands"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame of text and numbers with its caption; `folded`: shown when asked for."""
+
+    caption: str
+    frame: pd.DataFrame
+    folded: bool = False
+    kind: ClassVar[str] = "table"
+
+    @property
+    def cells(self) -> list[list[str]]:
+        return [[_cell(value) for value in row] for row in self.frame.to_numpy(object)]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column."""
+        return [pd.api.types.is_numeric_dtype(kind) for kind in self.frame.dtypes]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A position that changed: its text before, and the leading tokens of both models."""
+
+    text: str
+    position: int
+    label: str
+    change: float
+    context: str
+    token: str
+    before: list[tuple[str, float]]  # token, probability
+    after: list[tuple[str, float]]
+    link: str | None  # of the viewer below, where it shows this text
+    kind: ClassVar[str] = "changed"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A vector graphic with its caption, and the numbers that it draws."""
+
+    caption: str
+    svg: str
+    numbers: Table | None = None
+    elsewhere: str = ""  # where the numbers are, if not here
+    kind: ClassVar[str] = "figure"
+
+    @classmethod
+    def load(cls, stem: Path) -> "Figure":
+        """Of the files that `figures.saving` wrote: STEM.svg, .txt, and .csv if there is one."""
+        svg, caption, numbers = (
+            stem.with_name(stem.name + end) for end in (".svg", ".txt", ".csv")
+        )
+        told = caption.read_text(encoding="utf-8").strip()
+        drawn, table, elsewhere = svg.read_text(encoding="utf-8"), None, ""
+        if numbers.is_file():
+            frame = pd.read_csv(numbers, keep_default_na=False)
+            if len(frame) <= MOST_ROWS:
+                table = Table("Numbers of this figure", frame, folded=True)
+            else:
+                elsewhere = f"its {len(frame)} rows of numbers are in {numbers.name}"
+        return cls(told, drawn, table, elsewhere)
+
+
+Block = Prose | Notes | Commands | Table | Figure | Changed
+
+
+@dataclass
+class Section:
+    """A reader's question and what answers it."""
+
+    name: str  # of its place in the page
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """`answers`: the few sentences that a reader wants first."""
+
+    title: str
+    subtitle: str
+    answers: list[str]
+    sections: list[Section]
+
+
+def _cell(value: object) -> str:
+    """Numbers with four digits; nothing where there is no value."""
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return "n/a"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

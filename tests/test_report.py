@@ -1,0 +1,189 @@
+"""`ssd-probe report`: what changed most, and the pages of a run, a comparison and a probe."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssd_probe.analysis.examples.changed import change, most_changed
+from ssd_probe.analysis.labels import SupportRule
+from ssd_probe.commands.compare import compare_stage
+from ssd_probe.commands.probe import probe_stage
+from ssd_probe.commands.reporting.run import judged
+from ssd_probe.commands.reporting.stage import report_stage
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.views.report.content import Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.report.render import render, visible
+from tests.browser import serious_faults
+from tests.models import save
+from tests.probes import probe_of, random_logits, softmax
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def rows(logits, **more):
+    n = len(logits)
+    about = {"token": [f"t{i}" for i in range(n)], "segment": "code", "syntax": "Name"}
+    return probe_of(logits, **more).assign(**about)
+
+
+class TestChange:
+    def test_is_the_total_variation_where_the_ranks_are_all(self):
+        base, tuned = random_logits(40, vocab=15), random_logits(40, vocab=15, seed=2)
+        exact = [
+            np.abs(softmax(z) - softmax(w)).sum() / 2 for z, w in zip(base, tuned, strict=True)
+        ]
+        found = change(rows(base, ranks=15), rows(tuned, ranks=15))
+        assert found == pytest.approx(exact, abs=1e-6)
+
+    def test_is_never_above_it_and_zero_for_the_same(self):
+        base, tuned = random_logits(80), random_logits(80, seed=2)
+        exact = [
+            np.abs(softmax(z) - softmax(w)).sum() / 2 for z, w in zip(base, tuned, strict=True)
+        ]
+        found = change(rows(base), rows(tuned))
+        assert (found <= np.array(exact) + 1e-6).all() and found.mean() > 0.8 * np.mean(exact)
+        assert change(rows(base), rows(base)) == pytest.approx(0, abs=1e-7)
+
+    def test_not_valid_is_no_change(self):
+        base, tuned = rows(random_logits(10)), rows(random_logits(10, seed=2))
+        base.loc[3, "valid"] = False
+        assert change(base, tuned)[3] == 0 and (np.delete(change(base, tuned), 3) > 0).all()
+
+    def test_the_largest_of_all_parts_one_a_text(self):
+        base, tuned = rows(random_logits(40)), rows(random_logits(40, seed=2))
+        parts = [(base[:20], tuned[:20]), (base[20:], tuned[20:])]
+        found = most_changed(parts, SupportRule(), 5)
+        whole = pd.Series(change(base, tuned)).groupby(base["sample_id"]).max()
+        assert found["change"].tolist() == whole.nlargest(5).tolist()
+        assert found["sample_id"].tolist() == whole.nlargest(5).index.tolist()
+        first = found.iloc[0]
+        place = int(first["sample_id"] * 5 + first["position"])
+        assert first["label"] == SupportRule().label(base).iloc[place]
+        assert first["base_p"][0] == pytest.approx(
+            softmax(random_logits(40)[place]).max(), rel=1e-5
+        )
+        assert first["context"] == "".join(base["token"][place - first["position"] : place])
+        assert not len(most_changed([(base, base)], SupportRule(), 5))
+
+
+def test_texts_are_escaped_and_signs_visible():
+    table = Table(HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE, None]}))
+    blocks = [Prose(HOSTILE), Notes([HOSTILE]), Commands([HOSTILE]), table]
+    page = render(Report(HOSTILE, HOSTILE, [HOSTILE], [Section("s", HOSTILE, blocks)]), HOSTILE)
+    assert "<img" not in page and "</script" not in page and page.count("onerror") >= 10
+    assert visible(" a\n\u202e") == "␣a⏎\\u202e" and len(visible("x" * 1000)) < 30
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (0.01, 0.1, "it helped"), (-0.1, -0.01, "it hurt"), (-0.1, 0.1, "not told from no difference"),
+    (0.0, 0.1, "not told from no difference"), (None, None, "no interval, so nothing can be said"),
+])  # fmt: skip
+def test_a_difference_in_words(low, high, said):
+    assert judged({"low": low, "high": high}) == said
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Probes of two small models on a file with a hostile string, and their comparison."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "t.py").write_text(f'def f(x):\n    y = "{HOSTILE}"\n    return x + y\n' * 3)
+    other = save(folder / "other", "llama")
+    for name, model in (("base", "tiny"), ("again", "tiny"), ("other", str(other))):
+        probe_stage(model, [str(folder / "t.py")], folder / name, ProbeConfig(top_k=24))
+    compare_stage(folder / "base", folder / "again", None, Decoding(1.6, 20, 0.8),
+                  out=folder / "comparison")  # fmt: skip
+    return folder
+
+
+def test_of_a_probe(compared, visit):
+    report_stage(compared / "base")
+    page = visit(compared / "base" / "report.html")
+    assert page.locator("h2").first.inner_text() == "What was probed?"
+    text = page.inner_text(".report")
+    assert "by ssd-probe" in text and "lock" in text and "ssd-probe probe --model tiny" in text
+    assert page.locator("#viewer .token").count() > 10
+
+
+def test_of_a_comparison_also_without_its_probes(compared, tmp_path, visit):
+    report_stage(compared / "comparison", tmp_path / "whole.html")
+    page = visit(tmp_path / "whole.html")
+    content = json.loads((compared / "comparison" / "comparison.json").read_text())
+    text = page.inner_text(".report")
+    for line in content["lines"]:
+        assert line in text
+    assert page.locator("figure img").count() >= 5
+    loaded = "[...document.images].every((i) => i.complete && i.naturalWidth > 0)"
+    assert page.evaluate(loaded)
+    shutil.copytree(compared / "comparison", tmp_path / "moved")
+    content["base"]["probe"] = str(tmp_path / "nowhere")
+    (tmp_path / "moved" / "comparison.json").write_text(json.dumps(content))
+    report_stage(tmp_path / "moved")
+    page = visit(tmp_path / "moved" / "report.html", wait="h1")
+    assert "not where they were" in page.inner_text("#doubts")
+    assert page.locator("#viewer").count() == 0
+
+
+def test_what_is_no_source_is_one_line(compared, tmp_path):
+    for source, message in (
+        (tmp_path, "no run, comparison or probe; give a folder"),
+        (tmp_path / "absent", "no run, comparison or probe; give a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report_stage(source)
+    with pytest.raises(UserError, match="a folder; give the name of an HTML file"):
+        report_stage(compared / "base", tmp_path)
+    (tmp_path / "run.json").write_text('{"settings": {"n": 1}}')
+    with pytest.raises(UserError, match="not a run of `ssd-probe run` or `demo`"):
+        report_stage(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.xdist_group("demo")
+@pytest.mark.slow(reason="of a demo that others share, in a browser, with axe-core")
+def test_of_a_run(demo_run, tmp_path, visit):
+    """What a reader asks is answered with the run's own numbers."""
+    out, summary, _, _ = demo_run
+    target = tmp_path / "r.html"
+    lines = report_stage(out, target)
+    page = visit(target, viewport={"width": 1100, "height": 900})
+    headings = [each.inner_text() for each in page.locator(".report h2").all()]
+    assert headings == [
+        "What was run?", "Did it work?", "What changed inside?", "Could we have known?",
+        "What to distrust?", "How to repeat it",
+    ]  # fmt: skip
+    text = page.inner_text(".report")
+    differences = {(r["model"], r["group"], r["k"]): r for r in summary["differences"]}
+    found = differences["ssd", "all", 1]
+    assert f"difference {found['estimate']:+.2f}" in lines[0] and lines[0] in text
+    assert judged(found) in lines[0] and f"T_eval {summary['best_temperature']['base']:g}" in text
+    for doubt in summary["doubts"]:
+        assert doubt in page.inner_text("#doubts")
+    assert page.locator("figure img").count() >= 8
+    assert page.locator(".changed").count() >= 3
+    link = page.locator(".changed a").nth(1)
+    link.click()
+    asked = link.get_attribute("href").rpartition("=")[2]
+    page.wait_for_selector(f"#viewer .where:has-text('position {asked} ·')")
+    assert serious_faults(page) == []
+    phone = visit(target, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert serious_faults(phone) == []
+
+
+@pytest.mark.xdist_group("demo")
+@pytest.mark.slow(reason="of a demo that others share")
+def test_of_an_unfinished_run(demo_run, tmp_path):
+    folder = shutil.copytree(demo_run[0], tmp_path / "run")
+    (folder / "summary.json").unlink()
+    lines = report_stage(folder)
+    assert lines[0].startswith("This run is not finished; the same command goes on with it.")
+    assert "ssd" in lines[0] and (folder / "report.html").is_file()
+    shutil.rmtree(folder / "probes")
+    shutil.copy(demo_run[0] / "summary.json", folder)
+    report_stage(folder)
+    assert 'id="viewer"' not in (folder / "report.html").read_text()
