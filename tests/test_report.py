@@ -54,13 +54,13 @@ class TestChange:
         base.loc[3, "valid"] = False
         assert change(base, tuned)[3] == 0 and (np.delete(change(base, tuned), 3) > 0).all()
 
-    def test_the_largest_of_all_parts_one_a_text(self):
+    def test_the_largest_of_all_parts_one_a_problem(self):
         base, tuned = rows(random_logits(40)), rows(random_logits(40, seed=2))
         parts = [(base[:20], tuned[:20]), (base[20:], tuned[20:])]
-        found = most_changed(parts, SupportRule(), 5)
-        whole = pd.Series(change(base, tuned)).groupby(base["sample_id"]).max()
-        assert found["change"].tolist() == whole.nlargest(5).tolist()
-        assert found["sample_id"].tolist() == whole.nlargest(5).index.tolist()
+        found = most_changed(parts, SupportRule(), 3)
+        whole = pd.Series(change(base, tuned)).groupby(base["problem_id"]).max()
+        assert found["change"].tolist() == whole.nlargest(3).tolist()
+        assert found["problem_id"].tolist() == whole.nlargest(3).index.tolist()
         first = found.iloc[0]
         place = int(first["sample_id"] * 5 + first["position"])
         assert first["label"] == SupportRule().label(base).iloc[place]

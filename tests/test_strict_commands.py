@@ -172,7 +172,7 @@ def test_the_demo_is_strict(demo_run, monkeypatch, tmp_path):
     """It is there already, so that its command only prints; and its figures are drawn anew."""
     done, _, config, _ = demo_run
     folder = shutil.copytree(done, tmp_path / "run")  # its summary says how long it took
-    monkeypatch.setattr(demo, "QUICK", config)
+    monkeypatch.setattr(demo, "demo_config", lambda *_, **__: config)
     strictly(run(monkeypatch, ["demo", "--quick", "--json", "--out", str(folder)]))
     run(monkeypatch, ["figures", str(folder), "--out", str(tmp_path / "figures")])
     check_files(folder, 10)

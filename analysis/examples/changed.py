@@ -39,7 +39,7 @@ def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
 def most_changed(
     parts: Iterable[tuple[pd.DataFrame, pd.DataFrame]], rule: Rule, count: int = 10
 ) -> pd.DataFrame:
-    """The `count` positions of largest `change`, the largest first and one of a text at most.
+    """The `count` positions of largest `change`, the largest first and one of a problem at most.
 
     parts: (base, tuned) frames of the same whole texts. Columns: sample_id, problem_id, position,
     token, `label` by `rule` on the base, `change`, `context` (the text before), and of both models
@@ -48,7 +48,7 @@ def most_changed(
     found = pd.DataFrame({"change": []})
     for base, tuned in parts:
         changes = pd.Series(change(base, tuned), index=base.index)
-        best = changes.groupby(base["sample_id"]).idxmax()
+        best = changes.groupby(base["problem_id"]).idxmax()
         places = base.index.get_indexer(changes[best].nlargest(count).index)
         rows = base.iloc[places]
         new = rows[["sample_id", "problem_id", "position", "token"]].assign(
@@ -60,7 +60,7 @@ def most_changed(
             new[f"{side}_ids"] = list(stacked(frame, "top_ids"))
             new[f"{side}_p"] = list(_probabilities(frame))
         found = pd.concat([found, new]) if len(found) else new
-        found = found.nlargest(count, "change")
+        found = found.nlargest(len(found), "change").drop_duplicates("problem_id").head(count)
     return found[found["change"] > 0].reset_index(drop=True)
 
 

@@ -65,7 +65,9 @@ def run(
     from ssd_probe.commands.loop.presets import choose
 
     chosen = choose(config, quick=quick, scale=scale, changes=given)
-    _run(chosen, out, as_json, unsandboxed)
+    summary = _run(chosen, out, as_json, unsandboxed)
+    if as_json:
+        print_json(summary)
 
 
 def demo(
@@ -89,13 +91,13 @@ def demo(
     """
     from ssd_probe.commands.demo import demo_config
 
-    _run(demo_config(quick, seed=seed), out, as_json)
-
-
-def _run(chosen: Any, out: Path, as_json: bool, unsandboxed: bool = False) -> None:
-    from ssd_probe.commands.loop.run import run_stage
-
-    say = (lambda text: None) if as_json else print
-    summary = run_stage(chosen, out, say, unsandboxed=unsandboxed)
+    summary = _run(demo_config(quick, seed=seed), out, as_json)
     if as_json:
         print_json(summary)
+
+
+def _run(chosen: Any, out: Path, quiet: bool, unsandboxed: bool = False) -> dict[str, Any]:
+    from ssd_probe.commands.loop.run import run_stage
+
+    say = (lambda text: None) if quiet else print
+    return run_stage(chosen, out, say, unsandboxed=unsandboxed)

@@ -64,16 +64,16 @@ def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ticks = []
     for i, (label, rows) in enumerate(frame.groupby("label", sort=False)):
         for side, row in enumerate(rows.to_dict("records")):
-            place, below = 2.6 * i + side, 0.0
+            place, below = 2.9 * i + 1.15 * side, 0.0
             for name, (_, color) in PARTS.items():
                 ax.bar(place, row[name], bottom=below, color=color, edgecolor="white", lw=0.4)
                 below += row[name]
-            ax.annotate(f"{below:.3g}", (place, below), (0, 2), ha="center", size=6,
+            ax.annotate(f"{below:.2g}", (place, below), (0, 2), ha="center", size=5.5,
                         textcoords="offset points")  # fmt: skip
             ticks.append((place, row["model"]))
-        ax.text(2.6 * i + 0.5, -0.2, str(label), ha="center", va="top", size=7.5,
+        ax.text(2.9 * i + 0.575, -0.2, str(label), ha="center", va="top", size=7.5,
                 transform=ax.get_xaxis_transform())  # fmt: skip
-    ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
+    ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=6)
     ax.set_ylabel(r"$\mathrm{KL}(q\,\Vert\,p)$, nats")
     ax.grid(False, axis="x")
     keys = [Patch(facecolor=color, label=name) for name, color in PARTS.values()]

@@ -15,13 +15,14 @@ from ssd_probe.figures.pass_at_k import fig_2
 from ssd_probe.figures.saving import Plan, Saved, save_all
 
 
-def draw_digest(found: Digest, out: Path) -> Saved:
-    """Draw all that two probes have data for into `out`."""
+def draw_digest(found: Digest, out: Path, notes: Sequence[str] = ()) -> Saved:
+    """Draw all that two probes have data for; notes: what to distrust, below the captions."""
     decoding, where = found.decoding, found.where
     cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
 
     def plan(stem: str, data: Any, draw: Callable[[Any], Figure | Axes], caption: str) -> Plan:
-        return Plan(stem, data, lambda frame: (draw(frame), f"{caption}; {where}."))
+        told = f"{caption}; {where}.{_below(notes)}"
+        return Plan(stem, data, lambda frame: (draw(frame), told))
 
     plans = [
         plan("fig_4", found.text, distributions.fig_4,
@@ -63,17 +64,21 @@ def draw_passes(
 ) -> Saved:
     """Draw Figure 2 for each k of a run's dev sweep, whose models share `decoding`'s truncation.
 
-    curves: of `pass_curves`, all problems together; notes: sentences for the captions.
+    curves: of `pass_curves`, all problems together; notes: what to distrust, below captions.
     """
-    told = "".join(f" {note}." for note in notes)
 
     def draw(rows: pd.DataFrame) -> tuple[Axes, str]:
         return fig_2(rows), (
             f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
             f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
             "model; bands: 95 % bootstrap over problems; stars: each model's best."
-            f"{told}"
+            f"{_below(notes)}"
         )
 
     plans = [Plan(f"fig_2_pass{k}", rows, draw) for k, rows in curves.groupby("k")]
     return save_all(plans, out)
+
+
+def _below(notes: Sequence[str]) -> str:
+    """A paragraph of its own, so that the caption can be read without it."""
+    return "\n\nRead with care: " + ". ".join(notes) + "." if notes else ""

@@ -131,8 +131,10 @@ def _training_doubts(folder: RunFolder) -> list[str]:
 
 
 def _link_main(folder: RunFolder, main: str) -> None:
-    """`checkpoint` in the run's folder is the main arm's student."""
+    """`checkpoint` in the run's folder is the main arm's student; a copy may hold it twice."""
     link, target = folder.out / "checkpoint", Path("checkpoints") / main
+    if link.is_dir() and not link.is_symlink():
+        return
     if not link.is_symlink() or link.readlink() != target:
         link.unlink(missing_ok=True)
         link.symlink_to(target, target_is_directory=True)

@@ -69,7 +69,7 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
         paired_parts(base, tuned),
         rule_of(loop.labels, base),
         decoding,
-        where=". ".join([f"{len(base)} positions of {text_words(folder, text)}", *doubts]),
+        where=f"{len(base)} positions of {text_words(folder, text)}",
         names=(BASE, main),
         tokenizer=load_tokenizer(loop.model),
     )
@@ -79,5 +79,5 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
     else:
         shown = Decoding(1.0, loop.top_k_eval, loop.top_p_eval)  # every T_eval's truncation
         passes = draw_passes(curves, shown, out, doubts)
-    drawn = draw_digest(found, out)
+    drawn = draw_digest(found, out, doubts)
     return Saved(passes.paths + drawn.paths, [*passes.missing, *drawn.missing, *_ELSEWHERE])

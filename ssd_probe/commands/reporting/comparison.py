@@ -83,7 +83,7 @@ def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> lis
     if tokens is not None and tokens.changed:
         blocks += [
             Prose(
-                "The positions that changed most, one of a text at most: a lower bound of the "
+                "The positions that changed most, one of a problem at most: a lower bound of the "
                 "total variation between the two distributions, and the leading tokens."
             ),
             *tokens.changed,

@@ -81,11 +81,14 @@ class Figure:
 
     @classmethod
     def load(cls, stem: Path) -> "Figure":
-        """Of the files that `figures.saving` wrote: STEM.svg, .txt, and .csv if there is one."""
+        """Of the files that `figures.saving` wrote: STEM.svg, .txt, and .csv if there is one.
+
+        A caption's further paragraphs, what to distrust, are said elsewhere in a report.
+        """
         svg, caption, numbers = (
             stem.with_name(stem.name + end) for end in (".svg", ".txt", ".csv")
         )
-        told = caption.read_text(encoding="utf-8").strip()
+        told = caption.read_text(encoding="utf-8").partition("\n\n")[0].strip()
         drawn, table, elsewhere = svg.read_text(encoding="utf-8"), None, ""
         if numbers.is_file():
             frame = pd.read_csv(numbers, keep_default_na=False)
