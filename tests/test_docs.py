@@ -34,6 +34,7 @@ NEEDS = {  # why a line is not run here
     "the hub": "tests run offline",
     "an index of packages": "test_gguf fetches it",
     "several GPUs": "the ranks' own tests run on CPUs",
+    "hours": "a real model samples some thousand answers",
     "a quarter of an hour": "it fetches a model, and takes so long",
     "a minute or two": "test_demo and test_packaging run demos",
     "the demo's run": "test_demo draws its figures again",

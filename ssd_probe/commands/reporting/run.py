@@ -9,10 +9,10 @@ import yaml
 
 from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.commands.loop.declaration import BASE
-from ssd_probe.commands.loop.presets import NAMES
+from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
-from ssd_probe.commands.run_folder import RunFolder, read_record_like
+from ssd_probe.commands.run_folder import RunFolder, read_record_like, text_words
 from ssd_probe.files.record import read_record
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
 
@@ -44,7 +44,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     sections = [
         what,
         Section("worked", "Did it work?", _worked(summary, folder)),
-        Section("inside", "What changed inside?", _inside(summary, folder, tokens)),
+        Section("inside", "What changed inside?", _inside(summary, run, tokens)),
         Section("known", "Could we have known?", _known(summary)),
         Section("doubts", "What to distrust?", _doubts(summary, record)),
         repeat,
@@ -168,18 +168,19 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
     ]
 
 
-def _inside(summary: dict[str, Any], folder: Path, tokens: Tokens | None) -> list[Block]:
+def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> list[Block]:
     content = {"table": summary["comparison"], "lines": summary.get("verdicts", [])}
-    blocks = inside(content, folder / "figures", tokens)
+    blocks = inside(content, run.out / "figures", tokens)
     for each in summary.get("comparisons", []):
         told = each.get("verdicts") or []
         if told:
-            blocks += [Prose(f"{each['model']}, on {each['text']}:"), Notes(told)]
+            on = text_words(run, each["text"])
+            blocks += [Prose(f"{each['model']} against the base, on {on}:"), Notes(told)]
     if branch := summary.get("branch"):
         if branch["lines"]:
             blocks.append(Prose("Other tokens forced in programs that pass:"))
             blocks.append(Commands(branch["lines"]))
-        blocks += drawn(folder / "branch" / "figures", ("branch_probability", "branch_ranks"))
+        blocks += drawn(run.out / "branch" / "figures", ("branch_probability", "branch_ranks"))
     return blocks
 
 
@@ -204,14 +205,21 @@ def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:
 
 
 def _repeat(run: RunFolder, name: str) -> list[Block]:
-    source = name if name in NAMES else "loop.yaml"
     declared = yaml.safe_dump(run.loop.recorded(), sort_keys=False, allow_unicode=True)
     return [
         Prose("With the versions above:"),
-        Commands([f"ssd-probe run {source} --out {run.out.name}"]),
+        Commands([f"ssd-probe run {_source(run, name)} --out {run.out.name}"]),
         Prose("What was declared, in full; saved as loop.yaml it runs again:"),
         Commands(declared.splitlines()),
     ]
+
+
+def _source(run: RunFolder, name: str) -> str:
+    """What to give `run`: a preset's name where the run is that preset, else the declaration."""
+    for quick in (False, True):
+        if name in NAMES and choose(name, quick=quick).loop.recorded() == run.loop.recorded():
+            return f"{name} --quick" if quick else name
+    return "loop.yaml"
 
 
 def _rows(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
