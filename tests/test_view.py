@@ -334,6 +334,7 @@ for (const position of [1, 3]) {{
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
     assert len(ids) == len(set(ids)) == 6
     assert page.locator(".ssd-viewer.dark").count() == 0
+    assert page.locator(".tools[open]").count() == 2  # the window is wide
     page.evaluate("document.body.style.color = 'rgb(230, 230, 230)'")  # the notebook's theme
     page.wait_for_selector(".ssd-viewer.dark")
     assert page.locator(".ssd-viewer.dark").count() == 2

@@ -113,7 +113,7 @@ class Panel {
     this.figures.replaceChildren(
       lines("6b: mean surviving tokens", temperatures, series("survivors"), settings.temperature),
       lines("6c: mean entropy after truncation, nats", temperatures, series("entropy"), settings.temperature),
-      this.bins ? bars(`6d: mean entropy at ${describe(settings)}, nats`, bins, sizes, here.map((found, i) => ({ name: this.nameOf(i), values: found.byBin.map((bin) => bin.entropy) })))
+      this.bins ? bars("6d: mean entropy after truncation, nats", bins, sizes, here.map((found, i) => ({ name: this.nameOf(i), values: found.byBin.map((bin) => bin.entropy) })))
         : h("p", {}, `Figure 6d needs 20 ranks, the probe keeps ${meta.ranks}.`),
       this.shares(here), this.table(here));
     const inexact = Math.max(...here.map((found) => found.inexact)), hollow = curves.flat().some((p) => !p.exact);
@@ -132,7 +132,7 @@ class Panel {
         part.style.width = `${100 * share(found, kind)}%`;
         return part;
       })));
-    return h("figure", {}, h("figcaption", {}, `shares of the labels at ${describe(this.settings)}`), ...here.map(strip),
+    return h("figure", {}, h("figcaption", {}, "shares of the labels"), ...here.map(strip),
       h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "label"), ...here.map((_, i) => h("th", { scope: "col" }, this.nameOf(i))))),
         h("tbody", {}, ...kinds.map((kind) => h("tr", {}, h("th", { scope: "row" }, h("span", { class: `tag k-${kind}` }, kind)),
           ...here.map((found) => h("td", {}, `${(100 * share(found, kind)).toFixed(1)} %`, h("small", {}, ` (${(found.labels[kind] ?? 0).toLocaleString("en")})`))))))));

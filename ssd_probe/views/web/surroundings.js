@@ -7,7 +7,7 @@ const NARROW = 760; // CSS pixels: below, one column
 export function follow(element, byText = false) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => element.classList.toggle("dark", byText ? isLight(getComputedStyle(element.parentElement ?? document.body).color) : system.matches);
-  const fit = () => element.classList.toggle("narrow", element.clientWidth <= NARROW);
+  const fit = () => element.classList.toggle("narrow", (element.clientWidth || innerWidth) <= NARROW); // 0: not on the page yet
   const size = new ResizeObserver(() => (fit(), theme())), themes = new MutationObserver(theme);
   size.observe(element);
   system.addEventListener("change", theme);
