@@ -1,7 +1,5 @@
 """The texts of a probe by number: a part is read when one of its texts is asked for."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -44,15 +42,8 @@ class Library:
         """Positions of each text, by its `sample_id`, in order."""
         return self._base.lengths
 
-    @property
-    def models(self) -> int:
-        return 1 if self._other is None else 2
-
     def __len__(self) -> int:
         return len(self._base.names)
-
-    def __iter__(self) -> Iterator[Text]:
-        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Text:
         """A text; its frames have the index of `Probe.frame`."""
