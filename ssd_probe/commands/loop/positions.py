@@ -15,10 +15,9 @@ from ssd_probe.commands.branching.runs import Limits
 from ssd_probe.commands.branching.stage import branch_stage
 from ssd_probe.commands.branching.summary import summarised
 from ssd_probe.commands.compare import compare_stage
-from ssd_probe.commands.loop.declaration import BASE, MAIN
+from ssd_probe.commands.loop.declaration import BASE, MAIN, text_name
 from ssd_probe.commands.loop.trials import test_cells
 from ssd_probe.commands.run_folder import (
-    PROGRAMS,
     TINY,
     RunFolder,
     labelled_probe,
@@ -52,16 +51,16 @@ def text_source(folder: RunFolder, choice: dict, text: str) -> str:
     if model == BASE or model in {arm.name for arm in folder.loop.arms}:
         return str(test_cells(folder, choice)[1][model][0].samples)
     if text.startswith(TINY):
-        write_programs(folder, text.removeprefix(TINY))
-        return str(folder.out / PROGRAMS)
+        write_programs(folder, text)
+        return str(folder.programs(text))
     return text
 
 
-def write_programs(folder: RunFolder, split: str = "test") -> None:
+def write_programs(folder: RunFolder, text: str = "tiny:test") -> None:
     """Noise-free programs as the domain's corpus has them, neither model's samples."""
-    path, loop = folder.out / PROGRAMS, folder.loop
+    path, loop = folder.programs(text), folder.loop
     if not path.exists():
-        chosen = domain.problems(split, loop.text_limit)
+        chosen = domain.tiny_problems(text.removeprefix(TINY), loop.text_limit)
         write_jsonl(path, program_rows(load_tokenizer("tiny"), chosen, loop.seed))
 
 
@@ -102,7 +101,7 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
             decoding = folder.loop.arm(name).decoding
             decoding = decoding if decoding and decoding.truncates else main_decoding(folder, main)
             if text.startswith(TINY) and text == first:
-                rows, told = _at_true_labels(folder, name, decoding)
+                rows, told = _at_true_labels(folder, name, text, decoding)
             else:
                 rows, told = _by_rule(folder, name, text, decoding)
             if (name, text) == (main, first):
@@ -115,9 +114,10 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
 
 
 def _at_true_labels(
-    folder: RunFolder, name: str, decoding: Decoding
+    folder: RunFolder, name: str, text: str, decoding: Decoding
 ) -> tuple[list[dict], dict[str, Any]]:
-    before, after = (labelled_probe(folder.out, model) for model in (BASE, name))
+    split = text.removeprefix(TINY)
+    before, after = (labelled_probe(folder.out, model, split) for model in (BASE, name))
     truth, rule = before["truth"], SupportRule()
     scores = score_against_truth(rule.label(before), truth, rule.score(before))
     table = compare(before, after, truth, decoding)
@@ -128,7 +128,7 @@ def _by_rule(
     folder: RunFolder, name: str, text: str, decoding: Decoding
 ) -> tuple[list[dict], dict[str, Any]]:
     before, after = (folder.probe(model, text) for model in (BASE, name))
-    out = folder.out / "comparisons" / f"{name}-on-{folder.text_name(text)}"
+    out = folder.out / "comparisons" / f"{name}-on-{text_name(text)}"
     made = compare_stage(before, after, None, decoding, folder.loop.labels, out)
     return made.found.comparison.to_dict("records"), {"verdicts": made.sentences}
 

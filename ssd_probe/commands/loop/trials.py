@@ -6,7 +6,7 @@ import pandas as pd
 
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
-from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.loop.declaration import BASE, BASELINE, ON_DEV
 from ssd_probe.commands.predict import Limits, Question, predict_stage
 from ssd_probe.commands.run_folder import CHOICE, RunFolder
 from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
@@ -56,7 +56,7 @@ def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
         cell for cell in folder.dev_cells()
         if cell.trained.name == BASE and cell.decoding.temperature == choice["T_eval"][BASE]
     )  # fmt: skip
-    out = folder.out / "probes" / "base-on-dev"
+    out = folder.out / "probes" / ON_DEV
     config = ProbeConfig(batch_size=loop.probe_batch_size)
     probe(loop.model, read_texts([answers.samples], loop.text_limit), out, config)
     trains = list(dict.fromkeys(arm.decoding for arm in loop.candidates if arm.decoding))
@@ -108,7 +108,7 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
     tested = {name: verdicts(found[0]) for name, found in cells.items()}
     tables = [pass_table(frame, ks).assign(model=name) for name, frame in tested.items()]
     if len(cells[BASE]) > 1:
-        tables.append(pass_table(verdicts(cells[BASE][1]), ks).assign(model="baseline"))
+        tables.append(pass_table(verdicts(cells[BASE][1]), ks).assign(model=BASELINE))
     differences = pd.concat(
         paired_difference(tested[BASE], tested[name], ks).assign(model=name)
         for name in tested if name != BASE
