@@ -6,10 +6,11 @@ import pytest
 
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.loop.arms import rounds, write_corpus
-from ssd_probe.commands.loop.declaration import loop_of
+from ssd_probe.commands.loop.declaration import Arm, loop_of
 from ssd_probe.commands.loop.positions import text_source
 from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
-from ssd_probe.commands.run_folder import RunFolder
+from ssd_probe.commands.loop.run import run_stage
+from ssd_probe.commands.run_folder import RunFolder, compared_at
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.core.sample import usable
 from ssd_probe.decoding import Decoding
@@ -17,6 +18,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.files.reading import read_jsonl
+from ssd_probe.probing.table import Probe
 from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import load_tasks
 from ssd_probe.tiny.domain import tiny_problems
@@ -145,6 +147,58 @@ def test_a_further_seed_is_no_other_arm(tmp_path):
     assert chosen(tmp_path, text)
     with pytest.raises(UserError, match="'ssd-seed1' is there twice"):
         chosen(tmp_path, f"{text}more_seeds: 1\n")
+
+
+@pytest.mark.xdist_group("odd")
+@pytest.mark.slow(reason="a whole run, though of two problems, that others share")
+def test_an_odd_declaration_is_run_to_its_end(odd_run):
+    """No dev problems, a baseline, no truncation, an arm that is a number, few branches."""
+    out, summary, said = odd_run
+    assert summary["main"] == "1" and summary["chosen_on"] is None
+    assert summary["best_temperature"] == {"base": 0.7, "1": 1.3, "é": 1.3}
+    assert (summary["tested_at"]["base"]["top_k"], summary["tested_at"]["é"]["top_k"]) == (5, 20)
+    assert "each model at its declared T_eval" in said and "best for it on the dev" not in said
+    assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8" in said
+    doubt = "1 was trained on samples at T=1.6, which a probe's ranks do not tell"
+    assert any(line.startswith(doubt) for line in summary["doubts"])
+    for split, end in (("dev", ""), ("test", "-on-tiny-test")):
+        asked = {problem.problem_id for problem in tiny_problems(split, 2)}
+        for name in ("base", "1"):
+            assert set(Probe.load(out / "probes" / f"{name}{end}").frame["problem_id"]) == asked
+    assert summary["branch"]["outcomes"][-1]["positions"] == 1  # undecided
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"texts": ("/absent.py",)}, "texts: /absent.py: no such file"),
+    ({"texts": ("tiny:absent",)}, "tiny:absent: no such split"),
+    ({"style": "raw"}, "asked in chat"),
+    ({"prompts": "tiny:absent"}, "tiny:absent: no such split"),
+    ({"model": "/absent"}, "/absent"),
+])  # fmt: skip
+def test_a_wrong_input_leaves_nothing(tmp_path, change, message):
+    """It is refused before anything is trained, so that mended it runs in the same folder."""
+    found = chosen(tmp_path)
+    wrong = found._replace(loop=replace(found.loop, **change))
+    with pytest.raises(UserError, match=message):
+        run_stage(wrong, tmp_path / "run", unsandboxed=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("arms", "compared"), [
+    ({"a": (1.6, 20, 0.8)}, (1.6, 20, 0.8)),
+    ({"a": (1.2, 0, 1.0)}, (1.2, 10, 0.9)),  # as gpt-oss-20b: the vocabulary would be needed
+    ({"a": (1.2, 100, 1.0)}, (1.2, 10, 0.9)),
+    ({"a": (1.2, 0, 1.0), "main": (1.6, 30, 1.0)}, (1.6, 30, 1.0)),
+])  # fmt: skip
+def test_students_are_compared_by_what_a_probe_can_tell(tmp_path, arms, compared):
+    loop = replace(
+        chosen(tmp_path).loop,
+        arms=tuple(Arm(name, Decoding(*d)) for name, d in arms.items()),
+        top_k_eval=10,
+        top_p_eval=0.9,
+    )
+    found = compared_at(RunFolder(tmp_path, loop), "a", list(arms)[-1])
+    assert found == Decoding(*compared)
 
 
 def test_scale_makes_everything_small(tmp_path):

@@ -19,11 +19,12 @@ from ssd_probe.commands.loop.declaration import (
     loop_of,
 )
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import read_record
 from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import true_labels
@@ -139,11 +140,20 @@ def probed_models(folder: RunFolder, main: str) -> list[str]:
     return list(dict.fromkeys(main if name == MAIN else name for name in folder.loop.probed))
 
 
-def main_decoding(folder: RunFolder, main: str) -> Decoding:
-    """What the main arm's samples were drawn at."""
-    decoding = folder.loop.arm(main).decoding
-    assert decoding is not None  # the main arm is no control
-    return decoding
+def compared_at(folder: RunFolder, name: str, main: str) -> Decoding:
+    """What a student is compared by: its training decoding where a probe's ranks can tell that.
+
+    Else, as of controls, the main arm's; else that with the truncation of the tests.
+    """
+    loop, ranks = folder.loop, ProbeConfig.top_k
+    for arm in (name, main):
+        decoding = loop.arm(arm).decoding
+        if decoding is not None and 0 < decoding.top_k <= ranks:
+            return decoding
+    trained = loop.arm(main).decoding
+    assert trained is not None  # the main arm is no control
+    top_k = loop.top_k_eval if 0 < loop.top_k_eval <= ranks else LABELLING.top_k
+    return Decoding(trained.temperature, top_k, loop.top_p_eval)
 
 
 def text_words(folder: RunFolder, text: str) -> str:

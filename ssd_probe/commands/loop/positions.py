@@ -1,5 +1,6 @@
 """Step 4: the models probed on the same texts, and what changed at locks and forks."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,19 @@ from ssd_probe.commands.branching.runs import Limits
 from ssd_probe.commands.branching.stage import branch_stage
 from ssd_probe.commands.branching.summary import summarised
 from ssd_probe.commands.compare import compare_stage
-from ssd_probe.commands.loop.declaration import BASE, MAIN, text_name
+from ssd_probe.commands.loop.declaration import BASE, MAIN, Loop, text_name
 from ssd_probe.commands.loop.trials import test_cells
 from ssd_probe.commands.run_folder import (
     TINY,
     RunFolder,
+    compared_at,
     labelled_probe,
-    main_decoding,
     probed_models,
 )
 from ssd_probe.commands.sweep import verdicts
 from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.probing.config import ProbeConfig
@@ -34,7 +36,7 @@ from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
-from ssd_probe.views.doubts import collect, hardly_moved
+from ssd_probe.views.doubts import collect, hardly_moved, not_its_own
 
 
 def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
@@ -43,6 +45,18 @@ def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
         source = text_source(folder, choice, text)
         models = probed_models(folder, choice["main"])
         run(probe_model, [(folder, name, source, folder.probe(name, text)) for name in models])
+
+
+def check_texts(loop: Loop) -> None:
+    """`UserError` for a text that cannot be read."""
+    for text in loop.texts:
+        if text.startswith(TINY):
+            domain.tiny_problems(text.removeprefix(TINY), 1)
+        elif text not in {BASE, MAIN, *(arm.name for arm in loop.arms)}:
+            try:
+                read_texts([text], loop.text_limit)
+            except UserError as error:
+                raise UserError(f"texts: {error}") from None
 
 
 def text_source(folder: RunFolder, choice: dict, text: str) -> str:
@@ -81,7 +95,7 @@ def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, An
     out = folder.out / "branch"
     found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
     content, lines = summarised(found, out)
-    told = [line for line in lines if not Path(line).exists()]
+    told = [line for line in lines if not os.path.exists(line)]  # files
     return {**content, "lines": told, "doubts": []}
 
 
@@ -98,8 +112,7 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
         for name in probed_models(folder, main):
             if name == BASE:
                 continue
-            decoding = folder.loop.arm(name).decoding
-            decoding = decoding if decoding and decoding.truncates else main_decoding(folder, main)
+            arm, decoding = folder.loop.arm(name), compared_at(folder, name, main)
             if text.startswith(TINY) and text == first:
                 rows, told = _at_true_labels(folder, name, text, decoding)
             else:
@@ -108,8 +121,12 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
                 found |= {"comparison": rows, **told}
             else:
                 found["comparisons"].append({"text": text, "model": name, "table": rows, **told})
-            if text == first and not folder.loop.arm(name).is_control:
-                found["doubts"] += collect(_moved(name, rows))
+            if text == first and not arm.is_control:
+                if decoding == arm.decoding:
+                    doubt = _moved(name, rows)
+                else:
+                    doubt = not_its_own(name, str(arm.decoding), str(decoding))
+                found["doubts"] += collect(doubt)
     return found
 
 

@@ -31,6 +31,8 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
     loop = folder.loop
     if loop.dev is None:
         chosen = dict.fromkeys(folder.first_models(), loop.T_eval[0])
+        if loop.baseline is not None:  # then that is all that the base is tested at
+            chosen[BASE] = loop.baseline.temperature
         main, rows, doubts = loop.candidates[0].name, [], []
     else:
         grid = folder.grid(loop.dev, folder.first_models())
@@ -116,6 +118,7 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
     every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
     main = every[every["model"] == choice["main"]].iloc[0]
     return {
+        "tested_at": {name: found[0].decoding.to_dict() for name, found in cells.items()},
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
         "doubts": collect(few_problems("test", int(main["problems"]), main["low"], main["high"])),
