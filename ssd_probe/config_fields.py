@@ -7,6 +7,7 @@ default, limits and help stand in one place.
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -38,7 +39,7 @@ def check_limits(settings: Any) -> None:
             continue
         least, most = said.get("least", -math.inf), said.get("most", math.inf)
         legal = isinstance(value, _KINDS[plain]) and isinstance(value, bool) == (plain is bool)
-        if not legal or not math.isfinite(value) or not least <= value <= most:
+        if not legal or not abs(value) <= sys.float_info.max or not least <= value <= most:
             raise UserError(f"{field.name} = {value!r}: must be {_wanted(plain, said)}")
         object.__setattr__(settings, field.name, plain(value))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssd_probe.errors import UserError
@@ -201,7 +201,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _check_number(name: str, value: Any, legal: Any, expected: str) -> None:
-    if not (_is_a(value, numbers.Real) and math.isfinite(value) and legal(value)):
+    if not (_is_a(value, numbers.Real) and abs(value) <= sys.float_info.max and legal(value)):
         raise UserError(f"{name} = {value!r}: must be {expected}")
 
 

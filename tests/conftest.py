@@ -113,6 +113,35 @@ def demo_run(tmp_path_factory):
     )
 
 
+ODD = """\
+model: tiny
+prompts: tiny:ssd
+prompt_limit: 8
+max_new_tokens: 48
+arms: {1: {T_train: 1.6}, é: {from: 1, T_train: 1}}
+training: {learning_rate: 1e-3, batch_size: 8, max_steps: 2}
+T_eval: 1.3
+baseline: {T_eval: 0.7, top_k: 5}
+test: {problems: tiny:test, limit: 2, n: 1}
+texts: [tiny:dev, tiny:test]
+text_limit: 2
+labels: quantile
+branch: {positions: 1, per_token: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def odd_run(tmp_path_factory):
+    """A run as small as can be, of a declaration that is odd throughout, its summary and words."""
+    from ssd_probe.commands.loop.presets import choose
+    from ssd_probe.commands.loop.run import run_stage
+
+    folder, said = tmp_path_factory.mktemp("odd"), []
+    (folder / "odd.yaml").write_text(ODD, encoding="utf-8")
+    summary = run_stage(choose(str(folder / "odd.yaml")), folder / "run", said.append)
+    return folder / "run", summary, "\n".join(said)
+
+
 @pytest.fixture(scope="session")
 def full_demo_run(tmp_path_factory):
     """A demo of reduced size, large enough for the direction of pass@k too."""

@@ -4,17 +4,24 @@ from dataclasses import replace
 
 import pytest
 
+from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.loop.arms import rounds, write_corpus
-from ssd_probe.commands.loop.declaration import loop_of
+from ssd_probe.commands.loop.declaration import Arm, loop_of
+from ssd_probe.commands.loop.positions import text_source
 from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
+from ssd_probe.commands.loop.run import run_stage
+from ssd_probe.commands.run_folder import RunFolder, compared_at
+from ssd_probe.core.config import TrainConfig
 from ssd_probe.core.sample import usable
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.files.reading import read_jsonl
+from ssd_probe.probing.table import Probe
 from ssd_probe.problems.rows import stop_strings
 from ssd_probe.problems.tasks import load_tasks
+from ssd_probe.tiny.domain import tiny_problems
 from tests.models import save
 
 FILE = """
@@ -68,6 +75,28 @@ def test_a_file_is_read_and_its_record_reads_as_the_same(tmp_path):
     ("text_limit: 30", "probed: [base, other]", "probed: no arm 'other'"),
     ("text_limit: 30", "labels: taste", "labels: 'taste'; known: support"),
     ("text_limit: 30", "more_seeds: [0]", "more_seeds: 0 is the seed"),
+    ("text_limit: 30", "more_seeds: [1, 1]", "more_seeds: 1 is there twice"),
+    ("text_limit: 30", "seed: 4294967296", "seed: 4294967296 must be a whole number of at most"),
+    ("text_limit: 30", f"n: {10**20}", f"n: {10**20} must be a whole number of at most"),
+    ("text_limit: 30", "texts: []", "texts: none; name a source"),
+    ("text_limit: 30", "texts: null", "texts: None must be a name"),
+    ("text_limit: 30", "texts: [base, base]", "texts: 'base' is there twice"),
+    ("text_limit: 30", "texts: [base, a/b.py, a-b.py]", "'base-on-a-b.py' is there twice"),
+    ("text_limit: 30", "texts: [base, dev]\npredict: true", "'base-on-dev' is there twice"),
+    ("[1.0, 1.6]", "[1, 1.0]", "T_eval: 1.0 is there twice"),
+    ("[1.0, 1.6]", f"{10**400}", "T_eval: temperature = 1000"),
+    ("n: 5", "n: null", "test.n: None must be a whole number"),
+    ("{problems: tiny:test, n: 5, limit: 40}", "null", "test: must be a mapping"),
+    ("tiny:test", "''", "test.problems: '' must be a name"),
+    ("model: tiny", "model: ''", "model: '' must be a name"),
+    ("model: tiny", "model: tiny\nmodel: other", "the key 'model' twice in one mapping"),
+    ("control:", "ssd:", "the key 'ssd' twice in one mapping"),
+    ("control:", "programs:", "arms.programs: the name has a meaning"),
+    ("control:", "baseline:", "arms.baseline: the name has a meaning"),
+    ("control:", "1: {T_train: 1}\n  '1':", "arms.1: is there twice"),
+    ("control:", f"{'a' * 101}:", "a name is 100 bytes at most"),
+    ("from: ssd", "from: [ssd]", "is no arm above it"),
+    ("{limit: 3}", "{limits: 3}", "test: unknown key 'limits'"),
 ])  # fmt: skip
 def test_a_wrong_file_is_one_line(tmp_path, old, new, message):
     assert old in FILE
@@ -75,6 +104,101 @@ def test_a_wrong_file_is_one_line(tmp_path, old, new, message):
         chosen(tmp_path, FILE.replace(old, new, 1))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "loop.yaml"))
+
+
+def test_names_that_are_numbers_are_names(tmp_path):
+    text = FILE.replace("ssd: {", "1: {").replace("from: ssd", "from: 1")
+    loop = chosen(tmp_path, text.replace("text_limit: 30", "probed: [base, main, 1]")).loop
+    assert [arm.name for arm in loop.arms] == ["1", "control", "corpus", "round2"]
+    assert loop.arm("round2").source == "1" and loop_of(loop.settings()) == loop
+
+
+def test_what_has_defaults_may_be_left_out(tmp_path):
+    for given in ("", "training: {}", "training: null"):
+        loop = chosen(tmp_path, FILE.replace("training: {batch_size: 8}", given)).loop
+        assert loop.training == TrainConfig()
+    assert loop.branch is None
+    assert chosen(tmp_path, f"{FILE}branch: {{}}\n").loop.branch == BranchConfig()
+
+
+def test_texts_have_folders_of_their_own(tmp_path):
+    texts = ["tiny:test", "tiny:dev", "a/" * 200 + "x.py", "é" * 200]
+    loop = replace(chosen(tmp_path).loop, texts=tuple(texts))
+    folder = RunFolder(tmp_path, loop)
+    assert len({folder.probe("ssd", text) for text in texts}) == len(texts)
+    for text in texts:
+        folder.probe("s" * 100, text).mkdir(parents=True)  # a name that the disk takes
+    assert folder.probe("ssd", texts[2]).name.endswith("-a-x.py")
+
+
+@pytest.mark.parametrize("limit", [2, 1000])
+def test_programs_are_of_their_own_split(tmp_path, limit):
+    """Of more than a split has, all; and each split's are in a file of their own."""
+    loop = replace(chosen(tmp_path).loop, texts=("tiny:test", "tiny:dev"), text_limit=limit)
+    folder = RunFolder(tmp_path, loop)
+    for split in ("test", "dev"):
+        source = text_source(folder, {"main": "ssd"}, f"tiny:{split}")
+        found = [row["problem_id"] for row in read_jsonl(source)]
+        assert found == [each.problem_id for each in tiny_problems(split, limit)]
+
+
+def test_a_further_seed_is_no_other_arm(tmp_path):
+    text = FILE.replace("  control:", "  ssd-seed1:")
+    assert chosen(tmp_path, text)
+    with pytest.raises(UserError, match="'ssd-seed1' is there twice"):
+        chosen(tmp_path, f"{text}more_seeds: 1\n")
+
+
+@pytest.mark.xdist_group("odd")
+@pytest.mark.slow(reason="a whole run, though of two problems, that others share")
+def test_an_odd_declaration_is_run_to_its_end(odd_run):
+    """No dev problems, a baseline, no truncation, an arm that is a number, few branches."""
+    out, summary, said = odd_run
+    assert summary["main"] == "1" and summary["chosen_on"] is None
+    assert summary["best_temperature"] == {"base": 0.7, "1": 1.3, "é": 1.3}
+    assert (summary["tested_at"]["base"]["top_k"], summary["tested_at"]["é"]["top_k"]) == (5, 20)
+    assert "each model at its declared T_eval" in said and "best for it on the dev" not in said
+    assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8" in said
+    doubt = "1 was trained on samples at T=1.6, which a probe's ranks do not tell"
+    assert any(line.startswith(doubt) for line in summary["doubts"])
+    for split, end in (("dev", ""), ("test", "-on-tiny-test")):
+        asked = {problem.problem_id for problem in tiny_problems(split, 2)}
+        for name in ("base", "1"):
+            assert set(Probe.load(out / "probes" / f"{name}{end}").frame["problem_id"]) == asked
+    assert summary["branch"]["outcomes"][-1]["positions"] == 1  # undecided
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"texts": ("/absent.py",)}, "texts: /absent.py: no such file"),
+    ({"texts": ("tiny:absent",)}, "tiny:absent: no such split"),
+    ({"style": "raw"}, "asked in chat"),
+    ({"prompts": "tiny:absent"}, "tiny:absent: no such split"),
+    ({"model": "/absent"}, "/absent"),
+])  # fmt: skip
+def test_a_wrong_input_leaves_nothing(tmp_path, change, message):
+    """It is refused before anything is trained, so that mended it runs in the same folder."""
+    found = chosen(tmp_path)
+    wrong = found._replace(loop=replace(found.loop, **change))
+    with pytest.raises(UserError, match=message):
+        run_stage(wrong, tmp_path / "run", unsandboxed=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("arms", "compared"), [
+    ({"a": (1.6, 20, 0.8)}, (1.6, 20, 0.8)),
+    ({"a": (1.2, 0, 1.0)}, (1.2, 10, 0.9)),  # as gpt-oss-20b: the vocabulary would be needed
+    ({"a": (1.2, 100, 1.0)}, (1.2, 10, 0.9)),
+    ({"a": (1.2, 0, 1.0), "main": (1.6, 30, 1.0)}, (1.6, 30, 1.0)),
+])  # fmt: skip
+def test_students_are_compared_by_what_a_probe_can_tell(tmp_path, arms, compared):
+    loop = replace(
+        chosen(tmp_path).loop,
+        arms=tuple(Arm(name, Decoding(*d)) for name, d in arms.items()),
+        top_k_eval=10,
+        top_p_eval=0.9,
+    )
+    found = compared_at(RunFolder(tmp_path, loop), "a", list(arms)[-1])
+    assert found == Decoding(*compared)
 
 
 def test_scale_makes_everything_small(tmp_path):

@@ -6,7 +6,7 @@ from ssd_probe.analysis.labels import FORK, LOCK, EntropyRule, QuantileRule, Sup
 from ssd_probe.analysis.scoring import agreement, score_against_truth
 from ssd_probe.commands.demo import demo_config
 from ssd_probe.commands.loop.positions import probe_model, write_programs
-from ssd_probe.commands.run_folder import PROGRAMS, RunFolder, labelled_probe
+from ssd_probe.commands.run_folder import RunFolder, labelled_probe
 
 PRINTED = {  # F1 of forks and of locks on 240 programs; here fewer, hence the tolerances
     "support": (SupportRule(), 1.0, 1.0, 0.01),
@@ -20,7 +20,7 @@ def frame(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     folder = RunFolder(out, demo_config(quick=True).loop)
     write_programs(folder)
-    probe_model(folder, "base", str(out / PROGRAMS), out / "probes" / "base")
+    probe_model(folder, "base", str(folder.programs("tiny:test")), out / "probes" / "base")
     known = labelled_probe(out, "base")
     return known[known["truth"].isin([FORK, LOCK])]
 

@@ -15,12 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ssd_probe.config_fields import SEEDS
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_yaml
 from ssd_probe.problems.prompts import STYLES
 
+MOST = 10**9  # of any count; more is a slip
+NAME_BYTES = 100  # a file's name may have 255, and has more than the name
 _LEAST = {"n": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0, "limit": 1, "workers": 1}
 
 
@@ -83,7 +86,7 @@ def _grid(values: Any) -> Grid:
         raise UserError(f"problems: must be {choices}")
     for key, least in _LEAST.items():
         if key in values and not (key == "limit" and values[key] is None):
-            whole(key, values[key], least)
+            whole(key, values[key], least, SEEDS if key == "seed" else MOST)
     if values.get("style", "auto") not in STYLES:
         raise UserError(f"style: {values['style']!r} must be one of {', '.join(STYLES)}")
     timeout = values.get("timeout", 3.0)
@@ -136,6 +139,8 @@ def name_of(where: str, name: Any) -> str:
     """A name that may be a file's; `UserError` "WHERE: ..." else."""
     if not re.fullmatch(r"\w[\w.+-]*", str(name)):
         raise UserError(f"{where}: a name is letters, digits, and . + - _")
+    if len(str(name).encode()) > NAME_BYTES:
+        raise UserError(f"{where}: a name is {NAME_BYTES} bytes at most")
     return str(name)
 
 
@@ -167,8 +172,10 @@ def listed(value: Any) -> tuple:
     return tuple(value) if isinstance(value, list) else (value,)
 
 
-def whole(key: str, value: Any, least: int) -> int:
-    """`value` if it is a whole number of at least `least`; `UserError` "KEY: ..." else."""
+def whole(key: str, value: Any, least: int, most: int = MOST) -> int:
+    """`value` if it is a whole number from `least` to `most`; `UserError` "KEY: ..." else."""
     if type(value) is not int or value < least:
         raise UserError(f"{key}: {value!r} must be a whole number of at least {least}")
+    if value > most:
+        raise UserError(f"{key}: {value!r} must be a whole number of at most {most:,}")
     return value

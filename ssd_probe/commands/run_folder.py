@@ -1,7 +1,6 @@
 """What the folder of a run of the loop holds, and where."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,28 @@ import pandas as pd
 
 from ssd_probe.analysis.passk import pass_curves
 from ssd_probe.commands.grid import Grid, Trained
-from ssd_probe.commands.loop.declaration import BASE, MAIN, Arm, Loop, Trial, loop_of
+from ssd_probe.commands.loop.declaration import (
+    BASE,
+    MAIN,
+    PROGRAMS,
+    Arm,
+    Loop,
+    Trial,
+    loop_of,
+)
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import read_record
 from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import true_labels
 
 CHOICE = "choice.json"  # the main arm and each model's T_eval, before the test problems are touched
 TINY = "tiny:"  # texts whose true forks and locks are known
-PROGRAMS = Path("samples") / "programs.jsonl"  # those texts
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class RunFolder:
 
     def name(self, arm: Arm, seed: int) -> str:
         """Of the student: its arm's, and the seed where that is not the first."""
-        return arm.name if seed == self.loop.seed else f"{arm.name}-seed{seed}"
+        return self.loop.student(arm.name, seed)
 
     def samples(self, student: str) -> Path:
         """What a student was trained on."""
@@ -100,14 +107,13 @@ class RunFolder:
             raise UserError(f"{self.out}: stopped before its main arm was chosen; run it again")
         return read_record_like(self.out / CHOICE)
 
-    def text_name(self, text: str) -> str:
-        """A text's name as part of a folder's."""
-        return re.sub(r"[^\w.-]+", "-", text).strip("-")
-
     def probe(self, model: str, text: str) -> Path:
-        """The probe of a model on a text; of the first text it bears the model's name alone."""
-        first = text == self.loop.texts[0]
-        return self.out / "probes" / (model if first else f"{model}-on-{self.text_name(text)}")
+        """The probe of a model on a text."""
+        return self.out / "probes" / self.loop.probe_name(model, text)
+
+    def programs(self, text: str) -> Path:
+        """The noise-free programs that stand for a text of the bundled domain, "tiny:SPLIT"."""
+        return programs_file(self.out, text.removeprefix(TINY))
 
 
 def read_record_like(path: Path) -> dict:
@@ -134,27 +140,43 @@ def probed_models(folder: RunFolder, main: str) -> list[str]:
     return list(dict.fromkeys(main if name == MAIN else name for name in folder.loop.probed))
 
 
-def main_decoding(folder: RunFolder, main: str) -> Decoding:
-    """What the main arm's samples were drawn at."""
-    decoding = folder.loop.arm(main).decoding
-    assert decoding is not None  # the main arm is no control
-    return decoding
+def compared_at(folder: RunFolder, name: str, main: str) -> Decoding:
+    """What a student is compared by: its training decoding where a probe's ranks can tell that.
+
+    Else, as of controls, the main arm's; else that with the truncation of the tests.
+    """
+    loop, ranks = folder.loop, ProbeConfig.top_k
+    for arm in (name, main):
+        decoding = loop.arm(arm).decoding
+        if decoding is not None and 0 < decoding.top_k <= ranks:
+            return decoding
+    trained = loop.arm(main).decoding
+    assert trained is not None  # the main arm is no control
+    top_k = loop.top_k_eval if 0 < loop.top_k_eval <= ranks else LABELLING.top_k
+    return Decoding(trained.temperature, top_k, loop.top_p_eval)
 
 
 def text_words(folder: RunFolder, text: str) -> str:
     """What a text is, for captions."""
     if text.startswith(TINY):
-        return f"{len(read_jsonl(folder.out / PROGRAMS))} noise-free test programs"
+        split = text.removeprefix(TINY)
+        return f"{len(read_jsonl(folder.programs(text)))} noise-free {split} programs"
     if text in {BASE, MAIN, *(arm.name for arm in folder.loop.arms)}:
         return f"{text}'s answers to {folder.loop.test.problems}"
     return text
 
 
-def labelled_probe(run: Path, name: str) -> pd.DataFrame:
+def programs_file(run: Path, split: str) -> Path:
+    """Of a run: those of a split of the bundled domain."""
+    name = PROGRAMS if split == "test" else f"{PROGRAMS}-{split}"
+    return run / "samples" / f"{name}.jsonl"
+
+
+def labelled_probe(run: Path, name: str, split: str = "test") -> pd.DataFrame:
     """A probe of a tiny run with the column `truth`: the domain's true fork and lock labels."""
     frame = Probe.load(run / "probes" / name).frame
-    rows = read_jsonl(run / PROGRAMS)
-    known = {problem.problem_id: problem for problem in domain.problems("test")}
+    rows = read_jsonl(programs_file(run, split))
+    known = {problem.problem_id: problem for problem in domain.tiny_problems(split)}
     problems = [known[row["problem_id"]] for row in rows]
     truth = true_labels(load_tokenizer("tiny"), problems, rows)
     return frame.merge(truth, on=["sample_id", "position"], how="left")

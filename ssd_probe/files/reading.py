@@ -111,6 +111,15 @@ def _core_schema() -> Any:
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers: dict = {}
 
+        def compose_mapping_node(self, anchor: str | None) -> Any:
+            """The same key twice is no YAML; PyYAML takes the last."""
+            node = super().compose_mapping_node(anchor)
+            keys = [(k.tag, k.value) for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
+            for at, key in enumerate(keys):
+                if key in keys[:at] and key[1] != "<<":
+                    raise yaml.YAMLError(f"the key {key[1]!r} twice in one mapping")
+            return node
+
     number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
     for kind, pattern, first in (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),

@@ -62,6 +62,14 @@ def hardly_moved(name: str, before: float, after: float) -> str | None:
     )
 
 
+def not_its_own(name: str, trained: str, by: str) -> str:
+    """A student is compared by another decoding than that of its training samples."""
+    return (
+        f"{name} was trained on samples at {trained}, which a probe's ranks do not tell; it is "
+        f"compared by {by}, which is not its training target"
+    )
+
+
 def resolvable(problems: int) -> float:
     """The least difference in pass@1 that so many problems tell from none, at the worst.
 

@@ -60,9 +60,8 @@ def _tell_passes(summary: dict) -> list[str]:
     temperatures = ", ".join(f"{names[name]} {t:g}" for name, t in best.items())
     columns = [f"{names[name]} - base" for name in (main, *others)]
     lines = [
-        f"On {problems} held-out problems, each model at the T_eval that was best for it on the "
-        "dev split",
-        f"({temperatures}; same truncation; 95 % intervals over problems):",
+        f"On {problems} held-out problems, each model at {how_chosen(summary)}",
+        f"({temperatures}; {truncations(summary)}; 95 % intervals over problems):",
         f"{'':14}{'base':>22}{names[main]:>22}" + "".join(f"{name:>26}" for name in columns),
     ]
     for k, group in sorted(
@@ -73,6 +72,22 @@ def _tell_passes(summary: dict) -> list[str]:
         wide = "".join(f"{cell:>26}" for cell in cells[2:])
         lines.append(f"pass@{k} {group:<7}{cells[0]:>22}{cells[1]:>22}{wide}")
     return lines
+
+
+def how_chosen(summary: dict) -> str:
+    """How a model's T_eval came to be."""
+    if summary.get("chosen_on", True):
+        return "the T_eval that was best for it on the dev split"
+    return "its declared T_eval"
+
+
+def truncations(summary: dict) -> str:
+    """At the test: the students have one, the base may have its own."""
+    tested = [(at["top_k"], at["top_p"]) for at in summary.get("tested_at", {}).values()]
+    if len(set(tested)) <= 1:
+        return "same truncation"
+    base, other = tested[0], tested[-1]
+    return f"base top-k {base[0]}, top-p {base[1]:g}, others top-k {other[0]}, top-p {other[1]:g}"
 
 
 def _order(line: tuple[int, str]) -> tuple:

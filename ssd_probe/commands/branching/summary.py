@@ -39,12 +39,11 @@ def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str]]:
         for kind in (LOCK, FORK, UNDECIDED)
     ]
     decided = positions[positions["outcome"] != UNDECIDED]
-    rule = SupportRule()
-    scores = score_against_truth(rule.label(decided), decided["outcome"], rule.score(decided))
+    scores = rule_scores(decided)
     content = {
         "outcomes": kinds,
         "premise": premise.to_dict("records"),
-        "rule": scores.to_dict("records"),
+        "rule": scores,
         "tables": [str(out / BRANCHES), str(out / POSITIONS)],
     }
     runs, programs = int(table["runs"].sum()), positions["sample_id"].nunique()
@@ -55,9 +54,18 @@ def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str]]:
         "P(pass | forced token) by the probability that the model gave it:",
         *map(_line, premise[premise["label"] == ALL].to_dict("records")),
         *(f"rule `support`, {row['label']}s: F1 {row['f1']:.3f}, AUC {row['auc']:.3f}"
-          for row in scores.to_dict("records")),
+          for row in scores),
     ]  # fmt: skip
     return content, [*lines, *draw(table, out / "figures"), *content["tables"]]
+
+
+def rule_scores(decided: pd.DataFrame) -> list[dict[str, Any]]:
+    """`score_against_truth` of the default rule, a row a kind; none where no outcome is decided."""
+    if decided.empty:
+        return []
+    rule = SupportRule()
+    scores = score_against_truth(rule.label(decided), decided["outcome"], rule.score(decided))
+    return scores.to_dict("records")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def write_corpus(loop: Loop, out: Path, seed: int) -> None:
         if out.exists():
             return
         if loop.prompts.startswith(TINY):
-            chosen = domain.problems(loop.prompts.removeprefix(TINY), loop.prompt_limit)
+            chosen = domain.tiny_problems(loop.prompts.removeprefix(TINY), loop.prompt_limit)
             write_jsonl(out, program_rows(tokenizer, chosen, seed))
             return
         texts = {text.problem_id: text for text in read_texts([loop.prompts])}

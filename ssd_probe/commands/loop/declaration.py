@@ -15,14 +15,17 @@ An arm is a student by how its training data are made. One sampled at T=1 withou
 the theory expects no change, or trained on the corpus' own text is a control.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.compare import RULES
-from ssd_probe.commands.grid import decoding_of, listed, mapping, name_of, whole
+from ssd_probe.commands.grid import MOST, decoding_of, listed, mapping, name_of, whole
+from ssd_probe.config_fields import SEEDS
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -30,6 +33,10 @@ from ssd_probe.files.reading import read_yaml
 from ssd_probe.problems.prompts import STYLES
 
 BASE, MAIN, TEXT = "base", "main", "text"  # names with a meaning of their own
+BASELINE, ON_DEV = "baseline", "base-on-dev"  # of a row of results, of the prediction's probe
+PROGRAMS = "programs"  # noise-free programs, beside the arms' samples
+_RESERVED = {BASE, MAIN, TEXT, BASELINE, ON_DEV}
+_NAME_BYTES = 100  # of a text's part of a folder's name
 UNRECORDED = {"batch_size", "probe_batch_size", "processes", "workers", "more_seeds"}
 _WHOLE = {  # least value; None is legal where it is the default
     "prompt_limit": 1, "n": 1, "max_new_tokens": 1, "batch_size": 1, "probe_batch_size": 1,
@@ -110,6 +117,14 @@ class Loop:
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
+    def student(self, arm: str, seed: int) -> str:
+        """Of the model: its arm's name, and the seed where that is not the first."""
+        return arm if seed == self.seed else f"{arm}-seed{seed}"
+
+    def probe_name(self, model: str, text: str) -> str:
+        """Of the folder of a model's probe; on the first text it bears the model's name alone."""
+        return model if text == self.texts[0] else f"{model}-on-{text_name(text)}"
+
     @property
     def candidates(self) -> tuple[Arm, ...]:
         """Of which the main arm is chosen."""
@@ -167,6 +182,12 @@ class Loop:
         )
 
 
+def text_name(text: str) -> str:
+    """A text's name as part of a folder's; of a long path its end."""
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-")
+    return name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+
+
 def _without_seed(config: TrainConfig | BranchConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key != "seed"}
 
@@ -195,23 +216,26 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
                    if each.default is MISSING and each.default_factory is MISSING)  # fmt: skip
     given = dict(mapping(dict(values), "the file", known, needed))
     for key in ("model", "prompts", "labels"):
-        if key in given and not isinstance(given[key], str):
-            raise UserError(f"{key}: {given[key]!r} must be a name (in quotes if need be)")
+        if key in given:
+            _word(key, given[key])
     for key, least in _WHOLE.items():
         if key in given and not (key.endswith("_limit") and given[key] is None):
-            whole(key, given[key], least)
+            whole(key, given[key], least, SEEDS if key == "seed" else MOST)
     given["arms"] = _arms(given["arms"])
-    given["T_eval"] = tuple(map(float, _numbers("T_eval", given["T_eval"])))
-    given["test"], given["dev"] = _trial("test", given["test"]), _trial("dev", given.get("dev"))
-    given["training"] = _settings("training", TrainConfig, given.get("training") or {})
+    given["T_eval"] = _temperatures("T_eval", given["T_eval"])
+    given["test"] = _trial("test", given["test"])
+    if given.get("dev") is not None:
+        given["dev"] = _trial("dev", given["dev"])
+    given["training"] = _settings("training", TrainConfig, given.get("training"))
     if given.get("branch") is not None:
         given["branch"] = _settings("branch", BranchConfig, given["branch"])
     given["baseline"] = _baseline(given.get("baseline"))
-    for key in ("texts", "probed"):
-        if key in given:
-            given[key] = tuple(map(str, listed(given[key])))
+    if "texts" in given:
+        given["texts"] = tuple(_word("texts", text) for text in listed(given["texts"]))
+    if "probed" in given:
+        given["probed"] = tuple(map(str, listed(given["probed"])))
     seeds = listed(given.get("more_seeds", []))
-    given["more_seeds"] = tuple(whole("more_seeds", seed, 0) for seed in seeds)
+    given["more_seeds"] = tuple(whole("more_seeds", seed, 0, SEEDS) for seed in seeds)
     loop = Loop(**given)
     _check(loop)
     return loop
@@ -220,8 +244,6 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
 def _check(loop: Loop) -> None:
     """What one key alone does not show."""
     decoding_of("top_k_eval, top_p_eval", 1.0, loop.top_k_eval, loop.top_p_eval)
-    for t in loop.T_eval:
-        decoding_of("T_eval", t, 0, 1)
     names = {arm.name for arm in loop.arms}
     if not loop.candidates:
         raise UserError("arms: controls only; give one with a T_train other than 1, top_k or top_p")
@@ -244,16 +266,44 @@ def _check(loop: Loop) -> None:
         raise UserError(f"timeout: {loop.timeout!r} must be a number of seconds above 0")
     if loop.seed in loop.more_seeds:
         raise UserError(f"more_seeds: {loop.seed} is the seed")
+    if not loop.texts:
+        raise UserError("texts: none; name a source, or a model for its answers")
+    for key in ("T_eval", "more_seeds", "texts"):
+        _once(key, getattr(loop, key))
+    _check_names(loop)
+
+
+def _check_names(loop: Loop) -> None:
+    """No two models or probes in one folder."""
+    seeds, arms = (loop.seed, *loop.more_seeds), [arm.name for arm in loop.arms]
+    _once("arms: with more_seeds", (loop.student(arm, seed) for seed in seeds for arm in arms))
+    probes = [loop.probe_name(name, text) for text in loop.texts for name in (BASE, *arms)]
+    _once("texts: the probes' folders", [*probes, *([ON_DEV] if loop.predict else [])])
+
+
+def _once(key: str, values: Iterable) -> None:
+    """`UserError` if a value is there twice."""
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise UserError(f"{key}: {twice[0]!r} is there twice; leave one out, or name it otherwise")
+
+
+def _word(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{key}: {value!r} must be a name (in quotes if need be)")
+    return value
 
 
 def _arms(values: Any) -> tuple[Arm, ...]:
     found: dict[str, Arm] = {}
     for name, each in mapping(values, "arms").items():
         where = f"arms.{name}"
-        if name_of(where, name) in (BASE, MAIN, TEXT):
+        name = name_of(where, name)
+        if name in _RESERVED or name.startswith(PROGRAMS):
             raise UserError(f"{where}: the name has a meaning of its own; choose another")
+        if name in found:  # 1 and "1"
+            raise UserError(f"{where}: is there twice")
         each = mapping(each, where, {"from", "T_train", "top_k", "top_p"})
-        source = each.get("from")
+        source = None if each.get("from") is None else str(each["from"])
         if source == TEXT:
             if len(each) > 1:
                 raise UserError(f"{where}: from text nothing is sampled; leave the other keys out")
@@ -269,20 +319,19 @@ def _arms(values: Any) -> tuple[Arm, ...]:
     return tuple(found.values())
 
 
-def _trial(key: str, values: Any) -> Trial | None:
-    if values is None:
-        return None
+def _trial(key: str, values: Any) -> Trial:
     given = mapping(values, key, {each.name for each in fields(Trial)}, ("problems", "n"))
-    for name in ("n", "limit"):
-        if given.get(name) is not None:
-            whole(f"{key}.{name}", given[name], 1)
-    if not isinstance(given["problems"], str):
-        raise UserError(f"{key}.problems: {given['problems']!r} must be a name")
+    whole(f"{key}.n", given["n"], 1)
+    if given.get("limit") is not None:
+        whole(f"{key}.limit", given["limit"], 1)
+    _word(f"{key}.problems", given["problems"])
     return Trial(**given)
 
 
 def _settings(key: str, kind: type, values: Any) -> Any:
-    """A command's settings; the seed is the run's."""
+    """A command's settings, its own where there are none; the seed is the run's."""
+    if values in (None, {}):
+        return kind()
     given = mapping(values, key, {each.name for each in fields(kind)} - {"seed"})
     try:
         return kind(**given)
@@ -297,8 +346,8 @@ def _baseline(values: Any) -> Decoding | None:
     return decoding_of("baseline", given["T_eval"], given.get("top_k", 0), given.get("top_p", 1))
 
 
-def _numbers(key: str, values: Any) -> tuple:
+def _temperatures(key: str, values: Any) -> tuple[float, ...]:
     found = listed(values)
     if not found or not all(type(value) in (int, float) for value in found):
         raise UserError(f"{key}: {values!r} must be a number or a list of numbers")
-    return found
+    return tuple(decoding_of(key, value, 0, 1).temperature for value in found)

@@ -1,5 +1,6 @@
 """Step 4: the models probed on the same texts, and what changed at locks and forks."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,19 @@ from ssd_probe.commands.branching.runs import Limits
 from ssd_probe.commands.branching.stage import branch_stage
 from ssd_probe.commands.branching.summary import summarised
 from ssd_probe.commands.compare import compare_stage
-from ssd_probe.commands.loop.declaration import BASE, MAIN
+from ssd_probe.commands.loop.declaration import BASE, MAIN, Loop, text_name
 from ssd_probe.commands.loop.trials import test_cells
 from ssd_probe.commands.run_folder import (
-    PROGRAMS,
     TINY,
     RunFolder,
+    compared_at,
     labelled_probe,
-    main_decoding,
     probed_models,
 )
 from ssd_probe.commands.sweep import verdicts
 from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.probing.config import ProbeConfig
@@ -35,7 +36,7 @@ from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
-from ssd_probe.views.doubts import collect, hardly_moved
+from ssd_probe.views.doubts import collect, hardly_moved, not_its_own
 
 
 def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
@@ -46,22 +47,34 @@ def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
         run(probe_model, [(folder, name, source, folder.probe(name, text)) for name in models])
 
 
+def check_texts(loop: Loop) -> None:
+    """`UserError` for a text that cannot be read."""
+    for text in loop.texts:
+        if text.startswith(TINY):
+            domain.tiny_problems(text.removeprefix(TINY), 1)
+        elif text not in {BASE, MAIN, *(arm.name for arm in loop.arms)}:
+            try:
+                read_texts([text], loop.text_limit)
+            except UserError as error:
+                raise UserError(f"texts: {error}") from None
+
+
 def text_source(folder: RunFolder, choice: dict, text: str) -> str:
     """What `read_texts` reads: a model's name stands for its answers to the test problems."""
     model = choice["main"] if text == MAIN else text
     if model == BASE or model in {arm.name for arm in folder.loop.arms}:
         return str(test_cells(folder, choice)[1][model][0].samples)
     if text.startswith(TINY):
-        write_programs(folder, text.removeprefix(TINY))
-        return str(folder.out / PROGRAMS)
+        write_programs(folder, text)
+        return str(folder.programs(text))
     return text
 
 
-def write_programs(folder: RunFolder, split: str = "test") -> None:
+def write_programs(folder: RunFolder, text: str = "tiny:test") -> None:
     """Noise-free programs as the domain's corpus has them, neither model's samples."""
-    path, loop = folder.out / PROGRAMS, folder.loop
+    path, loop = folder.programs(text), folder.loop
     if not path.exists():
-        chosen = domain.problems(split, loop.text_limit)
+        chosen = domain.tiny_problems(text.removeprefix(TINY), loop.text_limit)
         write_jsonl(path, program_rows(load_tokenizer("tiny"), chosen, loop.seed))
 
 
@@ -82,7 +95,7 @@ def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, An
     out = folder.out / "branch"
     found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
     content, lines = summarised(found, out)
-    told = [line for line in lines if not Path(line).exists()]
+    told = [line for line in lines if not os.path.exists(line)]  # files
     return {**content, "lines": told, "doubts": []}
 
 
@@ -99,25 +112,29 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
         for name in probed_models(folder, main):
             if name == BASE:
                 continue
-            decoding = folder.loop.arm(name).decoding
-            decoding = decoding if decoding and decoding.truncates else main_decoding(folder, main)
+            arm, decoding = folder.loop.arm(name), compared_at(folder, name, main)
             if text.startswith(TINY) and text == first:
-                rows, told = _at_true_labels(folder, name, decoding)
+                rows, told = _at_true_labels(folder, name, text, decoding)
             else:
                 rows, told = _by_rule(folder, name, text, decoding)
             if (name, text) == (main, first):
                 found |= {"comparison": rows, **told}
             else:
                 found["comparisons"].append({"text": text, "model": name, "table": rows, **told})
-            if text == first and not folder.loop.arm(name).is_control:
-                found["doubts"] += collect(_moved(name, rows))
+            if text == first and not arm.is_control:
+                if decoding == arm.decoding:
+                    doubt = _moved(name, rows)
+                else:
+                    doubt = not_its_own(name, str(arm.decoding), str(decoding))
+                found["doubts"] += collect(doubt)
     return found
 
 
 def _at_true_labels(
-    folder: RunFolder, name: str, decoding: Decoding
+    folder: RunFolder, name: str, text: str, decoding: Decoding
 ) -> tuple[list[dict], dict[str, Any]]:
-    before, after = (labelled_probe(folder.out, model) for model in (BASE, name))
+    split = text.removeprefix(TINY)
+    before, after = (labelled_probe(folder.out, model, split) for model in (BASE, name))
     truth, rule = before["truth"], SupportRule()
     scores = score_against_truth(rule.label(before), truth, rule.score(before))
     table = compare(before, after, truth, decoding)
@@ -128,7 +145,7 @@ def _by_rule(
     folder: RunFolder, name: str, text: str, decoding: Decoding
 ) -> tuple[list[dict], dict[str, Any]]:
     before, after = (folder.probe(model, text) for model in (BASE, name))
-    out = folder.out / "comparisons" / f"{name}-on-{folder.text_name(text)}"
+    out = folder.out / "comparisons" / f"{name}-on-{text_name(text)}"
     made = compare_stage(before, after, None, decoding, folder.loop.labels, out)
     return made.found.comparison.to_dict("records"), {"verdicts": made.sentences}
 

@@ -4,6 +4,7 @@ A paper's preset is its experiment as published. Whatever makes a run another on
 machine, is a deviation: `key: paper -> here`, printed, and recorded in run.json.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -54,8 +55,9 @@ def choose(
     """
     values, small = _values(source)
     try:
-        as_declared = loop_of(values)
-        loop = loop_of(merged(merged(values, small if quick else {}), changes or {}))
+        as_declared, as_quick = loop_of(values), merged(values, small)
+        loop_of(as_quick)  # wrong in it is wrong, asked for or not
+        loop = loop_of(merged(as_quick if quick else values, changes or {}))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     if quick and not small:
@@ -91,7 +93,7 @@ def _values(source: str) -> tuple[dict, dict]:
         return read_loop(FOLDER / f"{source}.yaml")
     if source in PAPER:
         return _paper(source), {}
-    if not Path(source).exists():
+    if not os.path.exists(source):  # Path.exists raises for a name too long
         raise UserError(f"{source}: no such file, and no preset; known: {', '.join(NAMES)}")
     return read_loop(Path(source))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ssd_probe.commands.loop.arms import make_student, rounds
 from ssd_probe.commands.loop.declaration import Arm, Loop
-from ssd_probe.commands.loop.positions import branched, compared, probe_models
+from ssd_probe.commands.loop.positions import branched, check_texts, compared, probe_models
 from ssd_probe.commands.loop.presets import Chosen
 from ssd_probe.commands.loop.trials import choose_on_dev, predict_before_test, run_test
 from ssd_probe.commands.pictures.figures import draw_figures
@@ -46,6 +46,7 @@ def run_stage(
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a run; choose another --out")
     isolated = isolation_of(loop.test.problems, unsandboxed, harmless=True)
+    _check_inputs(loop, unsandboxed)
     settings, folder = _settings(loop), RunFolder(out, loop)
     for deviation in chosen.deviations:
         say(f"other than in the paper: {deviation}")
@@ -53,7 +54,11 @@ def run_stage(
         about = {**named(loop.model), "name": chosen.name, "deviations": chosen.deviations}
         begin(out / "run.json", settings, about | {"device": device_name(None)})
         _train(folder, run, say)
-        say("2/5 sweep T_eval on the dev split to find each model's best")
+        say(
+            "2/5 sweep T_eval on the dev split to find each model's best"
+            if loop.dev
+            else "2/5 nothing to choose: one T_eval, and no dev problems"
+        )
         choice = choose_on_dev(folder, run, unsandboxed)
         say(f"    main arm: {choice['main']}")
         predicted = predict_before_test(folder, choice) if loop.predict and loop.dev else []
@@ -71,7 +76,8 @@ def run_stage(
         summary = {
             **{"name": chosen.name, "model": loop.model, "main": choice["main"]},
             **{"deviations": chosen.deviations, "doubts": doubts, "prediction": predicted},
-            **{"best_temperature": choice["T_eval"], "isolation": isolated, **passes, **found},
+            **{"best_temperature": choice["T_eval"], "chosen_on": loop.dev and loop.dev.problems},
+            **{"isolation": isolated, **passes, **found},
             **({"branch": forced} if loop.branch else {}),
         }
         say("5/5 draw the figures")
@@ -80,6 +86,17 @@ def run_stage(
         write_json(out / "summary.json", summary)
     say(tell(summary, out))
     return summary
+
+
+def _check_inputs(loop: Loop, unsandboxed: bool) -> None:
+    """`UserError` for what else would show only when students are trained."""
+    if loop.dev:
+        isolation_of(loop.dev.problems, unsandboxed, harmless=True)
+    style = None if loop.style == "auto" else loop.style
+    read_prompts(loop.prompts, 1, style)
+    for trial in filter(None, (loop.dev, loop.test)):
+        read_prompts(trial.problems, 1, style)
+    check_texts(loop)
 
 
 def _settings(loop: Loop) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
-from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.loop.declaration import BASE, BASELINE, ON_DEV
 from ssd_probe.commands.predict import Limits, Question, predict_stage
 from ssd_probe.commands.run_folder import CHOICE, RunFolder
 from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
@@ -31,6 +31,8 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
     loop = folder.loop
     if loop.dev is None:
         chosen = dict.fromkeys(folder.first_models(), loop.T_eval[0])
+        if loop.baseline is not None:  # then that is all that the base is tested at
+            chosen[BASE] = loop.baseline.temperature
         main, rows, doubts = loop.candidates[0].name, [], []
     else:
         grid = folder.grid(loop.dev, folder.first_models())
@@ -56,7 +58,7 @@ def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
         cell for cell in folder.dev_cells()
         if cell.trained.name == BASE and cell.decoding.temperature == choice["T_eval"][BASE]
     )  # fmt: skip
-    out = folder.out / "probes" / "base-on-dev"
+    out = folder.out / "probes" / ON_DEV
     config = ProbeConfig(batch_size=loop.probe_batch_size)
     probe(loop.model, read_texts([answers.samples], loop.text_limit), out, config)
     trains = list(dict.fromkeys(arm.decoding for arm in loop.candidates if arm.decoding))
@@ -108,7 +110,7 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
     tested = {name: verdicts(found[0]) for name, found in cells.items()}
     tables = [pass_table(frame, ks).assign(model=name) for name, frame in tested.items()]
     if len(cells[BASE]) > 1:
-        tables.append(pass_table(verdicts(cells[BASE][1]), ks).assign(model="baseline"))
+        tables.append(pass_table(verdicts(cells[BASE][1]), ks).assign(model=BASELINE))
     differences = pd.concat(
         paired_difference(tested[BASE], tested[name], ks).assign(model=name)
         for name in tested if name != BASE
@@ -116,6 +118,7 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
     every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
     main = every[every["model"] == choice["main"]].iloc[0]
     return {
+        "tested_at": {name: found[0].decoding.to_dict() for name, found in cells.items()},
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
         "doubts": collect(few_problems("test", int(main["problems"]), main["low"], main["high"])),

@@ -9,7 +9,7 @@ from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.table import read_sweep
 from ssd_probe.commands.compare import paired_parts, rule_of
 from ssd_probe.commands.loop.declaration import BASE
-from ssd_probe.commands.run_folder import RunFolder, dev_curves, main_decoding, text_words
+from ssd_probe.commands.run_folder import RunFolder, compared_at, dev_curves, text_words
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.comparison_set import draw_digest, draw_passes
@@ -62,7 +62,7 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
     folder = RunFolder.load(run)
     loop, out = folder.loop, out or run / "figures"
     main = folder.choice()["main"]
-    decoding, text = main_decoding(folder, main), loop.texts[0]
+    decoding, text = compared_at(folder, main, main), loop.texts[0]
     base, tuned = (Probe.load(folder.probe(name, text)) for name in (BASE, main))
     doubts = read_record(run / "run.json").get("doubts", [])
     found = digest(

@@ -15,6 +15,7 @@ from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.commands.run_folder import RunFolder, read_record_like, text_words
 from ssd_probe.files.record import read_record
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.story import how_chosen, truncations
 
 CHANGES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
            "loss_terms", "fork_rates")  # fmt: skip
@@ -159,8 +160,8 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
     others = [name for name in models if any(key[0] == name for key in gains)]
     return [
         Prose(
-            f"{tested} held-out problems; each model at the T_eval that was best for it on dev; "
-            "95 % bootstrap intervals over problems."
+            f"{tested} held-out problems; each model at {how_chosen(summary)} "
+            f"({truncations(summary)}); 95 % bootstrap intervals over problems."
         ),
         Table("pass@k", table(passes, models, False)),
         Table("Difference to the base, paired by problem", table(gains, others, True)),
