@@ -16,7 +16,7 @@ from ssd_probe.commands.reporting.stage import report_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
-from ssd_probe.views.report.content import Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
 from ssd_probe.views.report.render import render, visible
 from tests.browser import serious_faults
 from tests.models import save
@@ -160,6 +160,22 @@ def test_a_spoiled_comparison_is_one_line(compared, tmp_path, key, value):
     with pytest.raises(UserError, match="comparison.json: damaged, or of another version") as error:
         report_stage(folder)
     assert "\n" not in str(error.value) and not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(("end", "content", "message"), [
+    ("txt", None, "fig_5.txt: no such file"), ("svg", b"\xff", "fig_5.svg: not UTF-8"),
+    ("csv", b"\xff", "fig_5.csv: damaged"), ("csv", b"", "fig_5.csv: damaged"),
+])  # fmt: skip
+def test_a_damaged_figure_is_named(tmp_path, end, content, message):
+    for name, text in (("svg", "<svg/>"), ("txt", "Caption."), ("csv", "a\n1\n")):
+        (tmp_path / f"fig_5.{name}").write_text(text)
+    assert Figure.load(tmp_path / "fig_5").caption == "Caption."
+    if content is None:
+        (tmp_path / f"fig_5.{end}").unlink()
+    else:
+        (tmp_path / f"fig_5.{end}").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Figure.load(tmp_path / "fig_5")
 
 
 @pytest.mark.xdist_group("odd")
