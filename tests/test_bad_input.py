@@ -112,7 +112,12 @@ def test_an_output_where_nothing_can_be_made(refused):
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(OSError(errno.ENOSPC, "No space left on device", "o.csv"), 75), (Failed("no worker"), 1)],
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "o.csv"), 75),
+        (OSError(errno.ENOSPC, "No space left on device"), 75),  # of `write`
+        (ValueError("serializing: I/O error: No space left on device (os error 28)"), 75),
+        (Failed("no worker"), 1),
+    ],
 )
 def test_what_is_no_fault_of_ours_has_no_hint_of_a_traceback(monkeypatch, capfd, raised, code):
     def fail(*arguments):
@@ -121,7 +126,9 @@ def test_what_is_no_fault_of_ours_has_no_hint_of_a_traceback(monkeypatch, capfd,
     monkeypatch.setattr("ssd_probe.commands.toy.toy_stage", fail)
     got, _, error = call(monkeypatch, capfd, "toy")
     assert got == code and len(error.splitlines()) == 1
-    assert "traceback" not in error and ("o.csv" in error or "no worker" in error)
+    assert "traceback" not in error
+    assert "the disk is full; free some space" in error if code == 75 else "no worker" in error
+    assert ("o.csv" in error) == bool(getattr(raised, "filename", None))
 
 
 @pytest.mark.parametrize("flag", [[], ["--debug"]])

@@ -15,7 +15,7 @@ from ssd_probe.commands.reporting.stage import report_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
-from ssd_probe.views.report.content import Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
 from ssd_probe.views.report.render import render, visible
 from ssd_probe.views.story import judged
 from tests.browser import serious_faults
@@ -141,6 +141,62 @@ def test_what_is_no_source_is_one_line(compared, tmp_path):
     with pytest.raises(UserError, match="not a run of `ssd-probe run` or `demo`"):
         report_stage(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def spoiled(path, key, value):
+    """A record whose key says something else, or (None) is not there."""
+    content = json.loads(path.read_text())
+    content |= {key: value}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("base", None), ("base", 5), ("table", None), ("table", [1]), ("lines", None), ("lines", 5),
+    ("decoding", None), ("rule", None),
+])  # fmt: skip
+def test_a_spoiled_comparison_is_one_line(compared, tmp_path, key, value):
+    folder = shutil.copytree(compared / "comparison", tmp_path / "c")
+    spoiled(folder / "comparison.json", key, value)
+    with pytest.raises(UserError, match="comparison.json: damaged, or of another version") as error:
+        report_stage(folder)
+    assert "\n" not in str(error.value) and not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(("end", "content", "message"), [
+    ("txt", None, "fig_5.txt: no such file"), ("svg", b"\xff", "fig_5.svg: not UTF-8"),
+    ("csv", b"\xff", "fig_5.csv: damaged"), ("csv", b"", "fig_5.csv: damaged"),
+])  # fmt: skip
+def test_a_damaged_figure_is_named(tmp_path, end, content, message):
+    for name, text in (("svg", "<svg/>"), ("txt", "Caption."), ("csv", "a\n1\n")):
+        (tmp_path / f"fig_5.{name}").write_text(text)
+    assert Figure.load(tmp_path / "fig_5").caption == "Caption."
+    if content is None:
+        (tmp_path / f"fig_5.{end}").unlink()
+    else:
+        (tmp_path / f"fig_5.{end}").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Figure.load(tmp_path / "fig_5")
+
+
+@pytest.mark.xdist_group("odd")
+@pytest.mark.slow(reason="of a run that others share")
+def test_a_spoiled_run_is_one_line(odd_run, tmp_path):
+    folder = shutil.copytree(odd_run[0], tmp_path / "run", symlinks=True)
+    report_stage(folder)
+    page = (folder / "report.html").read_text()
+    assert "each model at its declared T_eval (base top-k 5, top-p 1, others top-k 20" in page
+    assert "base 0.500" in page and "at T_eval 0.7, 1 " in page
+    (folder / "report.html").unlink()
+    for key, value in (
+        *(("main", None), ("main", "x"), ("main", 5), ("doubts", None), ("pass_at_k", [])),
+        *(("pass_at_k", None), ("differences", [5]), ("comparison", None), ("comparison", 5)),
+        *(("best_temperature", {}), ("best_temperature", "x"), ("prediction", 5)),
+    ):
+        shutil.copy(odd_run[0] / "summary.json", folder)
+        spoiled(folder / "summary.json", key, value)
+        with pytest.raises(UserError, match=r"(summary|run)\.json: damaged, or of another version"):
+            report_stage(folder, positions=0)
+        assert not (folder / "report.html").exists()
 
 
 @pytest.mark.xdist_group("demo")

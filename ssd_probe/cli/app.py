@@ -33,16 +33,16 @@ from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
+from ssd_probe.files.writing import disk_is_full
 from ssd_probe.probing.config import ProbeConfig
 
 INTERRUPTED = 130  # what typer returns, and does not raise, after KeyboardInterrupt
 DEBUG = "SSD_PROBE_DEBUG"  # the environment variable: set and not 0, tracebacks are shown
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to go on
 
-# What a path that a person named can be, and what a disk can.
+# What a path that a person named can be.
 _PATHS = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
           errno.ENOENT, errno.ENAMETOOLONG}  # fmt: skip
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -258,12 +258,11 @@ def _unexpected(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error that no command foresaw; its traceback on request."""
     if debug := os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exc()
-    if isinstance(error, OSError) and error.filename:
-        if error.errno in _PATHS:
-            return f"{error.filename}: {error.strerror}; give another path", 2
-        if error.errno in _FULL:
-            what = "free some space and run the same command again"
-            return f"{error.filename}: {error.strerror}; {what}", RESUMABLE
+    if disk_is_full(error):
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return f"{where}the disk is full; free some space and run the same command again", RESUMABLE
+    if isinstance(error, OSError) and error.filename and error.errno in _PATHS:
+        return f"{error.filename}: {error.strerror}; give another path", 2
     hint = "" if debug else f" (unexpected; {DEBUG}=1 shows the traceback)"
     return f"{type(error).__name__}: {error}{hint}", 1
 

@@ -1,6 +1,8 @@
 """What the folder of a run of the loop holds, and where."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,20 @@ def read_record_like(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged (no object); delete it and run again")
     return content
+
+
+@contextmanager
+def as_written(where: Path) -> Iterator[None]:
+    """`UserError` naming `where` if its JSON lacks something, or holds another kind of value."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {str(error)[:100]}"
+        raise UserError(
+            f"{where}: damaged, or of another version ({what}); make it again"
+        ) from error
 
 
 def dev_curves(folder: RunFolder) -> pd.DataFrame | None:

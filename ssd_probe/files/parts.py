@@ -5,7 +5,6 @@ manifest beside it, `part-00012.json`: {..., rows, bytes, sha256}. It counts onl
 `partial-00012` is what there is of a part that a run was asked to stop in.
 """
 
-import errno
 import json
 import re
 import signal
@@ -18,12 +17,11 @@ from typing import Any
 
 from ssd_probe.errors import Resumable
 from ssd_probe.files.digests import file_digest
-from ssd_probe.files.writing import atomic_path, write_json
+from ssd_probe.files.writing import atomic_path, disk_is_full, write_json
 
 # A part is what a machine that loses power has to do again, and what a reader holds in memory.
 TEXTS_PER_PART = 64
 POSITIONS_PER_PART = 2**17
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"\.(?:part|partial)-(\d+)\.(?:parquet|json)\..*tmp")
 
 
@@ -106,9 +104,8 @@ def resumable_when_full(folder: Path) -> Iterator[None]:
     """A full disk, or quota, is one line; what was being written is gone, sealed parts are not."""
     try:
         yield
-    except OSError as error:
-        text = str(error)  # pyarrow may give only this
-        if error.errno in _FULL or "No space left" in text or "quota exceeded" in text:
+    except Exception as error:
+        if disk_is_full(error):
             raise Resumable(
                 f"{folder}: the disk is full; free some space and run the same command to go on "
                 "(the parts that are finished are kept)"

@@ -1,5 +1,6 @@
 """Files out, each whole or not at all."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.files.reading import Row
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Or a quota. pyarrow and safetensors say so in words alone."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "quota exceeded"))
 
 
 @contextmanager

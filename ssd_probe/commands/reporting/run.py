@@ -10,7 +10,7 @@ from ssd_probe.commands.loop.declaration import BASE
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
-from ssd_probe.commands.run_folder import RunFolder, read_record_like, text_words
+from ssd_probe.commands.run_folder import RunFolder, as_written, read_record_like, text_words
 from ssd_probe.files.record import read_record
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
 from ssd_probe.views.story import answers, by_cell, how_chosen, truncations, with_ends
@@ -35,23 +35,24 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         told += f" Students so far: {', '.join(there) or 'none'}."
         return Report(title, subtitle, [told], [what, repeat]), None
     summary = read_record_like(folder / "summary.json")
-    main = summary["main"]
-    sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]
-    tokens = None
-    if sides[0] is not None and sides[1] is not None:
-        tokens = tokens_of(sides[0], sides[1], [BASE, main], most)
-    sections = [
-        what,
-        Section("worked", "Did it work?", _worked(summary, folder)),
-        Section("inside", "What changed inside?", _inside(summary, run, tokens)),
-        Section("known", "Could we have known?", _known(summary)),
-        Section("doubts", "What to distrust?", _doubts(summary, record)),
-        repeat,
-    ]
-    first, doubts = answers(summary), len(summary["doubts"])
-    if doubts:
-        first.append(f"{doubts} doubt{'s' if doubts > 1 else ''}: see What to distrust?")
-    return Report(title, subtitle, first, sections), tokens
+    with as_written(folder / "summary.json"):
+        main = summary["main"]
+        sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]
+        tokens = None
+        if sides[0] is not None and sides[1] is not None:
+            tokens = tokens_of(sides[0], sides[1], [BASE, main], most)
+        sections = [
+            what,
+            Section("worked", "Did it work?", _worked(summary, folder)),
+            Section("inside", "What changed inside?", _inside(summary, run, tokens)),
+            Section("known", "Could we have known?", _known(summary)),
+            Section("doubts", "What to distrust?", _doubts(summary, record)),
+            repeat,
+        ]
+        first, doubts = answers(summary), len(summary["doubts"])
+        if doubts:
+            first.append(f"{doubts} doubt{'s' if doubts > 1 else ''}: see What to distrust?")
+        return Report(title, subtitle, first, sections), tokens
 
 
 def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:

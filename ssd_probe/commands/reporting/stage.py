@@ -16,27 +16,26 @@ def report_stage(source: Path, out: Path | None = None, positions: int = MOST) -
     """
     from ssd_probe.commands.reporting import comparison, probe, run
     from ssd_probe.commands.reporting.tokens import RANKS
+    from ssd_probe.commands.run_folder import as_written
     from ssd_probe.views.page import Around, write_page, write_plain
     from ssd_probe.views.report.render import render, style
 
     target = out or source / "report.html"
     if target.is_dir():
         raise UserError(f"{target}: a folder; give the name of an HTML file")
-    if (source / "probe.json").is_file():
-        report, tokens = probe.of_probe(source, positions)
-    elif (source / COMPARISON).is_file():
-        report, tokens = comparison.of_comparison(source, positions)
-    elif (source / "run.json").is_file():
-        report, tokens = run.of_run(source, positions)
-    else:
+    makers = {"probe.json": probe.of_probe, COMPARISON: comparison.of_comparison,
+              "run.json": run.of_run}  # fmt: skip
+    record = next((name for name in makers if (source / name).is_file()), None)
+    if record is None:
         raise UserError(
             f"{source}: no run, comparison or probe; give a folder of `ssd-probe run`, `compare "
             "--out` or `probe`"
         )
-    shown = tokens is not None and positions > 0
-    around = Around(
-        render(report, tokens.told if tokens and shown else None), style(), "; img-src data:"
-    )
+    with as_written(source / record):
+        report, tokens = makers[record](source, positions)
+        shown = tokens is not None and positions > 0
+        body = render(report, tokens.told if tokens and shown else None)
+    around = Around(body, style(), "; img-src data:")
     if tokens and shown:
         write_page(target, tokens.texts, tokens.about, tokens.names, RANKS, around)
     else:

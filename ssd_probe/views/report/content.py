@@ -6,6 +6,9 @@ from typing import ClassVar
 
 import pandas as pd
 
+from ssd_probe.errors import UserError
+from ssd_probe.files.reading import read_utf8
+
 MOST_ROWS = 120  # of a table in the page; longer ones are named by their file
 
 
@@ -84,14 +87,15 @@ class Figure:
         """Of the files that `figures.saving` wrote: STEM.svg, .txt, and .csv if there is one.
 
         A caption's further paragraphs, what to distrust, are said elsewhere in a report.
+        `UserError` for a file that is damaged, or a figure without a caption.
         """
         svg, caption, numbers = (
             stem.with_name(stem.name + end) for end in (".svg", ".txt", ".csv")
         )
-        told = caption.read_text(encoding="utf-8").partition("\n\n")[0].strip()
-        drawn, table, elsewhere = svg.read_text(encoding="utf-8"), None, ""
+        told = read_utf8(caption).partition("\n\n")[0].strip()
+        drawn, table, elsewhere = read_utf8(svg), None, ""
         if numbers.is_file():
-            frame = pd.read_csv(numbers, keep_default_na=False)
+            frame = _numbers(numbers)
             if len(frame) <= MOST_ROWS:
                 table = Table("Numbers of this figure", frame, folded=True)
             else:
@@ -119,6 +123,14 @@ class Report:
     subtitle: str
     answers: list[str]
     sections: list[Section]
+
+
+def _numbers(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, keep_default_na=False)
+    except ValueError as error:  # pandas' are, and those of the text's encoding
+        what = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged ({what}); draw the figures again") from None
 
 
 def _cell(value: object) -> str:
