@@ -82,6 +82,12 @@ class Decoding:
         return cls(*_PRESETS[name][stage])
 
     @property
+    def presets(self) -> list[tuple[str, str]]:
+        """Whose settings in the paper these are: (model, stage) of `preset`, none to several."""
+        return [(model, stage) for model, stages in _PRESETS.items()
+                for stage, settings in stages.items() if Decoding(*settings) == self]  # fmt: skip
+
+    @property
     def is_greedy(self) -> bool:
         """Whether only the argmax can be drawn (temperature < 1e-5)."""
         return self.temperature < GREEDY_BELOW

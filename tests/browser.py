@@ -54,11 +54,11 @@ def visit(browser):
     assert said == []
 
 
-def serious_faults(page) -> list[tuple]:
+def serious_faults(page, within: str = "html") -> list[tuple]:
     """What axe-core calls serious or critical; skips where it is not installed."""
     axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
-    found = page.evaluate("() => axe.run()")["violations"]
+    found = page.evaluate("(within) => axe.run(within)", within)["violations"]
     return [
         (each["id"], each["nodes"][0]["html"][:200], each["nodes"][0]["failureSummary"])
         for each in found

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
+from ssd_probe.views.story import tell
 
 FIGURES = [
     "fig_2_pass1",
@@ -80,6 +82,7 @@ def test_the_run_folder_holds_what_the_readme_says(demo_run):
     for name in [f"{stem}.{end}" for stem in FIGURES for end in ("png", "pdf", "txt")]:
         assert (out / "figures" / name).stat().st_size
     assert "pass@5 hard" in said and "distractor tail" in said
+    assert max(map(len, tell(summary, Path("run")).splitlines())) <= 100
     best = summary["best_temperature"]["ssd"]
     rows = read_jsonl(out / "evaluations/test/evaluations/ssd" / f"T{best}-k20-p0.8.jsonl")
     assert len(rows) == config.loop.test.limit * config.loop.test.n

@@ -262,7 +262,8 @@ def test_save_writes_the_same_bytes_again_and_keeps_dots_in_the_name(tmp_path):
         "fig_T0.8.txt",
     ]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    assert paths[2].read_text() == "Mean cumulative mass.\n"
+    assert paths[3].read_text() == "Mean cumulative mass.\n"
+    assert b"<dc:date>" not in paths[2].read_bytes()
     assert b"CreationDate" not in paths[1].read_bytes()
 
 

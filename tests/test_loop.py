@@ -157,6 +157,7 @@ def test_an_odd_declaration_is_run_to_its_end(odd_run):
     assert summary["main"] == "1" and summary["chosen_on"] is None
     assert summary["best_temperature"] == {"base": 0.7, "1": 1.3, "é": 1.3}
     assert (summary["tested_at"]["base"]["top_k"], summary["tested_at"]["é"]["top_k"]) == (5, 20)
+    said = " ".join(said.split())
     assert "each model at its declared T_eval" in said and "best for it on the dev" not in said
     assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8" in said
     doubt = "1 was trained on samples at T=1.6, which a probe's ranks do not tell"

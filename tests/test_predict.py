@@ -402,7 +402,7 @@ def test_command_tells_order_intervals_and_error_and_draws(probes, tmp_path, mon
     assert "base: T_eval from" in out and "nothing changed" in out
     names = {path.name for path in tmp_path.iterdir()}
     stems = ("predict_train_k20_p0.8_eval_k20_p0.8", "predict_student_eval_k20_p0.8")
-    assert names == {stem + end for stem in stems for end in (".png", ".pdf", ".txt")}
+    assert names == {stem + end for stem in stems for end in (".png", ".pdf", ".svg", ".txt")}
 
 
 def test_command_prints_json_without_nan(probes, monkeypatch, capfd):

@@ -141,7 +141,7 @@ def test_draw_prediction_makes_a_map_for_each_pair_of_truncations(tmp_path):
         "predict_train_k20_p0.8_eval_k20_p0.95.png",
         "predict_student_eval_k20_p0.8.png",
     ]
-    assert drawn.missing == [] and len(list(tmp_path.iterdir())) == 9
+    assert drawn.missing == [] and len(list(tmp_path.iterdir())) == 12
     caption = (tmp_path / "predict_train_k20_p0.8_eval_k20_p0.95.txt").read_text()
     said = ("top-p 0.95", "9 locks and 4 forks", "Outlined: T_eval serves where 99 % of locks")
     assert all(words in caption for words in said)

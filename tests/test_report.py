@@ -11,13 +11,13 @@ from ssd_probe.analysis.examples.changed import change, most_changed
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.commands.probe import probe_stage
-from ssd_probe.commands.reporting.run import judged
 from ssd_probe.commands.reporting.stage import report_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
 from ssd_probe.views.report.render import render, visible
+from ssd_probe.views.story import judged
 from tests.browser import serious_faults
 from tests.models import save
 from tests.probes import probe_of, random_logits, softmax

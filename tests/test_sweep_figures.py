@@ -228,7 +228,7 @@ def test_a_whole_sweep_draws_everything(tmp_path):
     stems = {"fig_1", "fig_2", "fig_3a", "fig_3b", "fig_7", "fig_9", "fig_10", "fig_11", "fig_15"}
     assert {path.name for path in paths} == {f"{stem}.png" for stem in stems}
     assert all((tmp_path / f"{stem}.{end}").stat().st_size for stem in stems
-               for end in ("png", "pdf", "txt"))  # fmt: skip
+               for end in ("png", "pdf", "svg", "txt"))  # fmt: skip
     caption = (tmp_path / "fig_2.txt").read_text()
     assert "ssd-0-2.0 trained at T=2; evaluated at T=0.5, top-k 20, top-p 0.8" in caption
     assert "131 problems" in caption

@@ -305,7 +305,7 @@ def test_table_and_figures(monkeypatch, capfd, tmp_path):
     assert code == 0
     assert "8.334 %  0.6395" in said.out and "13.773 %  2.0941  <- evaluation" in said.out
     names = {path.name for path in (tmp_path / "f").iterdir()}
-    assert names == {f"fig_{n}.{end}" for n in (12, 13, 14) for end in ("png", "pdf", "txt")}
+    assert names == {f"fig_{n}.{end}" for n in (12, 13, 14) for end in ("png", "pdf", "svg", "txt")}
 
 
 def test_another_machine_is_drawn_too(monkeypatch, capfd, tmp_path):

@@ -20,7 +20,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import Names, Text, pack, texts_of
-from ssd_probe.views.page import MODULES, About, script, write_page
+from ssd_probe.views.page import MODULES, VIEWER, About, meta_of, script, style, write_page
 from tests.browser import serious_faults
 from tests.probes import probe_of, random_logits
 
@@ -286,6 +286,70 @@ def test_by_keyboard_alone(two_models, visit):
         page.keyboard.press("Tab")
     page.keyboard.press("Escape")
     assert at() == 0
+
+
+def test_shift_selects_several(two_models, visit):
+    page = visit(two_models[0])
+
+    def chosen() -> list[int]:
+        page.wait_for_selector(".selected")
+        return page.evaluate(
+            """() => [...document.querySelectorAll(".first.selected, .first.chosen")].map(
+                 (t) => Number(t.dataset.i))"""
+        )
+
+    page.click("#token-3")
+    page.click("#token-6", modifiers=["Shift"])
+    assert chosen() == [3, 4, 5, 6]
+    page.keyboard.press("Shift+ArrowLeft")
+    assert chosen() == [3, 4, 5]
+    assert "3 selected" in page.evaluate("document.querySelector('[aria-live]').textContent")
+    page.keyboard.press("Shift+Home")
+    assert chosen() == [0, 1, 2, 3]
+    assert page.evaluate("getSelection().toString()") == ""
+    page.keyboard.press("ArrowRight")
+    assert chosen() == [1]
+
+
+def test_two_viewers_on_a_page_that_get_their_place_late(tmp_path, visit):
+    """As in a notebook, where a view is filled before it is shown."""
+    text = text_of(["a", "b\n", "c"], random_logits(3))
+    meta = meta_of(about(), 20) | {"names": {}, "partial": {}}
+    meta["texts"] = [{"name": "s", "rows": 3}]
+    host = f"""const meta = {json.dumps(meta)};
+const block = async () => Uint8Array.from({[*pack(text, 20)]});
+for (const position of [1, 3]) {{
+  const box = document.createElement("div");
+  await mount(box, {{ meta, block, inNotebook: true, start: {{ text: "s", position }} }});
+  document.body.append(box);
+}}"""
+    path = tmp_path / "two.html"
+    page_code = (
+        f'<style>{style()}</style><body><script type="module">{script(VIEWER)}{host}</script>'
+    )
+    path.write_text(f'<!DOCTYPE html><meta charset="utf-8">{page_code}')
+    page = visit(path)
+    page.wait_for_selector("#viewer-2-token-2.selected")
+    assert page.locator("#token-0.selected").count() == 1
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
+    assert len(ids) == len(set(ids)) == 6
+    assert page.locator(".ssd-viewer.dark").count() == 0
+    assert page.locator(".tools[open]").count() == 2  # the window is wide
+    page.evaluate("document.body.style.color = 'rgb(230, 230, 230)'")  # the notebook's theme
+    page.wait_for_selector(".ssd-viewer.dark")
+    assert page.locator(".ssd-viewer.dark").count() == 2
+
+
+def test_dark_and_narrow_as_the_system_and_the_window_are(two_models, visit):
+    page = visit(two_models[0], color_scheme="dark", viewport={"width": 390, "height": 844})
+    look = """() => [getComputedStyle(document.querySelector(".ssd-viewer")).backgroundColor,
+                     getComputedStyle(document.querySelector("main")).flexDirection]"""
+    assert page.evaluate(look) == ["rgb(20, 23, 28)", "column"]
+    page.set_viewport_size({"width": 1200, "height": 844})
+    page.wait_for_selector(".ssd-viewer:not(.narrow)")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector(".ssd-viewer:not(.dark)")
+    assert page.evaluate(look) == ["rgb(255, 255, 255)", "row"]
 
 
 def test_an_address_opens_at_its_position(two_models, visit):

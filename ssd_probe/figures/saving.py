@@ -1,5 +1,6 @@
 """Figures as files."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,11 +78,18 @@ def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:
         stem.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(png, dpi=200, metadata={"Software": None})
         fig.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        with plt.rc_context({"svg.hashsalt": stem.name}):
-            fig.savefig(svg, metadata={"Date": None, "Creator": None})
+        fig.savefig(svg, metadata={"Date": None, "Creator": None})
+        svg.write_text(_numbered(svg.read_text(encoding="utf-8")), encoding="utf-8")
         txt.write_text(caption.strip() + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{error.filename or stem}: cannot be written ({error.strerror}); choose another --out"
         ) from None
     return [png, pdf, svg, txt]
+
+
+def _numbered(svg: str) -> str:
+    """Random names, or hashes of coordinates to the last bit, as numbers in their order."""
+    found = dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', svg))
+    numbers = {name: f"id{number}" for number, name in enumerate(found)}
+    return re.sub(r"\b[a-z][0-9a-f]{10}\b", lambda name: numbers.get(name[0], name[0]), svg)

@@ -184,6 +184,16 @@ class Probe:
         names = self._known(columns)
         return (_frame(self._part(file, names)) for file in self._files)
 
+    def part(
+        self,
+        number: int,
+        columns: Sequence[str] | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> pd.DataFrame:
+        """One part of `record["parts"]`, as `batches` gives it; or these of its rows."""
+        table = self._part(self._files[number], self._known(columns))
+        return _frame(table if rows is None else table.take(pa.array(rows, pa.int64())))
+
     def stats(self) -> PositionStats:
         """All rows as `PositionStats`: supports, masses, entropies under any decoding."""
         top_k = self.settings["top_k"]

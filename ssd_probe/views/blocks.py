@@ -43,25 +43,34 @@ def texts_of(probe: Probe, other: Probe | None, limit: int | None = None) -> Ite
 
     Errors: `UserError` where the probes hold other tokens, other texts, or no rows.
     """
-    if probe.is_pair and probe.side == "base" and other is None:
-        other = Probe(probe.path, probe.record, side="other")
-    elif other is not None:
-        require_comparable(probe, other)
+    other = second_side(probe, other)
     pair = (*COLUMNS, *COMPARISONS) if probe.is_pair and probe.side == "base" else COLUMNS
     second = None if other is None else _by_text(other, COLUMNS)
     count = 0
     for name, frame in _by_text(probe, pair):
         theirs = None if second is None else next(second, (None, None))[1]
-        if other is not None and (theirs is None or not _same(frame, theirs)):
-            raise _other_texts(probe, other, name)
+        if other is not None and (theirs is None or not same_rows(frame, theirs)):
+            raise other_texts(probe, other, name)
         if limit is not None and count >= limit:
             return
         count += 1
         yield Text(name, str(frame["problem_id"].iloc[0]), frame, theirs)
     if second is not None and other is not None and (more := next(second, None)):
-        raise _other_texts(probe, other, more[0])
+        raise other_texts(probe, other, more[0])
     if not count:
-        raise UserError(f"{probe.path}: no position was scored; probe a text of two tokens or more")
+        raise nothing_scored(probe)
+
+
+def second_side(probe: Probe, other: Probe | None) -> Probe | None:
+    """The second model's probe: `other`, or that of a pair's folder, or None.
+
+    Errors: `UserError` where the probes hold other tokens.
+    """
+    if other is not None:
+        require_comparable(probe, other)
+    elif probe.is_pair and probe.side == "base":
+        return Probe(probe.path, probe.record, side="other")
+    return other
 
 
 def _by_text(probe: Probe, columns: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -70,19 +79,28 @@ def _by_text(probe: Probe, columns: Iterable[str]) -> Iterator[tuple[str, pd.Dat
             yield str(name), frame.reset_index(drop=True)
 
 
-def _same(base: pd.DataFrame, other: pd.DataFrame) -> bool:
+def same_rows(base: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two frames are of the same positions of the same texts."""
     return len(base) == len(other) and all(base[name].equals(other[name]) for name in SAME)
 
 
-def _other_texts(probe: Probe, other: Probe, name: str) -> UserError:
+def other_texts(probe: Probe, other: Probe, name: str) -> UserError:
+    """That the probes are not of the same texts, first at `name`."""
     return UserError(
         f"{probe.path} and {other.path} hold other texts or positions (first at {name!r}): "
         "probe both models on the same texts with the same flags"
     )
 
 
-def pack(text: Text, ranks: int) -> bytes:
+def nothing_scored(probe: Probe) -> UserError:
+    """That there is nothing to show."""
+    return UserError(f"{probe.path}: no position was scored; probe a text of two tokens or more")
+
+
+def pack(text: Text, ranks: int, ids: bool = True) -> bytes:
     """The block of a text: its tokens, and of each side the first `ranks` ranks and the tail.
+
+    ids: of the ranks, without which only numbers can be shown.
 
     `tail` is log of the mass beyond rank `ranks`, from what is stored: the ranks up to the probe's
     own K and the mass beyond them. `ties` is 0 where rank `ranks` + 1 is known to be below rank
@@ -108,6 +126,8 @@ def pack(text: Text, ranks: int) -> bytes:
     if text.other is not None:
         arrays |= {OTHER + name: array for name, array in _side(text.other, ranks).items()}
     stored = min(ranks, len(frame["top_ids"].iloc[0]))
+    if not ids:
+        arrays = {name: array for name, array in arrays.items() if not name.endswith("top_ids")}
     return _bytes({"rows": len(frame), "ranks": stored, **strings}, arrays)
 
 

@@ -21,7 +21,9 @@ from ssd_probe.files.writing import atomic_path, strict_json
 from ssd_probe.views.blocks import Names, Text, pack
 
 # In the order in which they are joined: each uses those before it.
-MODULES = ("math", "block", "elements", "layout", "colours", "details", "lines", "viewer", "file")
+VIEWER = ("math", "block", "elements", "surroundings", "layout", "colours", "details", "lines",
+          "viewer")  # fmt: skip
+MODULES = (*VIEWER, "file")
 PAGE_STYLE = "html, body { height: 100%; margin: 0; }\n"
 _IMPORT = re.compile(r"^import \{[^}]*\} from \"\./\w+\.js\";\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
@@ -51,9 +53,9 @@ def script(modules: Iterable[str] = MODULES) -> str:
     return "".join(_EXPORT.sub("", _IMPORT.sub("", _web(f"{name}.js"))) for name in modules)
 
 
-def style() -> str:
-    """The viewer's style sheet."""
-    return _web("viewer.css")
+def style(*names: str) -> str:
+    """The viewer's style sheet, and the named ones after it."""
+    return "".join(_web(f"{name}.css") for name in ("viewer", *names))
 
 
 def write_page(
@@ -80,7 +82,7 @@ def write_page(
             stored = min(ranks, len(text.frame["top_ids"].iloc[0]))
             listed.append({"name": text.sample_id, "rows": len(text.frame)})
             rows += len(text.frame)
-        meta = _meta(about, stored) | names.table() | {"texts": listed}
+        meta = meta_of(about, stored) | names.table() | {"texts": listed}
         file.write(_data("meta", "application/json", _inert_json(meta)))
         file.write(f'<script type="module">{code}</script>\n{_END}')
     return rows
@@ -97,7 +99,8 @@ def _head(title: str, css: str, code: str, around: Around) -> str:
     return _HEAD.format(policy=policy, title=html.escape(title), css=css) + around.before
 
 
-def _meta(about: About, ranks: int) -> dict[str, Any]:
+def meta_of(about: About, ranks: int) -> dict[str, Any]:
+    """What the front end must know of all texts, but their names; ranks: those stored."""
     rule = about.rule
     parameters = {k: v for k, v in vars(rule).items() if not isinstance(v, Decoding)}
     return {
@@ -107,12 +110,17 @@ def _meta(about: About, ranks: int) -> dict[str, Any]:
         "ranks": ranks,
         "rule": parameters,
         "kinds": list(getattr(labels, "KINDS", (LOCK, FORK, NEITHER))),
-        "decoding": {
-            "temperature": rule.decoding.temperature, "topK": rule.decoding.top_k,
-            "topP": rule.decoding.top_p, "minP": 0,
-        },
+        "decoding": settings_of(rule.decoding),
         "special": about.special,
         "notes": about.notes,
+    }
+
+
+def settings_of(decoding: Decoding) -> dict[str, float]:
+    """A decoding as `math.js` has it."""
+    return {
+        "temperature": decoding.temperature, "topK": decoding.top_k, "topP": decoding.top_p,
+        "minP": 0,
     }  # fmt: skip
 
 

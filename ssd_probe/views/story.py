@@ -1,10 +1,16 @@
 """What a finished run has to say: its figures, and a summary in plain language."""
 
+import math
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from ssd_probe.analysis.labels import FORK, LOCK
+from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.tiny import domain
+from ssd_probe.views.comparison import WIDTH
 
+BASE = "base"
 LOCK_LINES = (("entropy", "entropy (nats)", 4), ("tail_mass", "distractor tail", 4))
 FORK_LINES = (
     ("entropy", "entropy (nats)", 3),
@@ -17,10 +23,18 @@ def tell(summary: dict, run: Path) -> str:
     """The summary as a person reads it."""
     which = "the bundled model" if summary["model"] == "tiny" else summary["model"]
     lines = ["", f"What simple self-distillation did to {which}", ""]
+    for answer in answers(summary):
+        lines += textwrap.wrap(answer, WIDTH, subsequent_indent="  ")
+    lines.append("")
     lines += _tell_positions(summary["comparison"])
     lines += ["", *_tell_passes(summary), ""]
-    lines += [f"note: {doubt}" for doubt in summary["doubts"]]
-    lines += [f"figures: {run / 'figures'}", f"numbers: {run / 'summary.json'}"]
+    for doubt in summary["doubts"]:
+        lines += textwrap.wrap(f"note: {doubt}", WIDTH, subsequent_indent="  ")
+    lines += [
+        f"page: ssd-probe report {run}",
+        f"figures: {run / 'figures'}",
+        f"numbers: {run / 'summary.json'}",
+    ]
     return "\n".join(lines)
 
 
@@ -50,27 +64,28 @@ def _change(row: dict, digits: int) -> str:
 
 
 def _tell_passes(summary: dict) -> list[str]:
-    """pass@k of base and main arm, and the differences of all arms to the base."""
-    table = {(row["model"], row["group"], row["k"]): row for row in summary["pass_at_k"]}
-    gains = {(row["model"], row["group"], row["k"]): row for row in summary["differences"]}
+    """pass@k of base and main arm by group, and how far the other arms are from the base."""
+    table, gains = by_cell(summary["pass_at_k"]), by_cell(summary["differences"])
     best, main = summary["best_temperature"], summary["main"]
-    names = {name: "SSD" if name == "ssd" else name for name in best}
-    problems = table["base", "all", 1]["problems"]
-    others = [name for name in best if name not in ("base", main)]
-    temperatures = ", ".join(f"{names[name]} {t:g}" for name, t in best.items())
-    columns = [f"{names[name]} - base" for name in (main, *others)]
-    lines = [
-        f"On {problems} held-out problems, each model at {how_chosen(summary)}",
-        f"({temperatures}; {truncations(summary)}; 95 % intervals over problems):",
-        f"{'':14}{'base':>22}{names[main]:>22}" + "".join(f"{name:>26}" for name in columns),
-    ]
-    for k, group in sorted(
-        {(k, group) for model, group, k in table if model == "base"}, key=_order
-    ):
-        cells = [_cell(table[model, group, k], "estimate") for model in ("base", main)]
-        cells += [_cell(gains[model, group, k], "estimate", "+") for model in (main, *others)]
-        wide = "".join(f"{cell:>26}" for cell in cells[2:])
-        lines.append(f"pass@{k} {group:<7}{cells[0]:>22}{cells[1]:>22}{wide}")
+    temperatures = ", ".join(f"{name} {t:g}" for name, t in best.items())
+    problems = table[BASE, "all", 1]["problems"]
+    intro = (
+        f"On {problems} held-out problems, each model at {how_chosen(summary)} "
+        f"({temperatures}; {truncations(summary)}; 95 % intervals over problems):"
+    )
+    lines = [*textwrap.wrap(intro, WIDTH), f"{'':14}{BASE:>22}{main:>22}{f'{main} - {BASE}':>26}"]
+    keys = sorted({(k, group) for model, group, k in table if model == BASE}, key=_order)
+    for k, group in keys:
+        cells = [with_ends(table[model, group, k]) for model in (BASE, main)]
+        change = with_ends(gains[main, group, k], sign=True)
+        lines.append(f"pass@{k} {group:<7}{cells[0]:>22}{cells[1]:>22}{change:>26}")
+    for name in (name for name in best if name not in (BASE, main)):
+        told = ", ".join(
+            f"pass@{k} {with_ends(gains[name, group, k], sign=True)}"
+            for k, group in keys
+            if group == "all"
+        )
+        lines.append(f"{name} - {BASE}: {told}")
     return lines
 
 
@@ -96,5 +111,49 @@ def _order(line: tuple[int, str]) -> tuple:
     return k, known.index(group) if group in known else len(known), group
 
 
-def _cell(row: dict, name: str, sign: str = "") -> str:
-    return f"{row[name]:{sign}.3f} [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
+def answers(summary: dict[str, Any]) -> list[str]:
+    """Which model, did it help, at which T_eval, by how much and how sure, what is doubtful."""
+    main, best = summary["main"], summary["best_temperature"]
+    passes = by_cell(summary["pass_at_k"])
+    gains = by_cell(summary["differences"])
+    base, tuned = passes[BASE, "all", 1], passes[main, "all", 1]
+    told = [
+        f"pass@1 on {base['problems']} held-out problems: base {with_ends(base)} at T_eval "
+        f"{best[BASE]:g}, {main} {with_ends(tuned)} at {best[main]:g}; difference "
+        f"{with_ends(gains[main, 'all', 1], True)}: "
+        f"{judged(gains[main, 'all', 1])}."
+    ]
+    for name in (name for name in best if name not in (BASE, main)):
+        if row := gains.get((name, "all", 1)):
+            told.append(
+                f"{name} (T_eval {best[name]:g}): difference {with_ends(row, True)}: {judged(row)}."
+            )
+    told += summary.get("verdicts", [])[:1]
+    return told
+
+
+def judged(difference: dict[str, Any]) -> str:
+    """What a paired difference in pass@k says, by its 95 % interval."""
+    low, high = (_number(difference[end]) for end in ("low", "high"))
+    if math.isnan(low) or math.isnan(high):
+        return "no interval, so nothing can be said"
+    if low > 0:
+        return "it helped"
+    if high < 0:
+        return "it hurt"
+    return "not told from no difference"
+
+
+def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Rows of a summary's pass@k by model, group and k."""
+    return {(row["model"], row["group"], row["k"]): row for row in rows}
+
+
+def with_ends(row: dict[str, Any], sign: bool = False) -> str:
+    """An estimate with its interval, if it has one."""
+    estimate, low, high = (_number(row[name]) for name in ("estimate", "low", "high"))
+    return with_interval(estimate, low, high, sign=sign)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,13 +1,17 @@
 """`ssd-probe view`: one probe or two in, the token viewer out, as one HTML file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd_probe.commands.compare import tokenizer_of
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe
+
+if TYPE_CHECKING:
+    from ssd_probe.views.blocks import Names
+    from ssd_probe.views.page import About
 
 LARGE = 100_000_000  # bytes: a browser opens more, but not gladly
 
@@ -20,7 +24,7 @@ def view_stage(
     Errors: `UserError` for a folder that is no probe, other tokens or texts on the second, or
     limits below 1.
     """
-    from ssd_probe.views.blocks import Names, texts_of
+    from ssd_probe.views.blocks import texts_of
     from ssd_probe.views.page import write_page
 
     for name, value in (("ranks", ranks), ("limit", limit)):
@@ -31,25 +35,33 @@ def view_stage(
     target = out or base.path / "view.html"
     if target.is_dir():
         raise UserError(f"{target}: a folder; give the name of an HTML file")
-    tokenizer = tokenizer_of(base)
-    models = [_name(base.record.get("model"))]
-    if second is not None:
-        models.append(_name(second.record.get("model")))
-    elif base.is_pair:
-        models.append(_name(base.record.get("other_model")))
-    notes = _notes(base, tokenizer, limit)
-    about = about_probes(base, models, tokenizer, notes)
-    names = Names(None if tokenizer is None else partial(bytes_of, tokenizer))
-    texts: Iterator[Any] = texts_of(base, second, limit)
-    rows = write_page(target, texts, about, names, ranks)
+    about, names = described(base, second, limit)
+    rows = write_page(target, texts_of(base, second, limit), about, names(), ranks)
     size = target.stat().st_size
-    lines = [f"{rows} positions in {target}, {size / 1e6:.1f} MB: open it in a browser", *notes]
+    lines = [f"{rows} positions in {target}, {size / 1e6:.1f} MB: open it in a browser"]
+    lines += about.notes
     if size > LARGE:
         lines.append("a large file: take fewer texts with --limit, or fewer --ranks")
     return lines
 
 
-def about_probes(probe: Probe, models: list[str], tokenizer: Any, notes: list[str]) -> Any:
+def described(
+    base: Probe, other: Probe | None, limit: int | None = None
+) -> "tuple[About, Callable[[], Names]]":
+    """What a viewer says of probes, and what makes a collection of the names of ids."""
+    from ssd_probe.views.blocks import Names
+
+    tokenizer = tokenizer_of(base)
+    models = [_name(base.record.get("model"))]
+    if other is not None:
+        models.append(_name(other.record.get("model")))
+    elif base.is_pair and base.side == "base":
+        models.append(_name(base.record.get("other_model")))
+    about = about_probes(base, models, tokenizer, _notes(base, tokenizer, limit))
+    return about, partial(Names, None if tokenizer is None else partial(bytes_of, tokenizer))
+
+
+def about_probes(probe: Probe, models: list[str], tokenizer: Any, notes: list[str]) -> "About":
     """What the viewer says of a probe, under the default rule."""
     from ssd_probe.analysis.labels import SupportRule
     from ssd_probe.views.page import About

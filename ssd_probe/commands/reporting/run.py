@@ -1,13 +1,11 @@
 """The report of a run of the whole loop: a reader's questions in their order."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.commands.loop.declaration import BASE
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.comparison import drawn, inside
@@ -15,7 +13,7 @@ from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.commands.run_folder import RunFolder, as_written, read_record_like, text_words
 from ssd_probe.files.record import read_record
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
-from ssd_probe.views.story import how_chosen, truncations
+from ssd_probe.views.story import answers, by_cell, how_chosen, truncations, with_ends
 
 CHANGES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
            "loss_terms", "fork_rates")  # fmt: skip
@@ -51,41 +49,10 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
             Section("doubts", "What to distrust?", _doubts(summary, record)),
             repeat,
         ]
-        return Report(title, subtitle, _answers(summary), sections), tokens
-
-
-def _answers(summary: dict[str, Any]) -> list[str]:
-    """Which model, did it help, at which T_eval, by how much and how sure, what is doubtful."""
-    main, best = summary["main"], summary["best_temperature"]
-    passes = _rows(summary["pass_at_k"])
-    gains = _rows(summary["differences"])
-    base, tuned = passes[BASE, "all", 1], passes[main, "all", 1]
-    answers = [
-        f"pass@1 on {base['problems']} held-out problems: base {_told(base)} at T_eval "
-        f"{best[BASE]:g}, {main} {_told(tuned)} at {best[main]:g}; difference "
-        f"{_told(gains[main, 'all', 1], True)}: "
-        f"{judged(gains[main, 'all', 1])}."
-    ]
-    for name in (name for name in best if name not in (BASE, main)):
-        if row := gains.get((name, "all", 1)):
-            answers.append(f"{name} (T_eval {best[name]:g}): {_told(row, True)}: {judged(row)}.")
-    answers += summary.get("verdicts", [])[:1]
-    count = len(summary["doubts"])
-    if count:
-        answers.append(f"{count} doubt{'s' if count > 1 else ''}: see What to distrust?")
-    return answers
-
-
-def judged(difference: dict[str, Any]) -> str:
-    """What a paired difference in pass@k says, by its 95 % interval."""
-    low, high = (_number(difference[end]) for end in ("low", "high"))
-    if math.isnan(low) or math.isnan(high):
-        return "no interval, so nothing can be said"
-    if low > 0:
-        return "it helped"
-    if high < 0:
-        return "it hurt"
-    return "not told from no difference"
+        first, doubts = answers(summary), len(summary["doubts"])
+        if doubts:
+            first.append(f"{doubts} doubt{'s' if doubts > 1 else ''}: see What to distrust?")
+        return Report(title, subtitle, first, sections), tokens
 
 
 def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
@@ -136,7 +103,7 @@ def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
 
 
 def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
-    passes, gains = _rows(summary["pass_at_k"]), _rows(summary["differences"])
+    passes, gains = by_cell(summary["pass_at_k"]), by_cell(summary["differences"])
     keys = list(dict.fromkeys((k, group) for _, group, k in passes))
     keys.sort(key=lambda key: (key[0], key[1] != "all"))
     models = list(dict.fromkeys(model for model, _, _ in passes))
@@ -147,7 +114,7 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
             [
                 {"": f"pass@{k} {group}"}
                 | {
-                    f"{name} (T_eval {best[name]:g})" if name in best else name: _told(
+                    f"{name} (T_eval {best[name]:g})" if name in best else name: with_ends(
                         rows[name, group, k], sign
                     )
                     for name in names
@@ -222,16 +189,3 @@ def _source(run: RunFolder, name: str) -> str:
         if name in NAMES and choose(name, quick=quick).loop.recorded() == run.loop.recorded():
             return f"{name} --quick" if quick else name
     return "loop.yaml"
-
-
-def _rows(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    return {(row["model"], row["group"], row["k"]): row for row in rows}
-
-
-def _told(row: dict[str, Any], sign: bool = False) -> str:
-    estimate, low, high = (_number(row[name]) for name in ("estimate", "low", "high"))
-    return with_interval(estimate, low, high, sign=sign)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -14,7 +14,7 @@ export function decode(bytes, vocabulary) {
     at += array.byteLength + ((4 - (array.byteLength % 4)) % 4);
   }
   const side = (prefix) => {
-    if (!(prefix + "top_ids" in arrays)) return null;
+    if (!(prefix + "valid" in arrays)) return null;
     const found = { ranks: head.ranks, vocabulary };
     for (const name of ["logprob", "rank", "log_partition", "entropy", "tail", "ties", "top_ids", "top_logits", "valid"])
       found[name] = arrays[prefix + name];

@@ -6,7 +6,8 @@ import { layout, oneLine } from "./layout.js";
 const SPARE = 25; // rows kept ready above and below
 const PRINTED = 4000; // rows at most on paper
 
-// `look` says of a token its classes; `on.select`, `on.preview` get a token's index.
+// `look` says of a token its classes, and what ids begin with; `on.select(i, extend)`, `on.preview(i)`
+// get a token's index.
 export class Lines {
   constructor(look, on) {
     this.look = look;
@@ -18,7 +19,8 @@ export class Lines {
     this.ruler = h("span", { class: "ruler", "aria-hidden": "true" }, "0".repeat(100));
     this.box.append(this.ruler);
     const indexOf = (event) => event.target.closest?.("[data-i]")?.dataset.i;
-    const tell = (event, what) => indexOf(event) !== undefined && what(Number(indexOf(event)));
+    const tell = (event, what) => indexOf(event) !== undefined && what(Number(indexOf(event)), event.shiftKey);
+    this.box.addEventListener("mousedown", (event) => event.shiftKey && indexOf(event) !== undefined && (event.preventDefault(), this.box.focus({ preventScroll: true })));
     this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.render(false, false)), { passive: true });
     this.box.addEventListener("click", (event) => tell(event, on.select));
     // Not where a link was pressed that scrolled the page under the pointer.
@@ -45,6 +47,7 @@ export class Lines {
   set(texts) {
     this.texts = texts;
     this.columns = 0;
+    this.laid = null;
     this.box.scrollTop = 0;
     this.resize();
   }
@@ -54,11 +57,13 @@ export class Lines {
     const size = this.ruler.getBoundingClientRect();
     const gutter = 6, columns = Math.max(20, Math.floor(this.box.clientWidth / (size.width / 100)) - gutter - 1);
     this.height = Math.round(size.height) + 4;
+    const first = !this.laid; // in a notebook it may get its place on the page late
     if (columns !== this.columns) {
       this.columns = columns;
       this.laid = layout(this.texts, columns);
       this.canvas.style.height = `${this.laid.rows * this.height}px`;
     }
+    if (first) this.reveal(this.look.selected());
     this.paint();
   }
 
@@ -78,8 +83,11 @@ export class Lines {
     const rows = [];
     for (let row = this.from; row < this.to; row++) rows.push(this.row(row));
     this.canvas.replaceChildren(...rows);
-    this.box.setAttribute("aria-activedescendant", document.getElementById(`token-${this.look.selected()}`) ? `token-${this.look.selected()}` : "");
+    const active = this.idOf(this.look.selected());
+    this.box.setAttribute("aria-activedescendant", document.getElementById(active) ? active : "");
   }
+
+  idOf = (i) => `${this.look.prefix}token-${i}`;
 
   row(row) {
     const { token, text, start, line } = this.laid;
@@ -90,7 +98,7 @@ export class Lines {
       const i = token[at], first = at === 0 || token[at - 1] !== i;
       code.append(h("span", {
         class: `token ${this.look.classes(i)}${first ? " first" : ""}`, "data-i": i,
-        ...(first ? { id: `token-${i}`, role: "option", "aria-selected": String(i === this.look.selected()),
+        ...(first ? { id: this.idOf(i), role: "option", "aria-selected": String(i === this.look.selected()),
           "aria-label": `${oneLine(this.texts[i])}, ${this.look.says(i)}` } : { "aria-hidden": "true" }),
       }, text[at]));
     }
@@ -118,6 +126,7 @@ export class Lines {
 
   // A token into sight, and the classes of what is in sight anew.
   reveal(i) {
+    if (!this.laid) return;
     const top = this.rowOf(i) * this.height, { scrollTop, clientHeight } = this.box;
     if (top < scrollTop + this.height || top > scrollTop + clientHeight - 2 * this.height)
       this.box.scrollTop = Math.max(0, top - clientHeight / 3);
@@ -130,7 +139,7 @@ export class Lines {
 
   drawStrip() {
     const { clientWidth: wide, clientHeight: high } = this.strip;
-    if (!wide || !high) return;
+    if (!wide || !high || !this.laid) return;
     this.strip.width = wide;
     this.strip.height = high;
     const pen = this.strip.getContext("2d"), strongest = new Array(high).fill(null);

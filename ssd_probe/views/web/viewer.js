@@ -3,9 +3,11 @@
 // host.meta              what all texts share (`views/page.py: Meta`)
 // host.block(i)          -> Promise<Uint8Array>, the block of text i
 // host.start             {text, position} to open at, or nothing
-// host.onSelect(found)   told {text, position, token} after every selection
+// host.onSelect(found)   told {text, position, token, first, last} after every selection; the last
+//                        two are the positions at its ends
+// host.inNotebook        whether others may be on the page, and its theme is the notebook's
 //
-// -> Promise of {show({text, position}), focus(), destroy()}
+// -> Promise of {show({text, position, first}), focus(), destroy()}
 
 import { decode } from "./block.js";
 import { metricsOf, paint } from "./colours.js";
@@ -13,11 +15,12 @@ import { details, tokenOf } from "./details.js";
 import { button, choice, digits, h, labelled } from "./elements.js";
 import { Lines } from "./lines.js";
 import { describe, measure } from "./math.js";
+import { follow } from "./surroundings.js";
 
 const STRONG = ["s0", "k-neither", "k-lock", "s1", "m1", "p1", "k-open", "s2", "m2", "p2", "k-fork", "s3", "s4", "m3", "p3", "bad"];
 const KEYS = [
   ["← →", "token before, after"], ["↑ ↓, Page", "row, page"], ["Home End", "first, last token"],
-  ["f F", "next, previous fork"], ["o O", "next, previous open position"],
+  ["Shift + those", "select several, as Shift + click"], ["f F", "next, previous fork"], ["o O", "next, previous open position"],
   ["l L", "next largest, the one before"], ["/", "search"], ["n N", "next, previous match"],
   ["[ ]", "text before, after"], ["a", "all stored ranks"], ["Esc", "back to the text"],
 ];
@@ -26,16 +29,17 @@ export async function mount(element, host) {
   const viewer = new Viewer(element, host);
   const wanted = host.start ?? {};
   const index = host.meta.texts.findIndex((text) => text.name === wanted.text);
-  await viewer.open(Math.max(index, 0), index < 0 ? null : wanted.position);
+  await viewer.open(Math.max(index, 0), index < 0 ? null : wanted.position, wanted.first);
   return viewer;
 }
 
 // Of a long name its end, where files differ.
+let viewers = 0; // on this page
 const short = (name) => (name.length > 44 ? `…${name.slice(-43)}` : name);
 
 class Viewer {
   constructor(element, host) {
-    Object.assign(this, { host, meta: host.meta, text: -1, selected: 0, previewed: null, hits: [], all: false });
+    Object.assign(this, { host, meta: host.meta, text: -1, selected: 0, anchor: 0, previewed: null, hits: [], all: false });
     this.decoding = { ...this.meta.decoding };
     this.colour = "label";
     this.model = 0;
@@ -43,7 +47,8 @@ class Viewer {
     this.lines = new Lines({
       classes: (i) => this.classesOf(i), colour: (i) => (this.passes[i] ? this.painted.classes[i] : null),
       says: (i) => this.says(i), selected: () => this.selected, order: STRONG,
-    }, { select: (i) => this.select(i), preview: (i) => this.preview(i) });
+      prefix: viewers++ ? `viewer-${viewers}-` : "",
+    }, { select: (i, extend) => this.select(i, true, extend), preview: (i) => this.preview(i) });
     this.build(element);
   }
 
@@ -63,6 +68,7 @@ class Viewer {
     });
     const pair = this.meta.models.length > 1;
     element.classList.add("ssd-viewer");
+    this.unfollow = follow(element, this.host.inNotebook);
     element.replaceChildren(
       h("header", {}, h("h1", {}, this.meta.title), ...this.meta.notes.map((note) => h("p", { class: "notice" }, note))),
       h("div", { class: "bar-top", role: "group", "aria-label": "What is shown" },
@@ -70,7 +76,7 @@ class Viewer {
         button("›", "Text after (])", () => this.open(this.text + 1)),
         pair ? labelled("Model", choice([[0, "before"], [1, "after"]], (i) => this.side(Number(i)))) : null,
         this.colours, this.legend),
-      h("details", { class: "tools", open: innerWidth > 760 }, h("summary", {}, "Decoding, search, filter"),
+      h("details", { class: "tools", open: !element.classList.contains("narrow") }, h("summary", {}, "Decoding, search, filter"),
         h("div", { class: "bar-top" }, this.settings(), this.goTo(), this.filters)),
       this.notice, this.spoken,
       h("main", {}, this.lines.element, this.panel),
@@ -103,7 +109,7 @@ class Viewer {
       button("›", "Next match (n)", () => this.step(this.hits, 1)), this.found);
   }
 
-  async open(index, position = null) {
+  async open(index, position = null, first = position) {
     if (index < 0 || index >= this.meta.texts.length) return;
     const block = index === this.text ? this.block : decode(await this.host.block(index), this.meta.vocabulary);
     const changed = index !== this.text;
@@ -121,7 +127,9 @@ class Viewer {
     }
     const at = position === null ? 0 : block.position.indexOf(position);
     if (at < 0) this.notice.textContent = `${this.meta.texts[index].name} has no position ${position}`;
-    this.select(Math.max(at, 0), position !== null);
+    const anchor = first === position ? at : block.position.indexOf(first);
+    if (anchor >= 0) this.anchor = anchor;
+    this.select(Math.max(at, 0), position !== null, anchor >= 0);
   }
 
   // A token's text; of a part of a character its bytes.
@@ -205,6 +213,7 @@ class Viewer {
     if (this.special.has(this.block.token_id[i]) || this.block.segments[this.block.segment[i]] === "special") names.push("special");
     if (this.meta.partial[this.block.token_id[i]] !== undefined) names.push("partial");
     if (i === this.selected) names.push("selected");
+    else if (i >= Math.min(this.anchor, this.selected) && i <= Math.max(this.anchor, this.selected)) names.push("chosen");
     if (this.isHit?.[i]) names.push("hit");
     return names.join(" ");
   }
@@ -214,13 +223,16 @@ class Viewer {
     return this.values ? `${kind}, ${this.metrics[this.colour].name} ${digits(this.values[i])}` : kind;
   }
 
-  select(i, told = true) {
+  // A token; with `extend` all from the one before, which stays the other end.
+  select(i, told = true, extend = false) {
     this.selected = i;
+    if (!extend) this.anchor = i;
     this.previewed = null;
     this.lines.reveal(i);
     this.tell();
-    this.spoken.textContent = `position ${this.block.position[i]}, ${this.says(i)}`;
-    if (told) this.host.onSelect?.({ text: this.meta.texts[this.text].name, position: this.block.position[i], token: this.block.token_id[i] });
+    const { position } = this.block, [first, last] = [Math.min(i, this.anchor), Math.max(i, this.anchor)];
+    this.spoken.textContent = `position ${position[i]}, ${this.says(i)}${first < last ? `; ${last - first + 1} selected` : ""}`;
+    if (told) this.host.onSelect?.({ text: this.meta.texts[this.text].name, position: position[i], token: this.block.token_id[i], first: position[first], last: position[last] });
   }
 
   preview(i) {
@@ -289,14 +301,15 @@ class Viewer {
     if (event.key === "Escape") return this.lines.box.focus();
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(this.lines.box.clientHeight / this.lines.height) - 2), last = this.block.rows - 1;
+    const go = (i) => this.select(i, true, event.shiftKey);
     const moves = event.target === this.lines.box && {
-      ArrowRight: () => this.select(Math.min(this.selected + 1, last)),
-      ArrowLeft: () => this.select(Math.max(this.selected - 1, 0)),
-      ArrowDown: () => this.select(this.lines.beside(this.selected, 1)),
-      ArrowUp: () => this.select(this.lines.beside(this.selected, -1)),
-      PageDown: () => this.select(this.lines.beside(this.selected, page)),
-      PageUp: () => this.select(this.lines.beside(this.selected, -page)),
-      Home: () => this.select(0), End: () => this.select(last),
+      ArrowRight: () => go(Math.min(this.selected + 1, last)),
+      ArrowLeft: () => go(Math.max(this.selected - 1, 0)),
+      ArrowDown: () => go(this.lines.beside(this.selected, 1)),
+      ArrowUp: () => go(this.lines.beside(this.selected, -1)),
+      PageDown: () => go(this.lines.beside(this.selected, page)),
+      PageUp: () => go(this.lines.beside(this.selected, -page)),
+      Home: () => go(0), End: () => go(last),
     }[event.key];
     const letters = {
       f: () => this.step(this.kind("fork"), 1), F: () => this.step(this.kind("fork"), -1),
@@ -311,9 +324,9 @@ class Viewer {
     act();
   }
 
-  show({ text, position }) {
+  show({ text, position, first }) {
     const index = this.meta.texts.findIndex((each) => each.name === text);
-    return index < 0 ? undefined : this.open(index, position);
+    return index < 0 ? undefined : this.open(index, position, first);
   }
 
   focus() {
@@ -321,6 +334,7 @@ class Viewer {
   }
 
   destroy() {
+    this.unfollow();
     this.lines.destroy();
     this.element.removeEventListener("keydown", this.onKey);
     this.element.replaceChildren();

@@ -1,0 +1,1 @@
+"""The views in Jupyter: pictures of the package's objects, and widgets."""
