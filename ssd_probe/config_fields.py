@@ -7,10 +7,10 @@ default, limits and help stand in one place.
 import dataclasses
 import math
 import numbers
-import sys
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from ssd_probe.decoding import is_finite
 from ssd_probe.errors import UserError
 
 SEEDS = 2**32 - 1  # the largest that numpy takes
@@ -39,7 +39,7 @@ def check_limits(settings: Any) -> None:
             continue
         least, most = said.get("least", -math.inf), said.get("most", math.inf)
         legal = isinstance(value, _KINDS[plain]) and isinstance(value, bool) == (plain is bool)
-        if not legal or not abs(value) <= sys.float_info.max or not least <= value <= most:
+        if not legal or not is_finite(value) or not least <= value <= most:
             raise UserError(f"{field.name} = {value!r}: must be {_wanted(plain, said)}")
         object.__setattr__(settings, field.name, plain(value))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
-import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssd_probe.errors import UserError
@@ -200,8 +200,16 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a float can hold this number; `math.isfinite` raises for whole ones beyond."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _check_number(name: str, value: Any, legal: Any, expected: str) -> None:
-    if not (_is_a(value, numbers.Real) and abs(value) <= sys.float_info.max and legal(value)):
+    if not (_is_a(value, numbers.Real) and is_finite(value) and legal(value)):
         raise UserError(f"{name} = {value!r}: must be {expected}")
 
 

@@ -1,5 +1,6 @@
 """A declared loop: its file as read, what is wrong in one, presets, scale, a whole small run."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
 from ssd_probe.commands.loop.run import run_stage
 from ssd_probe.commands.run_folder import RunFolder, compared_at
 from ssd_probe.core.config import TrainConfig
+from ssd_probe.core.lanes import lanes
 from ssd_probe.core.sample import usable
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.files.reading import read_jsonl
@@ -157,6 +159,7 @@ def test_an_odd_declaration_is_run_to_its_end(odd_run):
     assert summary["main"] == "1" and summary["chosen_on"] is None
     assert summary["best_temperature"] == {"base": 0.7, "1": 1.3, "é": 1.3}
     assert (summary["tested_at"]["base"]["top_k"], summary["tested_at"]["é"]["top_k"]) == (5, 20)
+    said = " ".join(said.split())
     assert "each model at its declared T_eval" in said and "best for it on the dev" not in said
     assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8" in said
     doubt = "1 was trained on samples at T=1.6, which a probe's ranks do not tell"
@@ -199,6 +202,11 @@ def test_students_are_compared_by_what_a_probe_can_tell(tmp_path, arms, compared
     )
     found = compared_at(RunFolder(tmp_path, loop), "a", list(arms)[-1])
     assert found == Decoding(*compared)
+
+
+def test_a_killed_process_beside_others_is_one_line():
+    with pytest.raises(Resumable, match="was killed.*the same command goes on"), lanes(1) as run:
+        run(os._exit, [(9,)])
 
 
 def test_scale_makes_everything_small(tmp_path):

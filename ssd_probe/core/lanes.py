@@ -11,8 +11,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
+
+from ssd_probe.errors import Resumable
 
 Run = Callable[..., None]
 
@@ -34,7 +37,13 @@ def lanes(count: int = 2) -> Iterator[Run]:
         task: Callable[..., None], arguments: Iterable[tuple], done: Callable = lambda: None
     ) -> None:
         for future in as_completed([pool.submit(task, *each) for each in arguments]):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise Resumable(
+                    "one of the processes side by side was killed, perhaps for its memory; the "
+                    "same command goes on, and fewer processes need less"
+                ) from None
             done()
 
     try:
