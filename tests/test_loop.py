@@ -7,9 +7,10 @@ import pytest
 
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.loop.arms import rounds, write_corpus
-from ssd_probe.commands.loop.declaration import Arm, loop_of
+from ssd_probe.commands.loop.declaration import Arm
 from ssd_probe.commands.loop.positions import text_source
 from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
+from ssd_probe.commands.loop.reading import loop_of
 from ssd_probe.commands.loop.run import run_stage
 from ssd_probe.commands.run_folder import RunFolder, compared_at
 from ssd_probe.core.config import TrainConfig

@@ -29,9 +29,10 @@ from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import write_table
 from ssd_probe.views.blocks import Text, pack
 from ssd_probe.views.notebook.library import Library
-from ssd_probe.views.notebook.pictures import labels_picture, stats_picture, text_picture, visible
+from ssd_probe.views.notebook.pictures import labels_picture, stats_picture, text_picture
 from ssd_probe.views.notebook.sliders import frames_of
 from ssd_probe.views.page import settings_of
+from ssd_probe.views.signs import visible
 from tests.probes import TRAIN, probe_of, random_logits
 from tests.test_view import HOSTILE, about, text_of, unpacked
 from tests.test_view_math import WEB

@@ -16,7 +16,8 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
-from ssd_probe.views.report.render import render, visible
+from ssd_probe.views.report.render import render
+from ssd_probe.views.signs import on_a_line
 from ssd_probe.views.story import judged
 from tests.browser import serious_faults
 from tests.models import save
@@ -76,7 +77,8 @@ def test_texts_are_escaped_and_signs_visible():
     blocks = [Prose(HOSTILE), Notes([HOSTILE]), Commands([HOSTILE]), table]
     page = render(Report(HOSTILE, HOSTILE, [HOSTILE], [Section("s", HOSTILE, blocks)]), HOSTILE)
     assert "<img" not in page and "</script" not in page and page.count("onerror") >= 10
-    assert visible(" a\n\u202e") == "␣a⏎\\u202e" and len(visible("x" * 1000)) < 30
+    assert on_a_line(" a\n\u202e ") == "␣a⏎‹U+202E›␣" and on_a_line("  ") == "␣␣"
+    assert len(on_a_line("x" * 1000)) < 30 and on_a_line("") == ""
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [

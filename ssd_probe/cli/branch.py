@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Device, Model, flags_of, print_json
+from ssd_probe.cli.options import AsJson, Config, Device, Model, Unsandboxed, flags_of, print_json
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.decoding import Decoding
 
@@ -28,9 +28,7 @@ def branch(
     workers: Annotated[int, typer.Option(min=1)] = 2,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds a program.")] = 3.0,
     memory: Annotated[int, typer.Option(min=128, max=2**20, help="Megabytes a program.")] = 1024,
-    i_accept_unsandboxed_execution: Annotated[
-        bool, typer.Option(help="Where nothing isolates: run under limits only; recorded.")
-    ] = False,
+    unsandboxed: Unsandboxed = False,
     device: Device = None,
     as_json: AsJson = False,
     config: Config = None,
@@ -51,10 +49,10 @@ def branch(
     from ssd_probe.commands.branching.stage import branch_stage
     from ssd_probe.commands.branching.summary import summarised
 
-    limits = Limits(timeout, memory, workers, i_accept_unsandboxed_execution)
+    limits = Limits(timeout, memory, workers, unsandboxed)
     found = branch_stage(model, problems, samples, out, settings, decoding, limits, device=device)
-    content, lines = summarised(found, out)
+    content, lines, files = summarised(found, out)
     if as_json:
         print_json(content)
     else:
-        print(*lines, sep="\n")
+        print(*lines, *files, sep="\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, print_json
+from ssd_probe.cli.options import AsJson, Config, Unsandboxed, print_json
 from ssd_probe.errors import Failed
 
 
@@ -22,9 +22,7 @@ def evaluate(
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds a program.")] = 3.0,
     memory: Annotated[int, typer.Option(min=128, max=2**20, help="Megabytes a program.")] = 1024,
     k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
-    i_accept_unsandboxed_execution: Annotated[
-        bool, typer.Option(help="Where nothing isolates: run under limits only; recorded.")
-    ] = False,
+    unsandboxed: Unsandboxed = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -48,7 +46,7 @@ def evaluate(
         workers=workers,
         seconds=timeout,
         megabytes=memory,
-        unsandboxed=i_accept_unsandboxed_execution,
+        unsandboxed=unsandboxed,
     )
     if as_json:
         print_json(result)

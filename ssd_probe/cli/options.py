@@ -88,6 +88,13 @@ Style = Annotated[
         "text to continue, or `auto`: chat if the model ends the turns of a template."
     ),
 ]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option(
+        "--i-accept-unsandboxed-execution",
+        help="Where nothing isolates: run programs under limits only. Recorded.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 

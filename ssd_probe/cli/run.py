@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Seed, print_json
+from ssd_probe.cli.options import AsJson, Seed, Unsandboxed, print_json
 
 
 def run(
@@ -32,13 +32,7 @@ def run(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Models side by side, of one thread each.")
     ] = None,
-    unsandboxed: Annotated[
-        bool,
-        typer.Option(
-            "--i-accept-unsandboxed-execution",
-            help="Without bubblewrap: run programs under limits only. Recorded in run.json.",
-        ),
-    ] = False,
+    unsandboxed: Unsandboxed = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole loop as one file declares it: sample, train, choose, test, probe, draw.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Device, print_json
+from ssd_probe.cli.options import AsJson, Config, Device, Unsandboxed, print_json
 
 
 def sweep(
@@ -15,13 +15,7 @@ def sweep(
         int, typer.Option(min=1, help="Sample so many cells at once, for small models on CPUs.")
     ] = 1,
     device: Device = None,
-    unsandboxed: Annotated[
-        bool,
-        typer.Option(
-            "--i-accept-unsandboxed-execution",
-            help="Without bubblewrap: run programs under limits only. Recorded in run.json.",
-        ),
-    ] = False,
+    unsandboxed: Unsandboxed = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:

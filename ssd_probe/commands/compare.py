@@ -31,7 +31,7 @@ def compare_stage(
     part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
     """
     from ssd_probe.analysis.digest import digest
-    from ssd_probe.views.comparison import caveat, positions, sentence
+    from ssd_probe.views.comparison import sentences
 
     before, after = _sides(base, tuned, pair)
     found = digest(
@@ -42,9 +42,7 @@ def compare_stage(
         noise=before.noise,
         tokenizer=None if out is None else tokenizer_of(before),
     )
-    warning = caveat(found.comparison)
-    told = positions(found.comparison)
-    lines = [told, *map(sentence, found.verdicts), *([warning] if warning else [])]
+    lines = sentences(found)
     written: list[str] = []
     if out is not None:
         written = _write_comparison(found, out)

@@ -1,30 +1,22 @@
 """What the folder of a run of the loop holds, and where."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import pandas as pd
 
 from ssd_probe.analysis.passk import pass_curves
 from ssd_probe.commands.grid import Grid, Trained
-from ssd_probe.commands.loop.declaration import (
-    BASE,
-    MAIN,
-    PROGRAMS,
-    Arm,
-    Loop,
-    Trial,
-    loop_of,
-)
+from ssd_probe.commands.loop.declaration import BASE, MAIN, PROGRAMS, Loop, Trial
+from ssd_probe.commands.loop.reading import loop_of
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
-from ssd_probe.files.record import read_record
+from ssd_probe.files.record import read_object, read_record
 from ssd_probe.models.checkpoints import load_tokenizer
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
@@ -57,10 +49,6 @@ class RunFolder:
                 "loop); for probes use `compare --out`, for a sweep `figures --sweep`"
             ) from None
 
-    def name(self, arm: Arm, seed: int) -> str:
-        """Of the student: its arm's, and the seed where that is not the first."""
-        return self.loop.student(arm.name, seed)
-
     def samples(self, student: str) -> Path:
         """What a student was trained on."""
         return self.out / "samples" / f"{student}.jsonl"
@@ -73,12 +61,16 @@ class RunFolder:
         """The sweep's folder of the dev or the test problems."""
         return self.out / "evaluations" / split
 
-    def grid(self, trial: Trial, models: dict[str, Decoding | None], **at: Any) -> Grid:
-        """The sweep of `models` (name -> training decoding); at: {name: decodings} of some."""
+    def grid(
+        self,
+        trial: Trial,
+        models: dict[str, Decoding | None],
+        at: Mapping[str, Sequence[Decoding]] = MappingProxyType({}),
+    ) -> Grid:
+        """The sweep of `models` (name -> training decoding), some `at` decodings of their own."""
         loop = self.loop
-        chosen = at.get("at", {})
         return Grid(
-            tuple(Trained(name, self.checkpoint(name), trained, tuple(chosen.get(name, ())))
+            tuple(Trained(name, self.checkpoint(name), trained, tuple(at.get(name, ())))
                   for name, trained in models.items()),
             loop.eval_decodings,
             trial.problems,
@@ -107,7 +99,7 @@ class RunFolder:
         """What was chosen on dev. Raises UserError if the run did not come so far."""
         if not (self.out / CHOICE).is_file():
             raise UserError(f"{self.out}: stopped before its main arm was chosen; run it again")
-        return read_record_like(self.out / CHOICE)
+        return read_object(self.out / CHOICE)
 
     def probe(self, model: str, text: str) -> Path:
         """The probe of a model on a text."""
@@ -116,17 +108,6 @@ class RunFolder:
     def programs(self, text: str) -> Path:
         """The noise-free programs that stand for a text of the bundled domain, "tiny:SPLIT"."""
         return programs_file(self.out, text.removeprefix(TINY))
-
-
-def read_record_like(path: Path) -> dict:
-    """A JSON object of the run's own; `UserError` if it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged (no object); delete it and run again")
-    return content
 
 
 @contextmanager

@@ -92,12 +92,20 @@ def add(record: Path, **about: object) -> None:
 
 def read_record(record: Path) -> dict:
     """The JSON object of a record, `settings` in it; `UserError` if it is damaged."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{record}: damaged ({error}); delete this output and run again") from None
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+    content = read_object(record, "delete this output and run again")
+    if not isinstance(content.get("settings"), dict):
         raise UserError(f"{record}: no record of settings; choose another --out, or delete it")
+    return content
+
+
+def read_object(path: Path, mend: str = "delete it and run again") -> dict:
+    """A JSON object that this package wrote; `UserError` if it is damaged, and how to `mend` it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {mend}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged (no object); {mend}")
     return content
 
 

@@ -1,7 +1,7 @@
 """What a comparison of two probes says, in sentences."""
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -10,6 +10,9 @@ from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, OPEN
 from ssd_probe.analysis.sweeps.printed import comparison_table
 
 FRONT = ("entropy", "tail_mass", "kept_mass", "head_entropy", "branching", "target_kl")  # at first
+if TYPE_CHECKING:
+    from ssd_probe.analysis.digest import Digest
+
 _PLURALS = {LOCK: "locks", FORK: "forks", OPEN: "open", NEITHER: "neither"}
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 
@@ -27,6 +30,13 @@ def told(comparison: pd.DataFrame, sentences: list[str], full: bool = False) -> 
     lines = [textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in sentences]
     rest = [] if full else ["All statistics: --full, or --json."]
     return "\n".join([*lines, "", shown.to_string(index=False), *rest])
+
+
+def sentences(found: "Digest") -> list[str]:
+    """How many positions of each kind, the verdicts, and what missing ranks do to the numbers."""
+    warning = caveat(found.comparison)
+    told = [positions(found.comparison), *map(sentence, found.verdicts)]
+    return [*told, *([warning] if warning else [])]
 
 
 def sentence(verdict: Verdict) -> str:

@@ -14,8 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssd_probe.analysis import labels
-from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, SupportRule
+from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.writing import atomic_path, strict_json
 from ssd_probe.views.blocks import Names, Text, pack
@@ -109,7 +108,7 @@ def meta_of(about: About, ranks: int) -> dict[str, Any]:
         "vocabulary": about.vocabulary,
         "ranks": ranks,
         "rule": parameters,
-        "kinds": list(getattr(labels, "KINDS", (LOCK, FORK, NEITHER))),
+        "kinds": list(KINDS),
         "decoding": settings_of(rule.decoding),
         "special": about.special,
         "notes": about.notes,

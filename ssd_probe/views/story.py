@@ -112,7 +112,7 @@ def _order(line: tuple[int, str]) -> tuple:
 
 
 def answers(summary: dict[str, Any]) -> list[str]:
-    """Which model, did it help, at which T_eval, by how much and how sure, what is doubtful."""
+    """Did it help, at which T_eval, by how much and how sure; the controls; the positions."""
     main, best = summary["main"], summary["best_temperature"]
     passes = by_cell(summary["pass_at_k"])
     gains = by_cell(summary["differences"])

@@ -20,8 +20,8 @@ def labelled(found: Branched) -> pd.DataFrame:
     return found.branches.merge(columns, on=["sample_id", "position"], validate="many_to_one")
 
 
-def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str]]:
-    """The content of --json and the lines for a person; draws the figures into `out`/figures.
+def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The content of --json, the lines for a person, and the files, with figures in `out`/figures.
 
     `outcomes`: a row a kind (positions, share, which is weighted to all positions of the
     programs); `premise`: `by_probability`; `rule`: `score_against_truth` of the default rule where
@@ -56,7 +56,7 @@ def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str]]:
         *(f"rule `support`, {row['label']}s: F1 {row['f1']:.3f}, AUC {row['auc']:.3f}"
           for row in scores),
     ]  # fmt: skip
-    return content, [*lines, *draw(table, out / "figures"), *content["tables"]]
+    return content, lines, [*draw(table, out / "figures"), *content["tables"]]
 
 
 def rule_scores(decided: pd.DataFrame) -> list[dict[str, Any]]:

@@ -36,8 +36,9 @@ def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
 
     Of a further seed the source is that seed's too.
     """
-    loop, name = folder.loop, folder.name(arm, seed)
-    source = folder.name(loop.arm(arm.source), seed) if arm.source else "base"
+    loop = folder.loop
+    name = loop.student(arm.name, seed)
+    source = loop.student(arm.source, seed) if arm.source else "base"
     model, samples = folder.checkpoint(source), folder.samples(name)
     if arm.decoding is None:
         write_corpus(loop, samples, seed)

@@ -1,6 +1,5 @@
 """Step 4: the models probed on the same texts, and what changed at locks and forks."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,9 +93,8 @@ def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, An
     config = replace(loop.branch or BranchConfig(), seed=loop.seed)
     out = folder.out / "branch"
     found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
-    content, lines = summarised(found, out)
-    told = [line for line in lines if not os.path.exists(line)]  # files
-    return {**content, "lines": told, "doubts": []}
+    content, lines, _ = summarised(found, out)
+    return {**content, "lines": lines, "doubts": []}
 
 
 def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:

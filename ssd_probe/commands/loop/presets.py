@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssd_probe.commands.loop.declaration import Loop, loop_of, merged, read_loop
+from ssd_probe.commands.loop.declaration import Loop
+from ssd_probe.commands.loop.reading import loop_of, merged, read_loop
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 

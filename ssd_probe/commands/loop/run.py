@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.commands.loop.arms import make_student, rounds
-from ssd_probe.commands.loop.declaration import Arm, Loop
+from ssd_probe.commands.loop.declaration import Loop
 from ssd_probe.commands.loop.positions import branched, check_texts, compared, probe_models
 from ssd_probe.commands.loop.presets import Chosen
 from ssd_probe.commands.loop.trials import choose_on_dev, predict_before_test, run_test
@@ -124,17 +124,13 @@ def _train(folder: RunFolder, run: Run, say: Say) -> None:
 
 
 def _train_again(folder: RunFolder, main: str, run: Run) -> None:
-    """The further seeds: the main arm with the arms that it is made from, and the controls."""
+    """The further seeds, and of the main arm also those that it is made from."""
     loop = folder.loop
-    needed, source = {main}, loop.arm(main).source
+    needed, source = {arm.name for arm in loop.repeated(main)}, loop.arm(main).source
     while source:
         needed, source = needed | {source}, loop.arm(source).source
-
-    def again(arm: Arm) -> bool:
-        return arm.name in needed or (arm.is_control and not arm.source)
-
     for level in rounds(loop):
-        chosen = [arm for arm in level if again(arm)]
+        chosen = [arm for arm in level if arm.name in needed]
         run(make_student, [(folder, arm, seed) for seed in loop.more_seeds for arm in chosen])
 
 

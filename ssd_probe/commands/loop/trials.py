@@ -78,9 +78,8 @@ def students_to_test(folder: RunFolder, main: str) -> dict[str, tuple[str, Decod
     for arm in loop.arms:
         found[arm.name] = arm.name, arm.decoding
     for seed in loop.more_seeds:
-        for arm in loop.arms:
-            if arm.name == main or (arm.is_control and not arm.source):
-                found[folder.name(arm, seed)] = arm.name, arm.decoding
+        for arm in loop.repeated(main):
+            found[loop.student(arm.name, seed)] = arm.name, arm.decoding
     return found
 
 

@@ -49,7 +49,9 @@ def described(
     base: Probe, other: Probe | None, limit: int | None = None
 ) -> "tuple[About, Callable[[], Names]]":
     """What a viewer says of probes, and what makes a collection of the names of ids."""
+    from ssd_probe.analysis.labels import SupportRule
     from ssd_probe.views.blocks import Names
+    from ssd_probe.views.page import About
 
     tokenizer = tokenizer_of(base)
     models = [_name(base.record.get("model"))]
@@ -57,23 +59,15 @@ def described(
         models.append(_name(other.record.get("model")))
     elif base.is_pair and base.side == "base":
         models.append(_name(base.record.get("other_model")))
-    about = about_probes(base, models, tokenizer, _notes(base, tokenizer, limit))
-    return about, partial(Names, None if tokenizer is None else partial(bytes_of, tokenizer))
-
-
-def about_probes(probe: Probe, models: list[str], tokenizer: Any, notes: list[str]) -> "About":
-    """What the viewer says of a probe, under the default rule."""
-    from ssd_probe.analysis.labels import SupportRule
-    from ssd_probe.views.page import About
-
-    return About(
-        title=" → ".join(models) + f", probe {probe.path.name}",
+    about = About(
+        title=" → ".join(models) + f", probe {base.path.name}",
         models=models,
-        vocabulary=int(probe.record.get("head_rows") or probe.record["vocab_size"]),
+        vocabulary=int(base.record.get("head_rows") or base.record["vocab_size"]),
         rule=SupportRule(),
         special=_special(tokenizer),
-        notes=notes,
+        notes=_notes(base, tokenizer, limit),
     )
+    return about, partial(Names, None if tokenizer is None else partial(_bytes_of, tokenizer))
 
 
 def _name(model: Any) -> str:
@@ -102,7 +96,7 @@ def _special(tokenizer: Any) -> list[int]:
     return [] if tokenizer is None else sorted(special_ids(tokenizer))
 
 
-def bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
+def _bytes_of(tokenizer: Any, ids: list[int]) -> list[bytes]:
     """Of each id by itself: a tokenizer that is decoded step by step must not see neighbours."""
     from ssd_probe.probing.syntax import token_bytes
 

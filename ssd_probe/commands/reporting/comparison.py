@@ -8,9 +8,8 @@ import pandas as pd
 from ssd_probe.analysis.sweeps.printed import comparison_table
 from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
-from ssd_probe.commands.run_folder import read_record_like
-from ssd_probe.errors import UserError
-from ssd_probe.views.comparison import FRONT
+from ssd_probe.files.record import read_object
+from ssd_probe.views.comparison import FRONT, caveat
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -29,7 +28,7 @@ _NUMBERS = ("base", "tuned", "difference", "low", "high", "floor", "missing")
 
 def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     """Of a comparison alone. `UserError` for a folder that an older version wrote."""
-    content = read_record_like(folder / COMPARISON)
+    content = read_object(folder / COMPARISON)
     base, tuned = content["base"], content["tuned"]
     probes = [probe_at(each["probe"], each["side"]) for each in (base, tuned)]
     tokens = None
@@ -44,7 +43,8 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         ],
         columns=["what", "value"],
     )  # fmt: skip
-    doubts = [line for line in content["lines"] if "lack" in line]
+    warning = caveat(_table(content))
+    doubts = [warning] if warning else []
     if tokens is None:
         doubts.append(
             "The probes are not where they were when they were compared, so that no tokens are "
@@ -70,8 +70,7 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
 
 def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> list[Block]:
     """Verdicts, the statistics by kind of position, the changed positions, the figures."""
-    table = pd.DataFrame(content["table"])
-    table = table.astype({name: float for name in _NUMBERS if name in table})  # JSON's null
+    table = _table(content)
     shown = comparison_table(table[table["statistic"].isin(FRONT)])
     blocks: list[Block] = [Notes(list(content["lines"]))] if content["lines"] else []
     blocks += [
@@ -91,6 +90,12 @@ def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> lis
     return blocks + drawn(figures, FIGURES)
 
 
+def _table(content: dict[str, Any]) -> pd.DataFrame:
+    """`compare`'s, where JSON has null for no number."""
+    table = pd.DataFrame(content["table"])
+    return table.astype({name: float for name in _NUMBERS if name in table})
+
+
 def drawn(folder: Path, stems: tuple[str, ...]) -> list[Block]:
     """The figures of these names that are there."""
     return [Figure.load(folder / stem) for stem in stems if (folder / f"{stem}.svg").is_file()]
@@ -107,9 +112,3 @@ def _commands(content: dict[str, Any], folder: Path) -> list[str]:
         f"--{key.replace('_', '-')} {decoding[key]}" for key in ("temperature", "top_k", "top_p")
     )
     return [f"ssd-probe compare {sides} {cut} --rule {content['rule']} --out {folder}"]
-
-
-def require_comparison(folder: Path) -> None:
-    """`UserError` unless the folder says what was compared."""
-    if not (folder / COMPARISON).is_file():
-        raise UserError(f"{folder}: no {COMPARISON}; compare again with this version")

@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from ssd_probe.analysis.labels import KINDS, SupportRule
+from ssd_probe.analysis.compare import MOST_SHARE
+from ssd_probe.analysis.labels import FORK, KINDS, SupportRule
 from ssd_probe.analysis.rates import fork_rates, label_counts
 from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
 
 _STATISTICS = ("entropy", "varentropy", "logprob", "tail_log_mass")
-MANY = 0.95  # of all positions: then a kind says nothing
 
 
 def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
@@ -34,9 +34,9 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     told = [f"{whole:,} valid positions of {record['texts']:,} texts: " + ", ".join(
         f"{row.share:.1%} {kind}" for kind, row in zip(shown.index, shown.itertuples(), strict=True)
     ) + "."]  # fmt: skip
-    if "fork" not in shown.index:
+    if FORK not in shown.index:
         told.append("There is no fork among them by the default rule.")
-    if float(shown["share"].max()) > MANY:
+    if float(shown["share"].max()) > MOST_SHARE:
         told.append("Nearly all are of one kind: of the others little can be said.")
     tokens = tokens_of(probe, None, [str(record.get("model"))], most)
     rates = fork_rates(counts)

@@ -10,13 +10,10 @@ from ssd_probe.commands.loop.declaration import BASE
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
-from ssd_probe.commands.run_folder import RunFolder, as_written, read_record_like, text_words
-from ssd_probe.files.record import read_record
+from ssd_probe.commands.run_folder import RunFolder, as_written, text_words
+from ssd_probe.files.record import read_object, read_record
 from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
 from ssd_probe.views.story import answers, by_cell, how_chosen, truncations, with_ends
-
-CHANGES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
-           "loss_terms", "fork_rates")  # fmt: skip
 
 
 def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
@@ -34,7 +31,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         there = sorted(p.parent.name for p in folder.glob("checkpoints/*/run.json"))
         told += f" Students so far: {', '.join(there) or 'none'}."
         return Report(title, subtitle, [told], [what, repeat]), None
-    summary = read_record_like(folder / "summary.json")
+    summary = read_object(folder / "summary.json")
     with as_written(folder / "summary.json"):
         main = summary["main"]
         sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]

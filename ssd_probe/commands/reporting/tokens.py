@@ -1,6 +1,5 @@
 """The tokens of a report: the positions that changed most, and the texts that its viewer shows."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +7,9 @@ import pandas as pd
 
 from ssd_probe.analysis.examples.changed import most_changed
 from ssd_probe.analysis.labels import SupportRule
-from ssd_probe.commands.compare import tokenizer_of
-from ssd_probe.commands.pictures.view import about_probes, bytes_of
-from ssd_probe.probing.table import Probe, require_comparable
+from ssd_probe.commands.compare import paired_parts, tokenizer_of
+from ssd_probe.commands.pictures.view import described
+from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import Names, Text, texts_of
 from ssd_probe.views.page import About
 from ssd_probe.views.report.content import Changed
@@ -32,22 +31,20 @@ class Tokens(NamedTuple):
 
 def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) -> Tokens:
     """Texts of at most `most` positions, those with the largest changes first."""
-    if tuned is not None and not base.is_pair:
-        require_comparable(base, tuned)
     tokenizer = tokenizer_of(base)
     found = pd.DataFrame({"sample_id": []})
     if tuned is not None:
-        parts = zip(base.batches(), tuned.batches(), strict=True)
-        found = most_changed(parts, SupportRule(), SHOWN)
-    texts = _chosen(base, None if base.is_pair else tuned, list(found["sample_id"]), most)
+        found = most_changed(paired_parts(base, tuned), SupportRule(), SHOWN)
+    other = None if base.is_pair else tuned
+    texts = _chosen(base, other, list(found["sample_id"]), most)
     here = {text.sample_id for text in texts}
     changed = [_changed(row, tokenizer, here) for row in found.to_dict("records")]
-    names = Names(None if tokenizer is None else partial(bytes_of, tokenizer))
+    about, names = described(base, other)
     rows, of = sum(len(text.frame) for text in texts), len(base)
     told = f"{len(texts)} texts, {rows:,} of the probe's {of:,} positions"
     if rows < of:
         told += ", those with the largest changes first; `ssd-probe view` shows all"
-    return Tokens(texts, about_probes(base, models, tokenizer, []), names, changed, told)
+    return Tokens(texts, about._replace(models=models), names(), changed, told)
 
 
 def _chosen(base: Probe, tuned: Probe | None, wanted: list[str], most: int) -> list[Text]:

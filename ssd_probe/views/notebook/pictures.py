@@ -1,6 +1,5 @@
 """Objects as small pages of HTML: escaped, without scripts, on light and on dark ground."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -12,6 +11,7 @@ import pandas as pd
 from ssd_probe.analysis.labels import FORK, KINDS, LOCK, NEITHER, OPEN, SupportRule
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.views.signs import visible
 
 if TYPE_CHECKING:  # `%load_ext` must not wait for torch
     from ssd_probe.analysis.digest import Digest
@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # `%load_ext` must not wait for torch
     from ssd_probe.views.page import About
 
 SHOWN = 400  # tokens of a text, or labels
-LONGEST = 200  # characters of a token
 ROWS = 20  # of a table
 _MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6"
 _EDGE = "border-left:1px solid rgba(128,128,128,0.4);"  # where a token begins
@@ -129,12 +128,9 @@ def stats_picture(stats: "PositionStats") -> str:
 def digest_picture(found: "Digest") -> str:
     """A comparison: what it says, in sentences, and its table."""
     from ssd_probe.analysis.sweeps.printed import comparison_table
-    from ssd_probe.views.comparison import caveat, positions, sentence
+    from ssd_probe.views.comparison import sentences
 
-    warning = caveat(found.comparison)
-    told = [positions(found.comparison), *([warning] if warning else [])]
-    told += [sentence(verdict) for verdict in found.verdicts]
-    lines = "".join(f"<li>{escape(line)}</li>" for line in told)
+    lines = "".join(f"<li>{escape(line)}</li>" for line in sentences(found))
     table = comparison_table(found.comparison)
     rows = table.astype(str).itertuples(index=False, name=None)
     return (
@@ -158,15 +154,6 @@ def _first(frame: pd.DataFrame, rule: SupportRule | None = None) -> str:
         f"<p>Text <code>{name}</code>, {rule_name}:</p>{shares_picture(labels)}"
         f'<div style="{_MONO}">{"".join(spans)}</div>{_more(len(frame), SHOWN, "tokens")}'
     )
-
-
-def visible(token: str) -> str:
-    """A token with what cannot be seen as its code points; blanks and line ends stay."""
-    shown = "".join(
-        c if c in " \n\t" or unicodedata.category(c)[0] not in "CZ" else f"‹U+{ord(c):04X}›"
-        for c in token[:LONGEST]
-    )
-    return shown if len(token) <= LONGEST else f"{shown}… ({len(token):,} characters)"
 
 
 def _both(probe: "Probe") -> bool:
