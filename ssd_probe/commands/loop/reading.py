@@ -23,7 +23,6 @@ from typing import Any
 
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.compare import RULES
-from ssd_probe.commands.grid import MOST, decoding_of, listed, mapping, name_of, whole
 from ssd_probe.commands.loop.declaration import (
     BASE,
     MAIN,
@@ -39,6 +38,7 @@ from ssd_probe.config_fields import SEEDS
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.files.declared import MOST, decoding_of, listed, mapping, name_of, whole
 from ssd_probe.files.reading import read_yaml
 from ssd_probe.problems.prompts import STYLES
 
