@@ -45,11 +45,15 @@ def test_a_run_of_another_kind(tmp_path, figures, record):
     assert said.count("\n") == 1 and not (tmp_path / "run" / "figures").exists()
 
 
-@pytest.mark.parametrize("record", [{"settings": []}, {}, []])
-def test_a_record_that_is_none(tmp_path, figures, record):
+@pytest.mark.parametrize("record, why", [
+    ({"settings": []}, "no record of settings"),
+    ({}, "no record of settings"),
+    ([], "damaged (no object)"),
+])  # fmt: skip
+def test_a_record_that_is_none(tmp_path, figures, record, why):
     run_of(tmp_path / "run", record)
     code, said = figures("run")
-    assert code == 2 and said.startswith("error: run/run.json: no record of settings")
+    assert code == 2 and said.startswith(f"error: run/run.json: {why}; ")
     assert said.count("\n") == 1 and not (tmp_path / "run" / "figures").exists()
 
 
