@@ -93,7 +93,7 @@ def _poison_empty():
 
 def _demo(folder, **sizes):
     """Folder, summary, configuration and what was said of a demo of the given sizes."""
-    from ssd_probe.commands.demo import demo_config, demo_stage
+    from ssd_probe.commands.loop.demo import demo_config, demo_stage
 
     config, said = demo_config(**sizes), []
     summary = demo_stage(folder / "run", config, said.append)

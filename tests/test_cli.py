@@ -22,6 +22,7 @@ COMMANDS = (
     "evaluate",
     "sweep",
     "figures",
+    "power",
     "predict",
     "report",
     "toy",

@@ -8,7 +8,7 @@ import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.commands import sweep
-from ssd_probe.commands.demo import demo_config, demo_stage
+from ssd_probe.commands.loop.demo import demo_config, demo_stage
 from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.errors import UserError

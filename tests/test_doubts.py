@@ -32,12 +32,16 @@ NAN = float("nan")
     (doubts.hardly_moved("ssd", 0.5, 0.1), None),
     (doubts.hardly_moved("ssd", 0.0, 0.1), None),  # at its target before: nothing to move
     (doubts.hardly_moved("ssd", NAN, 0.1), None),
-    (doubts.few_problems("test", 99, -0.05, 0.15), "99 test problems: a difference in pass@1 below "
-     "about 0.10 cannot be told from none (half of"),
-    (doubts.few_problems("dev", 50, NAN, NAN), "below about 0.20 cannot be told from none (95 %, "
-     "at the worst)"),  # 1.96 sqrt(0.5 / 50) = 0.196
-    (doubts.few_problems("dev", 50, 0.0, 0.0), "below about 0.20"),  # no spread: none is known
-    (doubts.few_problems("test", 100, -0.05, 0.15), None),
+    # 2.80 / 1.96 of half the interval; 2.80 sqrt(0.5 / 50) = 0.28
+    (doubts.few_problems("test", 99, -0.05, 0.15), "99 test problems: a true difference in pass@1 "
+     "below about 0.14 is told from none less than four times in five (by the 95 % interval)"),
+    (doubts.few_problems("dev", 50, NAN, NAN), "below about 0.28 is told from none less than four "
+     "times in five (at the worst)"),
+    (doubts.few_problems("dev", 50, 0.0, 0.0), "below about 0.28"),  # no spread: none is known
+    (doubts.few_problems("test", 500, -0.04, 0.04), "500 test problems: a true difference in "
+     "pass@1 below about 0.06"),
+    (doubts.few_problems("test", 100, -0.03, 0.03), None),
+    (doubts.few_problems("test", 100, NAN, NAN), None),
     (doubts.at_the_end("ssd", 2.5, (1.0, 1.6, 2.5)), "the best T_eval of ssd, 2.5, is the highest"),
     (doubts.at_the_end("ssd", 1.0, (1.0, 1.6, 2.5)), "is the lowest that was tried: its true best "
      "may be lower"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ssd_probe.cli.app import main
-from ssd_probe.commands.demo import demo_config
+from ssd_probe.commands.loop.demo import demo_config
 
 LOOP = {"loop": demo_config().loop.recorded()}
 

@@ -4,7 +4,7 @@ import pytest
 
 from ssd_probe.analysis.labels import FORK, LOCK, EntropyRule, QuantileRule, SupportRule
 from ssd_probe.analysis.scoring import agreement, score_against_truth
-from ssd_probe.commands.demo import demo_config
+from ssd_probe.commands.loop.demo import demo_config
 from ssd_probe.commands.loop.positions import probe_model, write_programs
 from ssd_probe.commands.run_folder import RunFolder, labelled_probe
 

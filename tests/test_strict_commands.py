@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from ssd_probe.cli.app import app, main
-from ssd_probe.commands import demo
+from ssd_probe.commands.loop import demo
 from ssd_probe.files.digests import file_digest
 from ssd_probe.models import gguf
 from ssd_probe.problems.tasks import tiny_problems
@@ -75,6 +75,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
             [],
         ),
     ],
+    "power": [(["pilot.json", "--json"], [""]), (["pilot.json", "pilot.json", "--json"], [])],
     "predict": [
         (["--probe", "probes/lines", "--json", "--out", "map"], []),
         (
@@ -137,6 +138,8 @@ def prepare(folder, patch):
     (problem,) = tiny_problems("dev", 1)
     answer = {"problem_id": problem.problem_id, "completion": "def solve(xs):\n    return 1"}
     Path("answers.jsonl").write_text(json.dumps(answer) + "\n")
+    answered = [{"task_id": t, "verdict": v} for t in "ab" for v in ("pass", "error")]
+    Path("pilot.json").write_text(json.dumps({"results": answered}))
 
 
 def run(patch, words):

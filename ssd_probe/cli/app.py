@@ -26,6 +26,7 @@ from ssd_probe.cli.options import (
     flags_of,
     print_json,
 )
+from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
 from ssd_probe.cli.sweep import sweep
@@ -221,7 +222,10 @@ def doctor(as_json: AsJson = False) -> None:
         print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
 
 
-for command in (run, demo, branch, compare, evaluate, figures, predict, report, sweep, toy, view):
+for command in (
+    *(run, demo, branch, compare, evaluate, figures),
+    *(power, predict, report, sweep, toy, view),
+):
     app.command()(command)
 
 

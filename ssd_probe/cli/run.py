@@ -83,7 +83,7 @@ def demo(
       ssd-probe demo
       ssd-probe demo --quick --out runs/quick
     """
-    from ssd_probe.commands.demo import demo_config
+    from ssd_probe.commands.loop.demo import demo_config
 
     summary = _run(demo_config(quick, seed=seed), out, as_json)
     if as_json:

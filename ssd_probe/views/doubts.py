@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 WARM_UP_SHARE = 0.5  # of the training's steps: beyond it the learning rate is hardly ever high
 MOVED_SHARE = 0.1  # of KL(q || p): a student that lost less of it has hardly been trained
 CUT_SHARE = 0.05  # of the samples
-FEW_PROBLEMS = 100  # fewer resolve no difference in pass@1 below about 0.14
+FEW_PROBLEMS = 100  # fewer tell no difference in pass@1 below about 0.2, at the worst
+COARSE = 0.05  # a trial that overlooks a difference in pass@1 of that size more than once in five
+TOLD = 2.80  # standard errors that a true difference must have to be told four times in five
 
 
 def collect(*sentences: str | None | Iterable[str | None]) -> list[str]:
@@ -73,28 +75,29 @@ def not_its_own(name: str, trained: str, by: str) -> str:
 def resolvable(problems: int) -> float:
     """The least difference in pass@1 that so many problems tell from none, at the worst.
 
-        1.96 sqrt(2 p (1 - p) / problems) at p = 1/2
+        2.80 sqrt(2 p (1 - p) / problems) at p = 1/2
 
-    as if both models' scores were independent and each problem all or nothing; paired problems and
-    several samples resolve more.
+    with a chance of 80 %, as if both models' scores were independent and each problem all or
+    nothing; paired problems and several samples resolve more.
     """
-    return 1.96 * math.sqrt(0.5 / problems)
+    return TOLD * math.sqrt(0.5 / problems)
 
 
 def few_problems(what: str, problems: int, low: float, high: float) -> str | None:
-    """Fewer than 100 problems; low, high: 95 % interval of a paired difference in pass@1 on them.
+    """A trial that would overlook a difference in pass@1 of 0.05, or has fewer than 100 problems.
 
-    Without an interval (NaN) the difference that can be resolved is `resolvable`.
+    low, high: 95 % interval of a paired difference on them, whose half is 1.96 standard errors.
+    Without an interval (NaN) the difference that can be told is `resolvable`, and says nothing.
     """
-    if problems >= FEW_PROBLEMS:
-        return None
     half = (high - low) / 2
     known = math.isfinite(half) and half > 0
-    width = half if known else resolvable(problems)
-    how = "half of the 95 % interval" if known else "95 %, at the worst"
+    least = half / 1.96 * TOLD if known else resolvable(problems)
+    if problems >= FEW_PROBLEMS and not (known and least > COARSE):
+        return None
+    how = "by the 95 % interval" if known else "at the worst"
     return (
-        f"{problems} {what} problems: a difference in pass@1 below about {width:.2f} cannot be "
-        f"told from none ({how})"
+        f"{problems} {what} problems: a true difference in pass@1 below about {least:.2f} is told "
+        f"from none less than four times in five ({how}); see `ssd-probe power`"
     )
 
 

@@ -1,0 +1,52 @@
+"""What `ssd-probe power` says of a pilot."""
+
+import textwrap
+from typing import Any
+
+from ssd_probe.views.comparison import WIDTH
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The answer of `power_stage`: sentences, then a table by answers a problem."""
+    problems, samples, size = found["problems"], found["samples"], found["difference"]
+    by = {row["samples"]: row for row in found["resolvable"]}
+    needed = {row["samples"]: row for row in found["problems_for"]}
+    told = [
+        f"Pilot: {problems} problems, {samples} answers each, of {' and '.join(found['names'])}.",
+        f"As large as it is, a trial tells a difference in pass@1 of {_number(by[samples])} from "
+        f"none with a chance of {found['power']:.0%}; one of {size:g} with {_share(found['now'])}.",
+        f"For {size:g} at {found['power']:.0%}: {_count(needed[samples])} problems with {samples} "
+        f"answers each; however many answers, {_count(needed[None])}.",
+        "In brackets: 95 % bootstrap over the pilot's problems."
+        if len(found["names"]) == 2
+        else "From one model only a range: from every problem gaining the same to some going from "
+        "never to always. A pilot of both models narrows it.",
+    ]
+    if found["between"] == 0:
+        told.append(
+            "Beyond the answers' own noise the pilot saw no change that varies between problems: "
+            "this is the least that is needed."
+        )
+    out = [line for each in told for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
+    out += ["", f"{'answers':>9}{f'told at {problems} problems':>32}{f'problems for {size:g}':>32}"]
+    out += [f"{n:>9}{_number(by[n]):>32}{_count(needed[n]):>32}" for n in by]
+    return out
+
+
+def _number(row: dict[str, Any]) -> str:
+    return _ranged(row, lambda value: f"{value:.3f}")
+
+
+def _count(row: dict[str, Any]) -> str:
+    return _ranged(row, lambda value: f"{value:,.0f}")
+
+
+def _share(row: dict[str, Any]) -> str:
+    return _ranged(row, lambda value: f"{value:.0%}")
+
+
+def _ranged(row: dict[str, Any], written: Any) -> str:
+    low, high = written(row["low"]), written(row["high"])
+    if row["estimate"] is None:
+        return f"{low} to {high}"
+    return f"{written(row['estimate'])} [{low}, {high}]"
