@@ -75,7 +75,7 @@ def resampled(
 
 
 def _paired(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
-    """Of each shared problem the observed difference, how it varies with answers, w [problems, 3]."""
+    """Of each shared problem the difference, its variance by the answers drawn, and w; [N, 3]."""
     before, after = count_passes(base), count_passes(tuned)
     shared = before.index.intersection(after.index)
     if len(shared) < 2:
