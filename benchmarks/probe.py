@@ -24,8 +24,8 @@ from timing import PeakMemory, medians
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from ssd_probe.models.checkpoints import load_model, load_tokenizer
+from ssd_probe.models.heads import hidden_states
 from ssd_probe.probing.forward import Encoded, Scorer, padded
-from ssd_probe.probing.heads import hidden_states
 from ssd_probe.problems.texts import Text
 
 TOP_K = 64

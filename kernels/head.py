@@ -49,8 +49,8 @@ class Head:
         """[n, V] of hidden states [n, D], in the weight's dtype and on its device."""
         hidden = hidden.to(self.weight)
         if self.bias is None:
-            return self._finish(torch.mm(hidden, self.weight.T, out=out))
-        return self._finish(torch.addmm(self.bias.to(hidden), hidden, self.weight.T, out=out))
+            return self.finish(torch.mm(hidden, self.weight.T, out=out))
+        return self.finish(torch.addmm(self.bias.to(hidden), hidden, self.weight.T, out=out))
 
     def wide_logits(self, hidden: Tensor) -> Tensor:
         """`logits`; in float32, as they were added up, where a 16-bit product can give them so.
@@ -60,7 +60,7 @@ class Head:
         if not _keeps_float32(self.weight):
             return self.logits(hidden)
         z = torch.mm(hidden.to(self.weight), self.weight.T, out_dtype=torch.float32)
-        return self._finish(z if self.bias is None else z.add_(self.bias))
+        return self.finish(z if self.bias is None else z.add_(self.bias))
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's target's logit [n], float64, and how far a float32 product may be off it.
@@ -75,7 +75,7 @@ class Head:
         if self.bias is not None:
             bias = self.bias[targets].double()
             z, error = z + bias, error + 4 * bias.abs()
-        z = self._finish(z)
+        z = self.finish(z)
         error = abs(self.scale) * error + 4 * z.abs()
         return z, UNIT * (error if self.softcap is None else error + 4 * self.softcap)
 
@@ -87,8 +87,11 @@ class Head:
             softcap=self.softcap, top_k=top_k, targets=targets.to(device), backend=backend,
         )  # fmt: skip
 
-    def _finish(self, z: Tensor) -> Tensor:
-        """From W h + b to z, in its memory."""
+    def finish(self, z: Tensor) -> Tensor:
+        """From W h + b to z, in its memory where no gradient is wanted."""
+        if z.requires_grad:
+            z = z * self.scale
+            return z if self.softcap is None else (z / self.softcap).tanh() * self.softcap
         if self.scale != 1:
             z *= self.scale
         if self.softcap is not None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ssd_probe.kernels import reference
+from ssd_probe.models.heads import read_head
 from ssd_probe.probing.forward import Encoded, Scorer
-from ssd_probe.probing.heads import read_head
 from ssd_probe.problems.texts import Text
 from tests.models import FAMILIES, tiny_model
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ssd_probe.core.config import TrainConfig
+from ssd_probe.core.loss import completion_loss
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import context_length, input_rows
@@ -32,7 +34,8 @@ def train(
 ) -> list[dict]:
     """Fine-tune `model` on `rows` (`prompt_ids`, `completion_ids`) and save it to `out`.
 
-    Loss: token cross-entropy on the completion, in nats. Writes `out`/metrics.jsonl and the
+    Loss: token cross-entropy on the completion, in nats (`CompletionLoss`; the model's own where
+    that does not know its output layer, or weights are sharded). Writes `out`/metrics.jsonl and the
     checkpoint (Hugging Face format, safetensors); returns the metrics. With `save_steps`, an
     interrupted run goes on from its last checkpoint in `out`/trainer. Samples that do not fit are
     left out, and counted on stderr; see `fitting`.
@@ -45,24 +48,34 @@ def train(
         print(f"training: {listed(len(rows), dropped)}", file=sys.stderr)
     work = out / "trainer"
     pad = tokenizer.pad_token_id or 0
+    loss = completion_loss(model, torch.bfloat16 if config.bf16 else None)
     trainer = Trainer(
         model=model,
+        compute_loss_func=loss,
         args=_arguments(config, work, config.steps(len(fit), world())),
         train_dataset=[_example(row) for row in fit],  # type: ignore[arg-type]
         data_collator=partial(collate, pad=pad if pad < input_rows(model) else 0),
         callbacks=[_Metrics(out / "metrics.jsonl")],
     )
+    if loss and _in_pieces(trainer):
+        loss = trainer.compute_loss_func = None
     trainer.remove_callback(PrinterCallback)  # `_Metrics` shows progress, on stderr
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
     cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
-    trainer.train(resume_from_checkpoint=resumable)
+    with loss.installed() if loss else nullcontext():
+        trainer.train(resume_from_checkpoint=resumable)
     model.config.use_cache = cached
     model.eval()
     trainer.save_model(str(out))
     tokenizer.save_pretrained(out)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _in_pieces(trainer: Trainer) -> bool:
+    """Whether the output layer is sharded or copied: its loss is then the model's own affair."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.args.n_gpu > 1
 
 
 def fitting(

@@ -20,9 +20,9 @@ from ssd_probe.errors import UserError
 from ssd_probe.kernels.head import Head
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.kernels.stats import position_stats
+from ssd_probe.models.heads import hidden_states, log_mass, log_mass_from, own_logits, read_head
 from ssd_probe.models.limits import context_length, input_rows
 from ssd_probe.models.tokens import continuation_ids, document_ids, render_prompt
-from ssd_probe.probing.heads import hidden_states, log_mass, log_mass_from, own_logits, read_head
 from ssd_probe.problems.prompts import Prompt
 from ssd_probe.problems.texts import Text
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
+from ssd_probe.models.heads import hidden_states, log_mass_from, output_rows, own_logits
 from ssd_probe.probing.forward import Encoded, Scorer, by_sequence, padded, places
-from ssd_probe.probing.heads import hidden_states, log_mass_from, output_rows, own_logits
 
 LOGITS = 2**25  # of each model at a time: 128 MB in float32
 

@@ -14,8 +14,8 @@ from ssd_probe.files.claims import record_lock
 from ssd_probe.files.record import read_record
 from ssd_probe.files.writing import atomic_path, write_json
 from ssd_probe.kernels import reference
+from ssd_probe.models.heads import own_logits
 from ssd_probe.probing.forward import Encoded, Scorer, in_eval
-from ssd_probe.probing.heads import own_logits
 from ssd_probe.probing.pairs import PairScorer
 from ssd_probe.probing.table import NOISE, Probe, rows_of, write_table
 from ssd_probe.probing.writer import Maker

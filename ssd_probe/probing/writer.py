@@ -33,8 +33,8 @@ from ssd_probe.files.parts import (
 from ssd_probe.files.record import begin, read_record
 from ssd_probe.files.writing import write_json
 from ssd_probe.models.checkpoints import device_name
+from ssd_probe.models.heads import output_rows
 from ssd_probe.probing.forward import Encoded, Scorer, in_eval
-from ssd_probe.probing.heads import output_rows
 from ssd_probe.probing.pairs import PairScorer
 from ssd_probe.probing.table import Probe, rows_of, schema, write_table
 
