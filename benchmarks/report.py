@@ -4,14 +4,16 @@
     python benchmarks/report.py --run runs/quick --positions 100000 --keep large
 
 --run is a finished run of `ssd-probe demo` or `run`. Its probes are written again, their rows
-repeated under new names until there are so many; all else is as it was. The report is made
-by a new process. Seconds are those of the clock and of the processor; memory is the process's
+repeated under new names until there are so many, each copy of a text with up to a
+fiftieth of its mass moved beyond the ranks, so that those that changed most are anywhere; all else
+is as it was. The report is made by a new process. Seconds are those of the clock and of the processor; memory is the process's
 largest resident set; bytes are those of the page. The last line is JSON.
 """
 
 import argparse
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -41,7 +43,8 @@ def tile(probe: Path, positions: int) -> int:
         pieces = []
         for text in texts:
             copy, which = divmod(text, len(counts))
-            pieces.append(_renamed(rows.slice(starts[which], counts[which]), copy))
+            moved = random.random() / 50 if copy else 0.0
+            pieces.append(_renamed(rows.slice(starts[which], counts[which]), copy, moved))
         table = pa.concat_tables(pieces)
         seal(part_file(probe, number), lambda path, t=table: write_table(t, path), rows=len(table))
     scale = {name: record[name] * copies for name in ("rows", "texts", "truncated", "invalid")}
@@ -49,8 +52,11 @@ def tile(probe: Path, positions: int) -> int:
     return len(rows) * copies
 
 
-def _renamed(text: pa.Table, copy: int) -> pa.Table:
-    """A text as another one, of another problem."""
+def _renamed(text: pa.Table, copy: int, moved: float) -> pa.Table:
+    """A text as another one, of another problem, `moved` more in its log_partition (nats)."""
+    at = text.schema.get_field_index("log_partition")
+    partition = pa.array(text["log_partition"].to_numpy() + moved, pa.float32())
+    text = text.set_column(at, text.schema.field("log_partition"), partition)
     for name in ("sample_id", "problem_id"):
         at = text.schema.get_field_index(name)
         named = [f"{value}~{copy}" if copy else value for value in text[name].to_pylist()]
