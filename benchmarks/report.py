@@ -4,10 +4,10 @@
     python benchmarks/report.py --run runs/quick --positions 100000 --keep large
 
 --run is a finished run of `ssd-probe demo` or `run`. Its probes are written again, their rows
-repeated under new names until there are so many, each copy of a text with up to a
-fiftieth of its mass moved beyond the ranks, so that those that changed most are anywhere; all else
-is as it was. The report is made by a new process. Seconds are those of the clock and of the processor; memory is the process's
-largest resident set; bytes are those of the page. The last line is JSON.
+repeated under new names until there are so many, each copy of a text with up to a fiftieth of its
+mass moved beyond the ranks, so that those that changed most are anywhere; all else is as it was.
+The report is made by a new process. Seconds are those of the clock and of the processor; memory is
+the process's largest resident set; bytes are those of the page. The last line is JSON.
 """
 
 import argparse

@@ -5,7 +5,7 @@
     python benchmarks/scrolling.py --probe probes/smollm2       # rows of a probe, repeated
 
 The text is made up, or a probe's first rows repeated. The page is opened by Chromium without a
-window, and scrolled by 400 px a frame for 200 frames: `frame` is from one frame to the next by the clock,
+window, and scrolled by 400 px a frame for 200 frames: `frame` is from one to the next by the clock,
 `frame95` its 95th percentile; `cpu` is the processor time that the page's main thread takes for a
 frame (DevTools' TaskDuration: code, style, layout, paint), and `script`, `style` and `layout` are
 parts of it. A frame at 60 Hz has 16.7 ms. Trees are visited in turn. Medians over visits. The last
@@ -40,7 +40,8 @@ SCROLL = """async () => {
 }"""
 FRAMES = 200
 OPEN = """() => new Promise((done) => {
-  const look = () => document.querySelector(".token") ? done(performance.now()) : setTimeout(look, 5);
+  const there = () => document.querySelector(".token");
+  const look = () => (there() ? done(performance.now()) : setTimeout(look, 5));
   look();
 })"""
 

@@ -88,7 +88,10 @@ def content_of(found: Any) -> dict[str, Any]:
 def paired_parts(
     base: Probe, tuned: Probe, columns: Sequence[str] | None = None
 ) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
-    """Both probes part by part, all or some columns. Raises UserError unless they hold the same texts in like parts."""
+    """Both probes part by part, all or some columns.
+
+    Raises UserError unless they hold the same texts in like parts.
+    """
     if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
         raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
     return zip(base.batches(columns), tuned.batches(columns), strict=True)
