@@ -47,8 +47,8 @@ def sentences(found: Prediction, drawn: str, check: Check | None = None) -> list
         nearer, of = int(at["nearer"].sum()), int(at["of"].sum())
         lines[1:] = [
             " ".join(lines[1:]),
-            f"Against the trained student the prediction is no farther off than the base at {nearer} "
-            f"of {of} means by T_eval, of locks and of forks.",
+            "Against the trained student the prediction is no farther off than the base at "
+            f"{nearer} of {of} means by T_eval, of locks and of forks.",
         ]
     return lines
 

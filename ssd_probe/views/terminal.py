@@ -32,8 +32,7 @@ class Told(NamedTuple):
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, paint: _TIED = "\N{NO-BREAK SPACE}"
-Paint = lambda line, kind: line) -> str:
+    def text(self, paint: Paint = lambda line, kind: line) -> str:
         """All of it; `paint` may put colours around whole lines."""
         parts = [
             [paint(self.title, "rest")] if self.title else [],
