@@ -97,7 +97,7 @@ def _demo(folder, **sizes):
 
     config, said = demo_config(**sizes), []
     summary = demo_stage(folder / "run", config, said.append)
-    return folder / "run", summary, config, "\n".join(said)
+    return folder / "run", summary, config, "\n".join(map(str, said))
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +139,7 @@ def odd_run(tmp_path_factory):
     folder, said = tmp_path_factory.mktemp("odd"), []
     (folder / "odd.yaml").write_text(ODD, encoding="utf-8")
     summary = run_stage(choose(str(folder / "odd.yaml")), folder / "run", said.append)
-    return folder / "run", summary, "\n".join(said)
+    return folder / "run", summary, "\n".join(map(str, said))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ssd_probe.cli.app import main
+from ssd_probe.commands.evaluate import Evaluated
 from ssd_probe.execution.sandbox import obstacle
 
 COMMANDS = (
@@ -215,7 +216,8 @@ def test_doctor_says_which_backend_and_why(here):
 def test_a_program_that_could_not_be_run_is_a_failure(monkeypatch, capsys):
     rows = [{"task_id": "a", "verdict": "infra_error", "detail": "no box"}]
     told = {"results": rows, "pass_at_k": [], "without_code": 0.5, "flips": 0, "isolation": "x"}
-    monkeypatch.setattr("ssd_probe.commands.evaluate.evaluate_stage", lambda *a, **k: told)
+    found = Evaluated(told, [None])
+    monkeypatch.setattr("ssd_probe.commands.evaluate.evaluate_stage", lambda *a, **k: found)
     monkeypatch.setattr(sys, "argv", ["ssd-probe", "evaluate", "--problems", "p", "--samples", "s"])
     with pytest.raises(SystemExit) as stop:
         main()

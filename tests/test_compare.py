@@ -346,7 +346,7 @@ def test_a_terminal_gets_the_sentences_first_in_100_columns():
     base, tuned = probe_of(random_logits(200)), probe_of(random_logits(200) * 1.5)
     table = compare(base, tuned, SupportRule().label(base), TRAIN)
     sentences = ["Many positions. " * 20, "locks lost their tail: yes."]
-    short, full = told(table, sentences), told(table, sentences, full=True)
+    short, full = (str(told(table, sentences, full=each)) for each in (False, True))
     for text in (short, full):
         lines = text.splitlines()
         assert lines[0].startswith("Many positions.") and max(map(len, lines)) <= 100

@@ -82,7 +82,7 @@ def test_the_run_folder_holds_what_the_readme_says(demo_run):
     for name in [f"{stem}.{end}" for stem in FIGURES for end in ("png", "pdf", "txt")]:
         assert (out / "figures" / name).stat().st_size
     assert "pass@5 hard" in said and "distractor tail" in said
-    assert max(map(len, tell(summary, Path("run")).splitlines())) <= 100
+    assert max(map(len, str(tell(summary, Path("run"))).splitlines())) <= 100
     best = summary["best_temperature"]["ssd"]
     rows = read_jsonl(out / "evaluations/test/evaluations/ssd" / f"T{best}-k20-p0.8.jsonl")
     assert len(rows) == config.loop.test.limit * config.loop.test.n

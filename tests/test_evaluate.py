@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_with_the_rest(tmp_path, monkeypatch):
     ran = []
     judge = Judge.verdict
     monkeypatch.setattr(Judge, "verdict", lambda *args: (ran.append(1), judge(*args))[1])
-    result = evaluate_stage("humaneval", tmp_path / "samples.jsonl", [1], out=out)
+    result = evaluate_stage("humaneval", tmp_path / "samples.jsonl", [1], out=out).result
     assert len(ran) == len(rows) - done
     assert json.loads(out.read_text())["results"] == result["results"]
     assert result["isolation"] == "bubblewrap" and result["flips"] == 0
@@ -270,7 +270,8 @@ def test_other_tests_under_the_same_name_are_another_evaluation(tmp_path):
     write_jsonl(samples, [{"problem_id": "p", "completion": code}])
 
     def passed(out):
-        return evaluate_stage(str(problems), samples, [1], out=out)["pass_at_k"][0]["estimate"]
+        found = evaluate_stage(str(problems), samples, [1], out=out)
+        return found.result["pass_at_k"][0]["estimate"]
 
     write_problems(problems, 2)
     assert passed(out) == 1.0

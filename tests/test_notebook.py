@@ -33,8 +33,8 @@ from ssd_probe.views.notebook.pictures import labels_picture, stats_picture, tex
 from ssd_probe.views.notebook.sliders import frames_of
 from ssd_probe.views.page import settings_of
 from ssd_probe.views.signs import visible
+from tests.pages import HOSTILE, about, text_of, unpacked
 from tests.probes import TRAIN, probe_of, random_logits
-from tests.test_view import HOSTILE, about, text_of, unpacked
 from tests.test_view_math import WEB
 
 NODE = shutil.which("node")

@@ -398,11 +398,26 @@ def test_command_tells_order_intervals_and_error_and_draws(probes, tmp_path, mon
         monkeypatch, capfd, *given, "--student", probes / "base", "--out", tmp_path
     )
     assert code == 0, err
-    assert "no forecast of pass@k" in out and "\n1. " in out and "\n2. " in out
-    assert "base: T_eval from" in out and "nothing changed" in out
+    words = " ".join(out.split())
+    assert "no forecast of pass@k" in words and "The base: T_eval from" in words
+    assert "no farther off than the base at" in words and "Training supports" not in words
+    code, full, _ = command(monkeypatch, capfd, *given, "--student", probes / "base", "--full")
+    assert "\n1. " in full and "\n2. " in full and "nothing changed" in full
+    assert "Training supports" in full and " ".join(full.split())[:500] == words[:500]
     names = {path.name for path in tmp_path.iterdir()}
     stems = ("predict_train_k20_p0.8_eval_k20_p0.8", "predict_student_eval_k20_p0.8")
     assert names == {stem + end for stem in stems for end in (".png", ".pdf", ".svg", ".txt")}
+
+
+@pytest.mark.parametrize("more", [[], ["--full"]])
+def test_a_terminal_gets_the_sentences_first_in_100_columns(probes, monkeypatch, capfd, more):
+    wide = ("--t-eval", ",".join(f"{t / 10:g}" for t in range(4, 31)), "--top-p", "0.8,0.95",
+            "--eval-top-p", "0.8,0.95")  # fmt: skip
+    code, out, err = command(monkeypatch, capfd, "--probe", probes / "base", *wide, *more)
+    assert code == 0, err
+    first = [each for each in out.split("\n\n")[0].splitlines() if not each.startswith("  ")]
+    assert [each.split()[0] for each in first] == ["Of", "Of", "The"]
+    assert 90 < max(map(len, out.splitlines())) <= 100 and "\x1b" not in out
 
 
 def test_command_prints_json_without_nan(probes, monkeypatch, capfd):

@@ -215,7 +215,7 @@ def test_raw_answers_that_are_empty_or_cut_go_through_every_command(tmp_path):
     assert record["dropped"] == {"empty or of one line": 1, "cut by their length": 1}
     assert record["used"] == 1
     unboxed = sandbox.obstacle() is not None
-    found = evaluate_stage("basics:dev", file, [1], unsandboxed=unboxed)
+    found = evaluate_stage("basics:dev", file, [1], unsandboxed=unboxed).result
     assert [row["detail"] for row in found["results"]][0] == "no code in the answer"
     assert found["without_code"] == pytest.approx(1 / 3)
     write_jsonl(file, samples[:1])

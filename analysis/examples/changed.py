@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from ssd_probe.analysis.examples.chosen import context
 from ssd_probe.analysis.frames import require_columns, stacked, stats_of
 from ssd_probe.analysis.labels import Rule
+from ssd_probe.kernels.fields import REQUIRED
 
+COLUMNS = ("sample_id", "problem_id", "position", "token", *REQUIRED)  # of both, for `most_changed`
 RANKS = 20  # leading tokens of each model that are told apart; the others count as one
 ROWS = 4096  # compared at a time
+_NEEDED = ["valid", "top_ids", "top_logits", "max_logit", "log_partition"]
 
 
 def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
@@ -27,7 +30,7 @@ def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
     Raises UserError for missing columns.
     """
     for frame in (base, tuned):
-        require_columns(frame, ["valid", "top_ids", "top_logits"], "the probe")
+        require_columns(frame, _NEEDED, "the probe")
     found = np.zeros(len(base))
     for start in range(0, len(base), ROWS):
         rows = slice(start, start + ROWS)
@@ -41,32 +44,44 @@ def most_changed(
 ) -> pd.DataFrame:
     """The `count` positions of largest `change`, the largest first and one of a problem at most.
 
-    parts: (base, tuned) frames of the same whole texts. Columns: sample_id, problem_id, position,
-    token, `label` by `rule` on the base, `change`, `context` (the text before), and of both models
-    top_ids and p (their leading tokens' probabilities): base_ids, base_p, tuned_ids, tuned_p.
+    parts: (base, tuned) frames of the same whole texts, with `COLUMNS`. Columns: sample_id,
+    problem_id, position, token, `part` (which of `parts`, from 0), `label` by `rule` on the base,
+    `change`, `context` (the text before), and of both models top_ids and p (their leading tokens'
+    probabilities): base_ids, base_p, tuned_ids, tuned_p.
     """
     found = pd.DataFrame({"change": []})
-    for base, tuned in parts:
-        changes = pd.Series(change(base, tuned), index=base.index)
-        best = changes.groupby(base["problem_id"]).idxmax()
-        places = base.index.get_indexer(changes[best].nlargest(count).index)
-        rows = base.iloc[places]
-        new = rows[["sample_id", "problem_id", "position", "token"]].assign(
-            label=rule.label(base).iloc[places],
-            change=changes.iloc[places],
-            context=[context(base, int(place)) for place in places],
-        )
-        for side, frame in (("base", rows), ("tuned", tuned.iloc[places])):
-            new[f"{side}_ids"] = list(stacked(frame, "top_ids"))
-            new[f"{side}_p"] = list(_probabilities(frame))
+    for number, (base, tuned) in enumerate(parts):
+        changes = pd.Series(change(base, tuned))
+        least = found["change"].iloc[-1] if len(found) == count else 0.0
+        changes = changes[changes > least]  # the others come too late
+        if not len(changes):
+            continue
+        problems = base["problem_id"].iloc[changes.index].to_numpy()
+        best = changes[changes.groupby(problems).idxmax()].nlargest(count)
+        new = _told(base, tuned, best, rule).assign(part=number)
         found = pd.concat([found, new]) if len(found) else new
         found = found.nlargest(len(found), "change").drop_duplicates("problem_id").head(count)
-    return found[found["change"] > 0].reset_index(drop=True)
+    return found.reset_index(drop=True)
+
+
+def _told(base: pd.DataFrame, tuned: pd.DataFrame, best: pd.Series, rule: Rule) -> pd.DataFrame:
+    """What `most_changed` says of some rows of a part; best: place -> change."""
+    places = [int(place) for place in best.index]
+    rows = base.iloc[places]
+    new = rows[["sample_id", "problem_id", "position", "token"]].assign(
+        label=rule.label(base).iloc[places],
+        change=best.to_numpy(),
+        context=[context(base, place) for place in places],
+    )
+    for side, frame in (("base", rows), ("tuned", tuned.iloc[places])):
+        new[f"{side}_ids"] = list(stacked(frame, "top_ids"))
+        new[f"{side}_p"] = list(stats_of(frame).top_probs().numpy())
+    return new
 
 
 def _change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
     ours, theirs = (stacked(frame, "top_ids")[:, :RANKS] for frame in (base, tuned))
-    p, q = (_probabilities(frame)[:, :RANKS] for frame in (base, tuned))
+    p, q = (_probabilities(frame) for frame in (base, tuned))
     same = ours[:, :, None] == theirs[:, None, :]
     in_b, in_a = same.any(2), same.any(1)
     q_of_a = np.where(in_b, np.einsum("nij,nj->ni", same, q), q[:, -1:])
@@ -78,5 +93,6 @@ def _change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _probabilities(frame: pd.DataFrame) -> NDArray[np.float64]:
-    """[N, K] of the leading tokens; of rows that are not valid they say nothing."""
-    return stats_of(frame).top_probs().numpy()
+    """Of the `RANKS` leading tokens, [N, <= RANKS]: `top_probs` of these alone."""
+    whole = frame["max_logit"].to_numpy(float) + frame["log_partition"].to_numpy(float)
+    return np.exp(stacked(frame, "top_logits")[:, :RANKS] - whole[:, None])

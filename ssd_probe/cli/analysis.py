@@ -14,6 +14,7 @@ from ssd_probe.cli.options import (
     TopK,
     TopP,
     print_json,
+    print_told,
 )
 from ssd_probe.decoding import LABELLING, PAPER_TRAIN, Decoding
 
@@ -59,7 +60,8 @@ def compare(
         return
     from ssd_probe.views.comparison import told
 
-    print(told(made.found.comparison, made.sentences, full), *made.files, sep="\n")
+    print_told(told(made.found.comparison, made.sentences, full))
+    print(*made.files, sep="\n", end="\n" * bool(made.files))
 
 
 def figures(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Unsandboxed, print_json
+from ssd_probe.cli.options import AsJson, Config, Full, Unsandboxed, print_json, print_told
 from ssd_probe.errors import Failed
 
 
@@ -23,6 +23,7 @@ def evaluate(
     memory: Annotated[int, typer.Option(min=128, max=2**20, help="Megabytes a program.")] = 1024,
     k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
     unsandboxed: Unsandboxed = False,
+    full: Full = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -38,7 +39,7 @@ def evaluate(
     """
     from ssd_probe.commands.evaluate import evaluate_stage
 
-    result = evaluate_stage(
+    result, ended = evaluate_stage(
         problems,
         samples,
         k,
@@ -51,14 +52,8 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        for row in result["pass_at_k"]:
-            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            print(f"pass@{row['k']} {row['group']:<7} {row['estimate']:.3f} {interval}")
-        if result["without_code"]:
-            print(f"{100 * result['without_code']:.1f} % of the answers hold no code")
-        if result["flips"]:
-            print(f"{result['flips']} samples were over time at first and not when run alone")
-        if result["isolation"] != "bubblewrap":
-            print(f"isolation: {result['isolation']}")
+        from ssd_probe.views.evaluation import told
+
+        print_told(told(result, ended, full))
     if any(row["verdict"] == "infra_error" for row in result["results"]):
         raise Failed("some programs could not be run (infra_error) and are not counted")

@@ -1,16 +1,20 @@
 """Options that several commands share, and `--config`."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import kind_of, read_yaml
 from ssd_probe.files.writing import strict_json
+
+if TYPE_CHECKING:
+    from ssd_probe.views.terminal import Told
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -62,6 +66,20 @@ def print_json(content: object) -> None:
     print(strict_json(content))
 
 
+def print_told(told: "str | Told") -> None:
+    """What a command says, with colours where stdout is a terminal and NO_COLOR is not set."""
+    if isinstance(told, str):
+        print(told)
+        return
+    looks: dict[str, dict[str, Any]] = {"sentence": {"bold": True}, "doubt": {"fg": "yellow"}}
+
+    def paint(line: str, kind: str) -> str:
+        return typer.style(line, **looks[kind]) if kind in looks else line
+
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    typer.echo(told.text(paint), color=False if plain else None)
+
+
 Config = Annotated[
     Path | None,
     typer.Option(callback=_load_config, is_eager=True, help="YAML file with values of the flags."),
@@ -95,6 +113,7 @@ Unsandboxed = Annotated[
         help="Where nothing isolates: run programs under limits only. Recorded.",
     ),
 ]
+Full = Annotated[bool, typer.Option("--full", help="Every table, not only what comes first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 

@@ -9,11 +9,13 @@ import typer
 from ssd_probe.cli.options import (
     AsJson,
     Config,
+    Full,
     RuleTemperature,
     RuleTopK,
     RuleTopP,
     Seed,
     print_json,
+    print_told,
 )
 from ssd_probe.decoding import LABELLING, PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
@@ -45,6 +47,7 @@ def predict(
     rule_top_p: RuleTopP = LABELLING.top_p,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Draw the map into this folder.")] = None,
+    full: Full = False,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -72,7 +75,8 @@ def predict(
     if as_json:
         print_json(answer.to_dict())
     else:
-        print(*answer.lines(), *drawn, sep="\n")
+        print_told(answer.told(full))
+        print(*drawn, sep="\n", end="\n" * bool(drawn))
 
 
 def _settings(*flags: tuple[str, list[str]]) -> list[Decoding]:

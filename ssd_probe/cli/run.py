@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Seed, Unsandboxed, print_json
+from ssd_probe.cli.options import AsJson, Seed, Unsandboxed, print_json, print_told
 
 
 def run(
@@ -93,5 +93,5 @@ def demo(
 def _run(chosen: Any, out: Path, quiet: bool, unsandboxed: bool = False) -> dict[str, Any]:
     from ssd_probe.commands.loop.run import run_stage
 
-    say = (lambda text: None) if quiet else print
+    say = (lambda text: None) if quiet else print_told
     return run_stage(chosen, out, say, unsandboxed=unsandboxed)

@@ -1,6 +1,6 @@
 """`ssd-probe compare`: two probes of the same texts in; no model is loaded here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,11 +85,16 @@ def content_of(found: Any) -> dict[str, Any]:
     }
 
 
-def paired_parts(base: Probe, tuned: Probe) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
-    """Both probes part by part. Raises UserError unless they hold the same texts in like parts."""
+def paired_parts(
+    base: Probe, tuned: Probe, columns: Sequence[str] | None = None
+) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
+    """Both probes part by part, all or some columns.
+
+    Raises UserError unless they hold the same texts in like parts.
+    """
     if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
         raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
-    return zip(base.batches(), tuned.batches(), strict=True)
+    return zip(base.batches(columns), tuned.batches(columns), strict=True)
 
 
 def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:

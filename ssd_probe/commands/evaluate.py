@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
 from ssd_probe.files.claims import claim
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Evaluated(NamedTuple):
+    """What --json prints; and of each sample whether it ended by itself, None if nothing says."""
+
+    result: dict
+    ended: list[bool | None]
+
+
 def evaluate_stage(
     problems: str,
     samples: Path,
@@ -34,8 +41,8 @@ def evaluate_stage(
     seconds: float = 3.0,
     megabytes: int = 1024,
     unsandboxed: bool = False,
-) -> dict:
-    """Run the samples: `results`, `pass_at_k`, `without_code`, `isolation`, and `flips`.
+) -> Evaluated:
+    """Run the samples; result: `results`, `pass_at_k`, `without_code`, `isolation`, and `flips`.
 
     `results`: `task_id, verdict, detail` a sample. `without_code`: share of the answers in which
     the benchmark finds no code. `flips`: how many were over time at first and not when run alone.
@@ -67,9 +74,9 @@ def evaluate_stage(
         about = {"problems": problems, "source": str(samples)}
         part = out.with_name(out.name + ".verdicts.jsonl")
         with recording(out.with_name(out.name + ".run.json"), settings, about, (out, part)):
-            result = _evaluate(tasks, rows, ks, isolated, options, part)
-        write_json(out, result)
-        return result
+            found = _evaluate(tasks, rows, ks, isolated, options, part)
+        write_json(out, found.result)
+        return found
 
 
 def _evaluate(
@@ -79,20 +86,21 @@ def _evaluate(
     isolated: str,
     options: dict[str, Any],
     part: Path | None,
-) -> dict:
+) -> Evaluated:
     results = evaluate(rows, tasks, part=part, **options)
     no_code = lacks_code(rows, tasks)
     fewest = results.groupby("problem_id").size().min()
     ks = ks or [k for k in (1, 5) if k <= fewest]
     clean = results[results["verdict"] != "infra_error"]
     named = results.rename(columns={"problem_id": "task_id"})
-    return {
+    result = {
         "results": named[["task_id", "verdict", "detail"]].to_dict("records"),
         "pass_at_k": _pass_at_k(clean, ks),
         "without_code": sum(no_code) / len(no_code),
         "isolation": isolated,
         "flips": int(results["detail"].str.endswith(FLIPPED).sum()),
     }
+    return Evaluated(result, [row.get("finished") for row in rows])
 
 
 def _pass_at_k(results: "pd.DataFrame", ks: list[int]) -> list[dict]:

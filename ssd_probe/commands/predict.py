@@ -12,7 +12,8 @@ from ssd_probe.analysis.prediction.predict import Prediction, predict
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.prediction import describe, describe_check
+from ssd_probe.views.prediction import told
+from ssd_probe.views.terminal import Told
 
 
 class Question(NamedTuple):
@@ -33,17 +34,14 @@ class Answer(NamedTuple):
     prediction: Prediction
     check: Check | None
 
-    def lines(self) -> list[str]:
+    def told(self, full: bool = False) -> Told:
         """As a person reads it."""
         drawn, of = len(self.sample.rows), self.sample.of
-        part = (
-            f"{drawn} of {of} positions, drawn at random" if drawn < of else f"all {of} positions"
-        )
-        lines = [f"{part}; locks and forks by branching at {self.prediction.rule.decoding}"]
-        lines.append(describe(self.prediction))
-        if self.check is not None:
-            lines += ["", describe_check(self.check, self.prediction)]
-        return lines
+        which = (
+            f"{drawn:,} of {of:,} positions, drawn at random" if drawn < of
+            else f"all {of:,} positions"
+        )  # fmt: skip
+        return told(self.prediction, which, self.check, full)
 
     def to_dict(self) -> dict[str, Any]:
         """Stable keys; NaN (in JSON null) is what is not known, or where there is no interval."""

@@ -38,16 +38,22 @@ class Text(NamedTuple):
     other: pd.DataFrame | None
 
 
-def texts_of(probe: Probe, other: Probe | None, limit: int | None = None) -> Iterator[Text]:
-    """The texts in order, read part by part; of a pair's folder both sides.
+def texts_of(
+    probe: Probe,
+    other: Probe | None,
+    limit: int | None = None,
+    parts: Iterable[int] | None = None,
+) -> Iterator[Text]:
+    """The texts in order, read part by part, all or those of some; of a pair's folder both sides.
 
     Errors: `UserError` where the probes hold other tokens, other texts, or no rows.
     """
     other = second_side(probe, other)
     pair = (*COLUMNS, *COMPARISONS) if probe.is_pair and probe.side == "base" else COLUMNS
-    second = None if other is None else _by_text(other, COLUMNS)
+    numbers = range(probe.record["parts"]) if parts is None else list(parts)
+    second = None if other is None else _by_text(other, COLUMNS, numbers)
     count = 0
-    for name, frame in _by_text(probe, pair):
+    for name, frame in _by_text(probe, pair, numbers):
         theirs = None if second is None else next(second, (None, None))[1]
         if other is not None and (theirs is None or not same_rows(frame, theirs)):
             raise other_texts(probe, other, name)
@@ -73,8 +79,11 @@ def second_side(probe: Probe, other: Probe | None) -> Probe | None:
     return other
 
 
-def _by_text(probe: Probe, columns: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    for part in probe.batches(list(columns)):
+def _by_text(
+    probe: Probe, columns: Iterable[str], parts: Iterable[int]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    for number in parts:
+        part = probe.part(number, list(columns))
         for name, frame in part.groupby("sample_id", sort=False):
             yield str(name), frame.reset_index(drop=True)
 

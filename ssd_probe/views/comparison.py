@@ -1,6 +1,5 @@
 """What a comparison of two probes says, in sentences."""
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pandas as pd
 from ssd_probe.analysis.compare import ALL, Verdict, kind_counts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, OPEN
 from ssd_probe.analysis.sweeps.printed import comparison_table
+from ssd_probe.views.terminal import Told
 
 FRONT = ("entropy", "tail_mass", "kept_mass", "head_entropy", "branching", "target_kl")  # at first
 if TYPE_CHECKING:
@@ -17,19 +17,15 @@ _PLURALS = {LOCK: "locks", FORK: "forks", OPEN: "open", NEITHER: "neither"}
 _ANSWERS = {True: "yes", False: "no", None: "undecided"}
 
 
-WIDTH = 100  # columns of a terminal
-
-
-def told(comparison: pd.DataFrame, sentences: list[str], full: bool = False) -> str:
+def told(comparison: pd.DataFrame, sentences: list[str], full: bool = False) -> Told:
     """A comparison for a terminal: the sentences first, then the table, of `FRONT` or all of it."""
     table = comparison
     if not full:
         kinds = table["label"].isin([LOCK, FORK, OPEN])
         table = table[kinds & table["statistic"].isin(FRONT)]
     shown = comparison_table(table).drop(columns=[] if full else ["problems"])
-    lines = [textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in sentences]
-    rest = [] if full else ["All statistics: --full, or --json."]
-    return "\n".join([*lines, "", shown.to_string(index=False), *rest])
+    hints = [] if full else ["All statistics: --full, or --json."]
+    return Told(sentences, [shown.to_string(index=False)], hints=hints)
 
 
 def sentences(found: "Digest") -> list[str]:

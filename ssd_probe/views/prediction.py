@@ -1,4 +1,4 @@
-"""A prediction as a person reads it: tables, and one sentence for each interval."""
+"""A prediction as a person reads it: sentences, and tables of its intervals and means."""
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ from ssd_probe.analysis.prediction.check import Check
 from ssd_probe.analysis.prediction.feasible import RESOLUTION
 from ssd_probe.analysis.prediction.predict import ALL, EVAL, TRAIN, Prediction
 from ssd_probe.decoding import Decoding
+from ssd_probe.views.terminal import WIDTH, Told, filled
 
 BOUND = (
     "Ideal-fit bound: what a student that fits its target exactly would draw. It says nothing of "
@@ -15,31 +16,87 @@ BOUND = (
 )
 
 
-def describe(found: Prediction) -> str:
-    """All of a prediction but its gains by T_eval, which only the frames hold."""
+def told(found: Prediction, drawn: str, check: Check | None, full: bool = False) -> Told:
+    """A prediction for a terminal; drawn: which positions it was made from."""
+    tables = [each for cut in _cuts(found) for each in _told_at(found, cut, full)]
+    if full:
+        head = "Training supports: means; gains in log p(top token) at T=1 (Prop. B.3)"
+        tables.insert(0, f"{head}\n{_supports(found.supports)}")
+        if check is not None:
+            tables.append("\n".join(filled(_measured(check, found))))
+    hints = [] if full else ["All settings and means: --full, or --json."]
+    return Told(sentences(found, drawn, check), tables, hints=hints)
+
+
+def sentences(found: Prediction, drawn: str, check: Check | None = None) -> list[str]:
+    """What the numbers are of and are not; the base and the best student; the error, if known."""
     count = found.positions
+    left = f", {found.left_out} left out, not known from the kept ranks" if found.left_out else ""
     lines = [
-        BOUND,
-        f"{sum(count.values())} positions: {count[LOCK]} locks, {count[FORK]} forks"
-        + (f"; {found.left_out} left out, not known from the kept ranks" if found.left_out else ""),
-        "",
-        "Training supports: means; gains in log p(top token) at T=1 (Prop. B.3)",
-        _supports(found.supports),
+        f"Of {drawn} ({count[LOCK]:,} locks, {count[FORK]:,} forks by branching at "
+        f"{found.rule.decoding}{left}). {BOUND}"
     ]
-    cuts = list(found.cells[EVAL[1:]].drop_duplicates().itertuples(index=False, name=None))
-    for top_k, top_p in cuts:
-        cut = str(Decoding(1.0, top_k, top_p)).removeprefix("T=1").removeprefix(", ") or "nothing"
-        here = (found.intervals["top_k_eval"] == top_k) & (found.intervals["top_p_eval"] == top_p)
-        cells = found.cells[
-            (found.cells["top_k_eval"] == top_k) & (found.cells["top_p_eval"] == top_p)
+    rows = found.intervals.to_dict("records")
+    base = next(row for row in rows if np.isnan(row["T_train"]))
+    best = next(row for row in rows if not np.isnan(row["T_train"]))
+    where = "" if len(_cuts(found)) == 1 else f" (evaluated with {_cut_words(*_cut_of(best))})"
+    lines.append(f"Of most reach{where}, the {sentence(best, found.span)}")
+    lines.append(f"The {sentence(base, found.span)}")
+    if check is not None:
+        at = check.errors[check.errors["label"].isin([LOCK, FORK])]
+        nearer, of = int(at["nearer"].sum()), int(at["of"].sum())
+        lines[1:] = [
+            " ".join(lines[1:]),
+            "Against the trained student the prediction is no farther off than the base at "
+            f"{nearer} of {of} means by T_eval, of locks and of forks.",
         ]
-        lines += ["", f"Evaluated with {cut}: mean mass of the top token at locks, by T_eval"]
-        lines += [_by_temperature(cells, LOCK, "top1"), "", "mean branching at forks, by T_eval"]
-        lines += [_by_temperature(cells, FORK, "branching"), ""]
-        lines += [f"Order by reach, the forks' branching at T_high ({found.limits}):"]
-        ranked = found.intervals[here].to_dict("records")
-        lines += [f"{i}. {sentence(row, found.span)}" for i, row in enumerate(ranked, 1)]
-    return "\n".join(lines)
+    return lines
+
+
+def _cuts(found: Prediction) -> list[tuple[int, float]]:
+    """The evaluations' truncations, as (top_k, top_p)."""
+    table = found.cells[EVAL[1:]].drop_duplicates()
+    return list(table.itertuples(index=False, name=None))
+
+
+def _cut_of(row: dict) -> tuple[int, float]:
+    return row["top_k_eval"], row["top_p_eval"]
+
+
+def _cut_words(top_k: int, top_p: float) -> str:
+    return str(Decoding(1.0, top_k, top_p)).removeprefix("T=1").removeprefix(", ") or "nothing"
+
+
+def _told_at(found: Prediction, cut: tuple[int, float], full: bool) -> list[str]:
+    """The order by reach at one truncation; in full the means by T_eval before it."""
+    intervals, cells = (
+        table[(table["top_k_eval"] == cut[0]) & (table["top_p_eval"] == cut[1])]
+        for table in (found.intervals, found.cells)
+    )
+    here = f"Evaluated with {_cut_words(*cut)}"
+    order = filled([f"{here}, by reach, the forks' branching at T_high ({found.limits}):"])
+    if not full:
+        return ["\n".join([*order, _intervals(intervals)])]
+    ranked = enumerate(intervals.to_dict("records"), 1)
+    order += filled(f"{i}. {sentence(row, found.span)}" for i, row in ranked)
+    return [
+        f"{here}: mean mass of the top token at locks, by T_eval\n"
+        + _by_temperature(cells, LOCK, "top1"),
+        "mean branching at forks, by T_eval\n" + _by_temperature(cells, FORK, "branching"),
+        "\n".join(order),
+    ]
+
+
+def _intervals(rows: pd.DataFrame) -> str:
+    """A line a model: between which T_eval, and at the last by which top-p, both are served."""
+    serves = rows["feasible"].astype(bool)
+    table = pd.DataFrame({
+        "model": rows.apply(model_name, axis=1).str.removeprefix("student of "),
+        "T_low": rows["T_low"].where(serves), "T_high": rows["T_high"],
+        "branching": rows["reach"], "top-p above": rows["top_p_low"],
+        "up to": rows["top_p_high"],
+    })  # fmt: skip
+    return _text(table, 3, index=False)
 
 
 def sentence(row: dict, span: tuple[float, float]) -> str:
@@ -69,22 +126,22 @@ def model_name(row: dict) -> str:
     return f"student of {Decoding(values[0], int(values[1]), values[2])}"
 
 
-def describe_check(check: Check, found: Prediction) -> str:
+def _measured(check: Check, found: Prediction) -> list[str]:
     """The trained student's own intervals, and the prediction's error curve by curve."""
     errors = check.errors
     shown = errors[errors["label"].isin([LOCK, FORK])]
     lines = ["The trained student, measured:"]
-    lines += [f"  {sentence(row, found.span)}" for row in check.measured.to_dict("records")]
+    lines += [f"{sentence(row, found.span)}" for row in check.measured.to_dict("records")]
     lines += ["Prediction against it, over T_eval:"]
     for row in shown.to_dict("records"):
         none = "nothing changed" if np.isnan(row["relative"]) else f"{row['relative']:.2f} of it"
         lines.append(
-            f"  {row['label']}s, {row['curve']} at top-k {row['top_k_eval']:g}, top-p "
+            f"{row['label']}s, {row['curve']} at top-k {row['top_k_eval']:g}, top-p "
             f"{row['top_p_eval']:g}: mean error {row['mean_error']:.3g} {row['unit']} (largest "
             f"{row['largest_error']:.3g}); training changed it by {row['change']:.3g}: {none}; "
             f"no farther than the base at {row['nearer']} of {row['of']} T_eval"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _supports(supports: pd.DataFrame) -> str:
@@ -107,5 +164,7 @@ def _by_temperature(cells: pd.DataFrame, label: str, column: str) -> str:
     return _text(table.loc[order].rename_axis(None), 3)
 
 
-def _text(table: pd.DataFrame, digits: int) -> str:
-    return table.to_string(float_format=lambda x: f"{x:.{digits}f}", na_rep="-")
+def _text(table: pd.DataFrame, digits: int, index: bool = True) -> str:
+    return table.to_string(
+        float_format=lambda x: f"{x:.{digits}f}", na_rep="-", index=index, line_width=WIDTH
+    )

@@ -1,14 +1,13 @@
 """What a finished run has to say: its figures, and a summary in plain language."""
 
 import math
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.tiny import domain
-from ssd_probe.views.comparison import WIDTH
+from ssd_probe.views.terminal import Told, filled
 
 BASE = "base"
 LOCK_LINES = (("entropy", "entropy (nats)", 4), ("tail_mass", "distractor tail", 4))
@@ -19,23 +18,21 @@ FORK_LINES = (
 )
 
 
-def tell(summary: dict, run: Path) -> str:
+def tell(summary: dict, run: Path) -> Told:
     """The summary as a person reads it."""
     which = "the bundled model" if summary["model"] == "tiny" else summary["model"]
-    lines = ["", f"What simple self-distillation did to {which}", ""]
-    for answer in answers(summary):
-        lines += textwrap.wrap(answer, WIDTH, subsequent_indent="  ")
-    lines.append("")
-    lines += _tell_positions(summary["comparison"])
-    lines += ["", *_tell_passes(summary), ""]
-    for doubt in summary["doubts"]:
-        lines += textwrap.wrap(f"note: {doubt}", WIDTH, subsequent_indent="  ")
-    lines += [
-        f"page: ssd-probe report {run}",
-        f"figures: {run / 'figures'}",
-        f"numbers: {run / 'summary.json'}",
-    ]
-    return "\n".join(lines)
+    tables = [_tell_positions(summary["comparison"]), _tell_passes(summary)]
+    return Told(
+        answers(summary),
+        ["\n".join(lines) for lines in tables],
+        summary["doubts"],
+        [
+            f"page: ssd-probe report {run}",
+            f"figures: {run / 'figures'}",
+            f"numbers: {run / 'summary.json'}",
+        ],
+        title=f"\nWhat simple self-distillation did to {which}",
+    )
 
 
 def _tell_positions(comparison: list[dict]) -> list[str]:
@@ -73,7 +70,7 @@ def _tell_passes(summary: dict) -> list[str]:
         f"On {problems} held-out problems, each model at {how_chosen(summary)} "
         f"({temperatures}; {truncations(summary)}; 95 % intervals over problems):"
     )
-    lines = [*textwrap.wrap(intro, WIDTH), f"{'':14}{BASE:>22}{main:>22}{f'{main} - {BASE}':>26}"]
+    lines = [*filled([intro]), f"{'':14}{BASE:>22}{main:>22}{f'{main} - {BASE}':>26}"]
     keys = sorted({(k, group) for model, group, k in table if model == BASE}, key=_order)
     for k, group in keys:
         cells = [with_ends(table[model, group, k]) for model in (BASE, main)]

@@ -68,7 +68,8 @@ def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
     except UserError as error:  # too few ranks or no forks: the choice does not hang on it
         return [f"no prediction: {error}"]
     write_json(folder.out / "prediction.json", answer.to_dict())
-    return answer.lines()
+    found = answer.told()
+    return [*found.sentences, "", *"\n\n".join(found.tables).splitlines()]
 
 
 def students_to_test(folder: RunFolder, main: str) -> dict[str, tuple[str, Decoding | None]]:

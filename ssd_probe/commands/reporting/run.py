@@ -155,7 +155,11 @@ def _known(summary: dict[str, Any]) -> list[Block]:
     if not lines:
         return [Prose("No prediction was asked for (`predict: true` in the declaration).")]
     said = "What `ssd-probe predict` said from the base's dev answers, before the test problems:"
-    return [Prose(said), Commands(lines)]
+    sentences, tables = list(lines), []
+    if "" in lines:  # before it the sentences, after it tables
+        at = lines.index("")
+        sentences, tables = lines[:at], lines[at + 1 :]
+    return [Prose(said), Notes(sentences), *([Commands(tables)] if tables else [])]
 
 
 def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:

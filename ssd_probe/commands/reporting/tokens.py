@@ -1,11 +1,12 @@
 """The tokens of a report: the positions that changed most, and the texts that its viewer shows."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ssd_probe.analysis.examples.changed import most_changed
+from ssd_probe.analysis.examples.changed import COLUMNS, most_changed
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import paired_parts, tokenizer_of
 from ssd_probe.commands.pictures.view import described
@@ -32,11 +33,12 @@ class Tokens(NamedTuple):
 def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) -> Tokens:
     """Texts of at most `most` positions, those with the largest changes first."""
     tokenizer = tokenizer_of(base)
-    found = pd.DataFrame({"sample_id": []})
+    found = pd.DataFrame({"sample_id": [], "part": []})
     if tuned is not None:
-        found = most_changed(paired_parts(base, tuned), SupportRule(), SHOWN)
+        found = most_changed(paired_parts(base, tuned, COLUMNS), SupportRule(), SHOWN)
     other = None if base.is_pair else tuned
-    texts = _chosen(base, other, list(found["sample_id"]), most)
+    wanted = dict(zip(found["sample_id"], map(int, found["part"]), strict=True))
+    texts = _chosen(base, other, wanted, most)
     here = {text.sample_id for text in texts}
     changed = [_changed(row, tokenizer, here) for row in found.to_dict("records")]
     about, names = described(base, other)
@@ -47,25 +49,21 @@ def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) ->
     return Tokens(texts, about._replace(models=models), names(), changed, told)
 
 
-def _chosen(base: Probe, tuned: Probe | None, wanted: list[str], most: int) -> list[Text]:
-    """In the probe's order: the wanted ones while they fit, then what comes first."""
-    firsts: list[Text] = []
-    named: dict[str, Text] = {}
-    left = set(wanted)
-    for text in texts_of(base, tuned):
-        if text.sample_id in left:
-            named[text.sample_id] = text
-            left.discard(text.sample_id)
-        elif sum(len(each.frame) for each in firsts) < most:
-            firsts.append(text)
-        elif not left:
-            break
+def _chosen(base: Probe, tuned: Probe | None, wanted: dict[str, int], most: int) -> list[Text]:
+    """The wanted ones (text -> its part) while they fit, then what comes first in the probe."""
     kept: dict[str, Text] = {}
+    named = {
+        text.sample_id: text
+        for text in texts_of(base, tuned, parts=sorted({*wanted.values()}) or [0])
+        if text.sample_id in wanted
+    }
     rows = 0
-    for text in [*(named[name] for name in wanted if name in named), *firsts]:
-        if rows + len(text.frame) <= most or not kept:
+    for text in chain((named[name] for name in wanted), texts_of(base, tuned)):
+        if text.sample_id not in kept and (rows + len(text.frame) <= most or not kept):
             kept[text.sample_id] = text
             rows += len(text.frame)
+        elif text.sample_id not in named and rows + len(text.frame) > most:
+            break
     return list(kept.values())
 
 

@@ -77,14 +77,26 @@ export class Lines {
     if (!this.laid) return;
     const first = Math.floor(this.box.scrollTop / this.height);
     const seen = Math.ceil(this.box.clientHeight / this.height);
-    if (!again && first >= this.from && first + seen <= this.to) return;
-    this.from = all ? 0 : Math.max(0, first - SPARE);
-    this.to = all ? Math.min(this.laid.rows, PRINTED) : Math.min(this.laid.rows, first + seen + SPARE);
-    const rows = [];
-    for (let row = this.from; row < this.to; row++) rows.push(this.row(row));
-    this.canvas.replaceChildren(...rows);
+    const from = all ? 0 : Math.max(0, first - SPARE);
+    const to = Math.min(this.laid.rows, all ? PRINTED : first + seen + SPARE);
+    if (!again && from === this.from && to === this.to) return;
+    if (again || from >= this.to || to <= this.from) this.canvas.replaceChildren(...this.rows(from, to));
+    else this.move(from, to);
+    [this.from, this.to] = [from, to];
     const active = this.idOf(this.look.selected());
     this.box.setAttribute("aria-activedescendant", document.getElementById(active) ? active : "");
+  }
+
+  rows(from, to) {
+    return Array.from({ length: Math.max(0, to - from) }, (_, i) => this.row(from + i));
+  }
+
+  // While scrolling: the rows that stay in sight stay as they are.
+  move(from, to) {
+    for (let row = this.from; row < Math.min(from, this.to); row++) this.canvas.firstChild.remove();
+    for (let row = this.to; row > Math.max(to, from); row--) this.canvas.lastChild.remove();
+    this.canvas.prepend(...this.rows(from, this.from));
+    this.canvas.append(...this.rows(this.to, to));
   }
 
   idOf = (i) => `${this.look.prefix}token-${i}`;

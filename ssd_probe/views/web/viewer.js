@@ -59,6 +59,7 @@ class Viewer {
     this.legend = h("ul", { class: "legend", "aria-label": "Legend" });
     this.filters = h("span", { class: "group" });
     this.notice = h("p", { class: "notice", role: "status" });
+    this.printed = h("p", { class: "printed" }); // in the place of the controls
     this.spoken = h("p", { class: "unseen", "aria-live": "polite" });
     this.panel = h("section", { class: "details", "aria-label": "Position", tabindex: "0" });
     this.found = h("span", { class: "found", role: "status" });
@@ -70,7 +71,7 @@ class Viewer {
     element.classList.add("ssd-viewer");
     this.unfollow = follow(element, this.host.inNotebook);
     element.replaceChildren(
-      h("header", {}, h("h1", {}, this.meta.title), ...this.meta.notes.map((note) => h("p", { class: "notice" }, note))),
+      h("header", {}, h("h1", {}, this.meta.title), ...this.meta.notes.map((note) => h("p", { class: "notice" }, note)), this.printed),
       h("div", { class: "bar-top", role: "group", "aria-label": "What is shown" },
         labelled("Text", this.texts), button("‹", "Text before ([)", () => this.open(this.text - 1)),
         button("›", "Text after (])", () => this.open(this.text + 1)),
@@ -170,7 +171,9 @@ class Viewer {
     this.legend.replaceChildren(h("li", { class: "hint" }, metric.hint),
       ...this.painted.legend.map(({ className, text, count }) =>
         h("li", {}, h("span", { class: `swatch ${className}` }, "ab"), ` ${text} `, h("small", {}, `(${count})`))));
-    const { label, segment, syntax } = this.filter, { block } = this;
+    const { label, segment, syntax } = this.filter, { block } = this, only = [label, segment, syntax].filter(Boolean);
+    this.printed.textContent = `${this.meta.texts[this.text].name}, coloured by ${metric.name}${this.sides.length > 1 ? ` of the model ${["before", "after"][this.model]}` : ""}`
+      + ` at ${describe(this.decoding)}${only.length ? `, only ${only.join(", ")}` : ""}`;
     this.passes = Uint8Array.from({ length: block.rows }, (_, i) =>
       (!label || found.label[i] === label) && (!segment || block.segments[block.segment[i]] === segment)
       && (!syntax || block.syntaxes[block.syntax[i]] === syntax));
