@@ -182,7 +182,7 @@ def test_a_lines_start_has_its_own_temperature():
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding(0.7, 5), Decoding(1.3, 12, 0.9),
                                       Decoding(0.8, 0, 0.9), Decoding(0)], ids=str)  # fmt: skip
 def test_what_the_ranks_call_exact_is(rows, text, decoding):
-    some = rows[::3]
+    some = rows[::9]
     some = some[(some.where(some > -torch.inf, 0).abs() < 1e3).all(-1)]
     policy = policy_of(text, decoding)
     p = policy.probabilities(some)
