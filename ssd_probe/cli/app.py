@@ -111,7 +111,7 @@ def sample(
       ssd-probe sample --model ./base --prompts stdlib:ssd --style raw --limit 50 --out s.jsonl
       ssd-probe sample --prompts tiny:dev --policy "min-p(0.1)" --temperature 1.3 --out m.jsonl
     """
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = {name: value for name, value in given.items() if value is not None}
     # Refused before the slow imports.
     decoding: Any = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
