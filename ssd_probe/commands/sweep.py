@@ -124,7 +124,7 @@ def _begin(
     begin(out / "run.json", shared, about, newer={"style"})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
-        settings = {"model": identity, "trained_on": decoding}
+        settings: dict[str, Any] = {"model": identity, "trained_on": decoding}
         if trained.policy is not None:
             settings["policy"] = trained.policy
         folder = out / "samples" / trained.name
