@@ -9,17 +9,8 @@ from typing import Any
 
 from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.supports.rules import AtLeast, Eta, MinP, Rule, TopH, TopNSigma, Typical
-from ssd_probe.policies.rivals import AdapT, ByLabel, Cut, Edt, Rival, TwoStage
+from ssd_probe.policies.rivals import RULES, AdapT, ByLabel, Cut, Edt, Rival, TwoStage
 
-RULES: dict[str, type[Rule]] = {
-    "min-p": MinP,
-    "top-n-sigma": TopNSigma,
-    "epsilon": AtLeast,
-    "eta": Eta,
-    "typical": Typical,
-    "top-h": TopH,
-}
 RIVALS: dict[str, type[Rival]] = {kind.name: kind for kind in (TwoStage, ByLabel, Edt, AdapT)}
 NAMES = (*RIVALS, *RULES)
 

@@ -16,8 +16,26 @@ from torch import Tensor
 
 from ssd_probe.decoding import PAPER_TRAIN, Decoding, Policy
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.supports.rules import Rule, row_of
+from ssd_probe.kernels.supports.rules import (
+    AtLeast,
+    Eta,
+    MinP,
+    Rule,
+    TopH,
+    TopNSigma,
+    Typical,
+    row_of,
+)
 from ssd_probe.policies.lines import LineStarts
+
+RULES: dict[str, type[Rule]] = {
+    "min-p": MinP,
+    "top-n-sigma": TopNSigma,
+    "epsilon": AtLeast,
+    "eta": Eta,
+    "typical": Typical,
+    "top-h": TopH,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +118,6 @@ class Cut(Rival):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        from ssd_probe.policies.parsing import RULES
-
         return next(name for name, kind in RULES.items() if type(self.rule) is kind)
 
     def parameters(self) -> dict[str, Any]:
