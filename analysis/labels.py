@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
+
+if TYPE_CHECKING:  # pass@k comes through here and must not wait for torch
+    from ssd_probe.kernels.results import PositionStats
 
 LOCK = "lock"
 FORK = "fork"
@@ -88,19 +91,26 @@ class SupportRule:
         """Branching of each position (NaN where not valid): high at forks, 1 at firm locks."""
         stats = stats_of(frame)
         require_exact(stats, self.decoding)
-        branching = stats.truncated([self.decoding]).entropy[:, 0].exp()
-        return pd.Series(branching, index=frame.index, name="branching")
+        return pd.Series(self._branching(stats), index=frame.index, name="branching")
 
     def label(self, frame: pd.DataFrame) -> pd.Series:
         """Open without a head; else a fork from `fork_at_least` on, a lock up to `lock_at_most`."""
-        labels = _labels(self.score(frame), self.lock_at_most, self.fork_at_least)
-        return labels.mask(self._headless(frame), OPEN)
-
-    def _headless(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
-        """C < head_mass; False where not valid."""
         stats = stats_of(frame)
+        require_exact(stats, self.decoding)
+        return pd.Series(self.kinds(stats), index=frame.index, name="label")
+
+    def kinds(self, stats: PositionStats) -> NDArray:
+        """The labels [N] of these positions, also where a tie goes on beyond rank K."""
+        kinds = _kinds(self._branching(stats), self.lock_at_most, self.fork_at_least)
+        return np.where(self._headless(stats), OPEN, kinds)
+
+    def _branching(self, stats: PositionStats) -> NDArray:
+        return stats.truncated([self.decoding]).entropy[:, 0].exp().numpy(force=True)
+
+    def _headless(self, stats: PositionStats) -> NDArray[np.bool_]:
+        """C < head_mass; False where not valid."""
         ranks = min(self.head_tokens, stats.top_ids.shape[1])
-        beyond = stats.tail_probability(ranks).numpy()  # 1 - C, never a difference
+        beyond = stats.tail_probability(ranks).numpy(force=True)  # 1 - C, never a difference
         headless = beyond > 1 - self.head_mass
         if ranks < self.head_tokens and headless.any():
             raise UserError(
@@ -202,6 +212,10 @@ def _entropy(frame: pd.DataFrame) -> pd.Series:
 
 
 def _labels(score: pd.Series, lock_at_most: float, fork_at_least: float) -> pd.Series:
-    """NaN is neither."""
-    kinds = np.where(score <= lock_at_most, LOCK, np.where(score >= fork_at_least, FORK, NEITHER))
+    kinds = _kinds(score.to_numpy(), lock_at_most, fork_at_least)
     return pd.Series(kinds, index=score.index, name="label")
+
+
+def _kinds(score: NDArray, lock_at_most: float, fork_at_least: float) -> NDArray:
+    """NaN is neither."""
+    return np.where(score <= lock_at_most, LOCK, np.where(score >= fork_at_least, FORK, NEITHER))

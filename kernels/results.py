@@ -54,12 +54,27 @@ class PositionStats(Fields):
         """log sum exp(z) [N], float64."""
         return self.max_logit.double() + self.log_partition.double()
 
+    def knows(self, temperature: float) -> bool:
+        """Whether the logsumexp at this temperature was measured; at 1 it always was."""
+        return temperature == 1 or temperature in self.temperatures
+
+    def log_partition_of(self, temperature: float) -> Tensor:
+        """logsumexp((z - max z) / T) [N], float64. Errors: `UserError` where it is not known."""
+        if temperature == 1:
+            return self.log_partition.double()
+        if not self.knows(temperature):
+            raise UserError(
+                f"temperature = {temperature}: not among {self.temperatures}; "
+                "name it in position_stats(temperatures=...)"
+            )
+        return self.log_partition_at[:, self.temperatures.index(temperature)].double()
+
     def top_probs(self, temperature: float = 1.0) -> Tensor:
         """Probabilities [N, K] of the top ranks under softmax(z / T).
 
         Errors: `UserError` where `log_partition_at` lacks the temperature (1 is always there).
         """
-        log_partition = self._log_partition_at(temperature)
+        log_partition = self.log_partition_of(temperature)
         below_max = self.top_logits.double() - self.max_logit.double()[:, None]
         return (below_max / temperature - log_partition[:, None]).exp()
 
@@ -84,7 +99,7 @@ class PositionStats(Fields):
         """
         if temperature == 1:
             return self.entropy.double()
-        log_partition = self._log_partition_at(temperature)
+        log_partition = self.log_partition_of(temperature)
         log_power_sum = log_partition - self.log_partition.double() / temperature
         return (temperature / (temperature - 1) * log_power_sum).clamp(min=0)
 
@@ -114,7 +129,7 @@ class PositionStats(Fields):
             return self.valid & (complete | tie_ends)
         if decoding.top_k or decoding.top_p == 1:
             return self.valid & complete
-        if not self._knows(decoding.temperature):
+        if not self.knows(decoding.temperature):
             return self.valid & complete
         mass = self.top_probs(decoding.temperature).cumsum(-1)
         clear = ((mass - decoding.top_p).abs() > 1e-6).all(-1)
@@ -189,26 +204,12 @@ class PositionStats(Fields):
         if not 0 <= k <= self.top_logits.shape[1]:
             raise UserError(f"k = {k}: must be in 0..{self.top_logits.shape[1]}, the ranks kept")
 
-    def _knows(self, temperature: float) -> bool:
-        return temperature == 1 or temperature in self.temperatures
-
-    def _log_partition_at(self, temperature: float) -> Tensor:
-        """logsumexp((z - max z) / T) [N], float64."""
-        if temperature == 1:
-            return self.log_partition.double()
-        if not self._knows(temperature):
-            raise UserError(
-                f"temperature = {temperature}: not among {self.temperatures}; "
-                "name it in position_stats(temperatures=...)"
-            )
-        return self.log_partition_at[:, self.temperatures.index(temperature)].double()
-
     def _nucleus_log_partition(self, decoding: Decoding) -> Tensor | None:
         """logsumexp(z / T) [N] of what top-p sees; None: take it over the ranks."""
         temperature = decoding.temperature
-        if decoding.is_greedy or decoding.top_k or not self._knows(temperature):
+        if decoding.is_greedy or decoding.top_k or not self.knows(temperature):
             return None
-        known = self.max_logit.double() / temperature + self._log_partition_at(temperature)
+        known = self.max_logit.double() / temperature + self.log_partition_of(temperature)
         # With nothing beyond rank K the ranks say it exactly, free of the fields' rounding.
         over_ranks = (self.top_logits.double() / temperature).logsumexp(-1)
         return over_ranks.where(self.tail_log_mass == -torch.inf, known)

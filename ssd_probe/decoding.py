@@ -1,10 +1,14 @@
-"""How a next token is drawn: temperature, then top-k, then top-p. The project's one definition."""
+"""How a next token is drawn: a `Policy`; temperature, then top-k, then top-p is the `Decoding`.
+
+The project's one definition of that; other rules that build on it are in `policies`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssd_probe.errors import UserError
@@ -38,8 +42,43 @@ _PRESETS = {
 }  # fmt: skip
 
 
+class Policy:
+    """How a next token is drawn from logits; a subclass says which `candidates` there are."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether only the argmax can be drawn, of every row."""
+        return False
+
+    def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [..., M] that may be drawn, ascending, and their `warp`ed logits; M may be below V.
+
+        All that is not among them is removed; of them too some may be, which are -inf.
+        """
+        raise NotImplementedError
+
+    def bound(self, tokenizer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """`candidates` of (ids before [B, L], logits [B, V]), for policies that read the text."""
+        return lambda ids, logits: self.candidates(logits)
+
+    def warp(self, logits: Tensor) -> Tensor:
+        """Logits [..., V] of what is drawn from, every removed token at -inf."""
+        import torch
+
+        ids, kept = self.candidates(logits)
+        return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What is drawn from: softmax of `warp`, [..., V], float64, 0 where removed."""
+        return self.warp(logits).double().softmax(-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings with their order, ready for JSON."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class Decoding(Policy):
     """Decoding settings; the order temperature -> top-k -> top-p is part of them.
 
     `temperature` >= 0 divides the logits; below 1e-5 it means greedy. `top_k` keeps the logits not
@@ -97,6 +136,13 @@ class Decoding:
         """Whether any setting can remove a token."""
         return self.is_greedy or self.top_k > 0 or self.top_p < 1
 
+    def after(self, temperature: float) -> Decoding:
+        """This decoding of a model that was tempered before: temperatures multiply.
+
+        Source: Lemma B.1.
+        """
+        return dataclasses.replace(self, temperature=temperature * self.temperature)
+
     def to_dict(self) -> dict[str, Any]:
         """The settings with their order, ready for JSON."""
         return {**dataclasses.asdict(self), "order": self.order}
@@ -119,16 +165,10 @@ class Decoding:
         at ties) at its untempered logit. Support: see `kept`.
         Source: paper section 1, appendix A.
         """
-        import torch
-
-        ids, kept = self.candidates(logits)
-        return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
+        return super().warp(logits)
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [..., M] that may be drawn, ascending, and their `warp`ed logits; M may be below V.
-
-        All that is not among them is removed; of them too some may be, which are -inf.
-        """
+        """As of `Policy`; with top-k, M is about k."""
         import torch
 
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -186,7 +226,10 @@ class Decoding:
         if 0 < self.top_k < ranked.shape[-1]:
             alive &= ranked >= ranked[..., self.top_k - 1, None]
         if self.top_p < 1:
-            tempered = (ranked.double() / self.temperature).masked_fill(~alive, -torch.inf)
+            z = ranked.double()
+            if log_partition is None:  # below the largest, or large logits would lose it
+                z = z - z[..., :1]
+            tempered = (z / self.temperature).masked_fill(~alive, -torch.inf)
             if log_partition is None:
                 log_partition = tempered.logsumexp(-1)
             mass = (tempered - log_partition.double()[..., None]).exp().cumsum(-1)

@@ -118,7 +118,16 @@ def swept(tmp_path_factory):
 def test_the_table_has_a_row_for_every_cell_group_and_k(swept):
     out, table, _ = swept
     assert list(table.columns) == [
-        *("model", "T_train", "top_k_train", "top_p_train", "T_eval", "top_k_eval", "top_p_eval"),
+        *(
+            "model",
+            "policy",
+            "T_train",
+            "top_k_train",
+            "top_p_train",
+            "T_eval",
+            "top_k_eval",
+            "top_p_eval",
+        ),
         *("group", "k", "estimate", "low", "high", "problems", "without_code"),
     ]
     assert len(table) == 2 * 2 * 4 * 2

@@ -5,7 +5,6 @@ prefix of the base's ranking, so the K ranks of a probe hold all that it can dra
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -42,7 +41,7 @@ def draws(ranks: Ranks, decodings: Sequence[Decoding]) -> Truncated:
 
     Right where all that top-k keeps is within the ranks. Source: Lemma B.1.
     """
-    return truncated(ranks.logits, [_at(d, ranks.temperature * d.temperature) for d in decodings])
+    return truncated(ranks.logits, [d.after(ranks.temperature) for d in decodings])
 
 
 def log_totals(ranks: Ranks, decodings: Sequence[Decoding], temperature: float = 1.0) -> Tensor:
@@ -68,7 +67,3 @@ def lost_mass(base: PositionStats, student: Ranks, train: Decoding) -> Tensor:
         for some in torch.arange(len(base)).split(_ROWS)
     ]  # fmt: skip
     return torch.cat(lost) + base.tail_log_mass.double().exp()
-
-
-def _at(decoding: Decoding, temperature: float) -> Decoding:
-    return replace(decoding, temperature=temperature)

@@ -2,7 +2,8 @@
 
 Columns: model, T_train, top_k_train, top_p_train (NaN for the base), T_eval, top_k_eval,
 top_p_eval, group ("all", "easy", "medium", "hard"), k, estimate (pass@k, a fraction), and, where
-known, low, high (its interval) and problems. top-k 0 and top-p 1 are no truncation.
+known, low, high (its interval) and problems. top-k 0 and top-p 1 are no truncation. Rows with a
+`policy` are of decode-only rivals, neither base nor student: checked, and then left out.
 """
 
 from pathlib import Path
@@ -61,6 +62,7 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
     percent), an estimate outside its interval, a row twice, and more than one base model.
     """
     require_columns(frame, [name for name in COLUMNS if name not in _OPTIONAL], what)
+    rivals = _rivals(frame)
     table = frame.reindex(columns=COLUMNS).reset_index(drop=True)
     for name in table.columns.drop(["model", "group"]):
         table[name] = _numbers(table[name], what)
@@ -79,11 +81,20 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
     twice = table.duplicated(KEYS)
     if twice.any():
         raise UserError(f"{what}: row {twice.idxmax() + 1} repeats the settings of another row")
-    bases = table.loc[~trained, "model"].unique()
+    if rivals.all():
+        raise UserError(f"{what}: holds only rows with a policy; a base or a student is needed")
+    table = table[~rivals].reset_index(drop=True)
+    bases = table.loc[table["T_train"].isna(), "model"].unique()
     if len(bases) > 1:
         names = ", ".join(bases)
         raise UserError(f"{what}: several base models (no T_train): {names}; give one table each")
     return table
+
+
+def _rivals(frame: pd.DataFrame) -> pd.Series:
+    """Which rows have a policy, by their number."""
+    policy = frame.get("policy", pd.Series(np.nan, frame.index)).reset_index(drop=True)
+    return policy.notna() & (policy != "")
 
 
 def decoding_of(row: pd.Series, stage: list[str]) -> Decoding:

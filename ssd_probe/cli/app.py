@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +20,8 @@ from ssd_probe.cli.options import (
     Config,
     Device,
     Model,
+    Policy,
     Style,
-    Temperature,
-    TopK,
-    TopP,
     flags_of,
     print_json,
 )
@@ -78,9 +77,27 @@ def sample(
     out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
     model: Model = "tiny",
     style: Style = "auto",
-    temperature: Temperature = PAPER_TRAIN.temperature,
-    top_k: TopK = PAPER_TRAIN.top_k,
-    top_p: TopP = PAPER_TRAIN.top_p,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help=f"T >= 0; 0 is greedy; default: {PAPER_TRAIN.temperature}, 1 of a policy."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the k most likely tokens; 0 keeps all; "
+            f"default: {PAPER_TRAIN.top_k}, 0 of a policy."
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Then keep the smallest prefix with this mass; "
+            f"default: {PAPER_TRAIN.top_p}, 1 of a policy."
+        ),
+    ] = None,
+    policy: Policy = None,
     limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
     device: Device = None,
     config: Config = None,
@@ -93,8 +110,16 @@ def sample(
       ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
       ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
       ssd-probe sample --model ./base --prompts stdlib:ssd --style raw --limit 50 --out s.jsonl
+      ssd-probe sample --prompts tiny:dev --policy "min-p(0.1)" --temperature 1.3 --out m.jsonl
     """
-    decoding = Decoding(temperature, top_k, top_p)  # refused before the slow imports
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    # Refused before the slow imports.
+    decoding: Any = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
+    if policy is not None:
+        from ssd_probe.policies.parsing import policy_of
+
+        decoding = policy_of(policy, decoding)
     from ssd_probe.commands.sample import sample_stage
 
     about: dict[str, Any] = {"limit": limit, "device": device, "style": style}

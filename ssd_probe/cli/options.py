@@ -94,6 +94,13 @@ Model = Annotated[
 Temperature = Annotated[float, typer.Option(help="T >= 0; 0 is greedy.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
 TopP = Annotated[float, typer.Option(help="Then keep the smallest prefix with this mass.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="A rival of training, in place of the plain decoding: `two-stage`, `min-p(0.1)` ..., "
+        "see docs/guide.md."
+    ),
+]
 RuleTemperature = Annotated[float, typer.Option(help="Of the support rule that labels.")]
 RuleTopK = Annotated[int, typer.Option(help="Of the rule.")]
 RuleTopP = Annotated[float, typer.Option(help="Of the rule.")]

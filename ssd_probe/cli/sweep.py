@@ -29,6 +29,7 @@ def sweep(
       checkpoints:
         base: {model: tiny}
         ssd: {model: work/student, T_train: 1.6, top_k: 20, top_p: 0.8}
+        rival: {model: tiny, policy: "two-stage(T_train=1.6, top_k=20, top_p=0.8)"}
       decoding: {temperature: [0.7, 1.0, 1.3], top_k: 20, top_p: 0.8}
       problems: tiny:test
       n: 10

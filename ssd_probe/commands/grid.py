@@ -3,10 +3,12 @@
     checkpoints:
       base: {model: tiny}
       ssd: {model: work/student, T_train: 1.6, top_k: 20, top_p: 0.8}
+      rival: {model: tiny, policy: "min-p(0.1)", decoding: {temperature: [1.0, 1.5]}}
     decoding: {temperature: [0.7, 1.0, 1.3], top_k: 20, top_p: 0.8}
     problems: tiny:test
 
-`decoding` is one mapping or a list of them; each stands for the product of its values.
+`decoding` is one mapping or a list of them; each stands for the product of its values. A checkpoint
+may have its own, and a policy (`policies`) that the decoding is a part of.
 """
 
 from dataclasses import dataclass, fields
@@ -33,6 +35,7 @@ class Trained:
     model: str
     decoding: Decoding | None = None
     at: tuple[Decoding, ...] = ()  # evaluated at these alone; empty: at the grid's
+    policy: str | None = None  # of decode-only rivals, as `policy_of` reads it
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ def _checkpoints(values: Any) -> tuple[Trained, ...]:
     for name, each in mapping(values, "checkpoints").items():
         where = f"checkpoints.{name}"
         name_of(where, name)
-        each = mapping(each, where, {"model", "T_train", "top_k", "top_p"}, needed=("model",))
-        if "T_train" not in each and each.keys() - {"model"}:
+        known = {"model", "T_train", "top_k", "top_p", "policy", "decoding"}
+        each = mapping(each, where, known, needed=("model",))
+        if "T_train" not in each and each.keys() & {"top_k", "top_p"}:
             raise UserError(
                 f"{where}: top_k and top_p need T_train; leave all out for a base model"
             )
@@ -117,17 +121,29 @@ def _checkpoints(values: Any) -> tuple[Trained, ...]:
             decoding = decoding_of(
                 where, each["T_train"], each.get("top_k", 0), each.get("top_p", 1)
             )
-        found.append(Trained(str(name), str(each["model"]), decoding))
+        at = _decodings(each["decoding"], f"{where}.decoding") if "decoding" in each else ()
+        policy = _policy(where, each["policy"]) if "policy" in each else None
+        found.append(Trained(str(name), str(each["model"]), decoding, at, policy))
     return tuple(found)
 
 
-def _decodings(values: Any) -> tuple[Decoding, ...]:
+def _policy(where: str, text: Any) -> str:
+    """The policy's text, as it is recorded; `UserError` "WHERE: ..."."""
+    from ssd_probe.policies.parsing import policy_of  # torch: only where there is one
+
+    try:
+        return str(policy_of(str(text), Decoding()).to_dict()["policy"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _decodings(values: Any, where: str = "decoding") -> tuple[Decoding, ...]:
     found: dict[Decoding, None] = {}
     for each in values if isinstance(values, list) and values else [values]:
-        each = mapping(each, "decoding", {"temperature", "top_k", "top_p"})
+        each = mapping(each, where, {"temperature", "top_k", "top_p"})
         axes = (each.get("temperature", 1), each.get("top_k", 0), each.get("top_p", 1))
         for setting in product(*map(listed, axes)):
-            found[decoding_of("decoding", *setting)] = None
+            found[decoding_of(where, *setting)] = None
     if not found:
-        raise UserError("decoding: no settings; give at least one value for each key")
+        raise UserError(f"{where}: no settings; give at least one value for each key")
     return tuple(found)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Policy
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
@@ -19,7 +19,7 @@ from ssd_probe.problems.prompts import STYLES, Prompt, read_prompts, style_of
 def sample_stage(
     model: str | Checkpoint,
     prompts: str,
-    decoding: Decoding,
+    policy: Policy,
     out: Path,
     config: SampleConfig,
     *,
@@ -42,7 +42,7 @@ def sample_stage(
         "model": checkpoint.identity,
         "style": style_of(chosen),
         "prompts": digest(chosen),
-        "decoding": decoding.to_dict(),
+        "decoding": policy.to_dict(),
         **config.recorded(),
     }
     with claim(out, is_file=True):
@@ -62,7 +62,7 @@ def sample_stage(
             for doubt in doubts:
                 print(doubt, file=sys.stderr)
             how = batching(loaded)
-            rows = sample_to_file(out, loaded, tokenizer, chosen, decoding, config, how=how)
+            rows = sample_to_file(out, loaded, tokenizer, chosen, policy, config, how=how)
             finished = sum(row["finished"] for row in rows)
             counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
             add(record, batches=how, samples=len(rows), doubts=doubts, **counts)

@@ -29,6 +29,7 @@ from ssd_probe.files.record import begin
 from ssd_probe.files.writing import atomic_path, write_jsonl
 from ssd_probe.models.checkpoints import device_name
 from ssd_probe.models.identity import Checkpoint, Identity
+from ssd_probe.policies.parsing import policy_of
 from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.tasks import Task, lacks_code, load_tasks, tasks_identity
 from ssd_probe.tiny.language import speaks
@@ -77,12 +78,13 @@ def sweep_stage(
 ) -> pd.DataFrame:
     """Run, or go on with, a grid in folder `out`; the table, also in `out`/sweep.csv.
 
-    One row a (checkpoint, decoding, group, k): `model, T_train, top_k_train, top_p_train` (NaN for
-    a base model), `T_eval, top_k_eval, top_p_eval, group, k, estimate, low, high, problems,
-    without_code` (share of samples). The grid may grow between runs; `UserError` for other settings
-    of what is there. `processes` sample side by side, each with a model of its own, on one thread,
-    or those of `run` do. `harmless`: where nothing isolates, of the bundled domain's programs only
-    those run that are in its own language, and the others count as errors.
+    One row a (checkpoint, decoding, group, k): `model, policy` (NaN for a plain decoding),
+    `T_train, top_k_train, top_p_train` (NaN for a base model), `T_eval, top_k_eval, top_p_eval,
+    group, k, estimate, low, high, problems, without_code` (share of samples). The grid may grow
+    between runs; `UserError` for other settings of what is there. `processes` sample side by side,
+    each with a model of its own, on one thread, or those of `run` do. `harmless`: where nothing
+    isolates, of the bundled domain's programs only those run that are in its own language, and the
+    others count as errors.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
@@ -122,7 +124,9 @@ def _begin(
     begin(out / "run.json", shared, about, newer={"style"})
     for trained, identity in zip(grid.checkpoints, identities, strict=True):
         decoding = trained.decoding.to_dict() if trained.decoding else None
-        settings = {"model": identity, "trained_on": decoding}
+        settings: dict[str, Any] = {"model": identity, "trained_on": decoding}
+        if trained.policy is not None:
+            settings["policy"] = trained.policy
         folder = out / "samples" / trained.name
         made = sorted(folder.glob("*.jsonl"))
         begin(folder / "run.json", settings, {"model": trained.model}, made)
@@ -137,7 +141,8 @@ def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
         _open.clear()  # before the next is loaded: memory may hold one only
         _open.append(Checkpoint(cell.trained.model, device))
     about: dict[str, Any] = {"limit": grid.limit, "style": grid.style}
-    sample_stage(_open[0], grid.problems, cell.decoding, cell.samples, grid.sampling(), **about)
+    policy = policy_of(cell.trained.policy, cell.decoding)
+    sample_stage(_open[0], grid.problems, policy, cell.samples, grid.sampling(), **about)
 
 
 def isolation_of(problems: str, unsandboxed: bool, harmless: bool = False) -> str:
@@ -187,6 +192,7 @@ def _rows(cell: Cell, ks: tuple[int, ...]) -> pd.DataFrame:
     table = pass_table(pd.DataFrame(read_jsonl(cell.evaluation)), ks)
     settings = {
         "model": cell.trained.name,
+        "policy": cell.trained.policy or float("nan"),
         "T_train": trained.temperature if trained else float("nan"),
         "top_k_train": trained.top_k if trained else float("nan"),
         "top_p_train": trained.top_p if trained else float("nan"),

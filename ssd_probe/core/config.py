@@ -10,7 +10,7 @@ from ssd_probe.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """How many samples and how long; how each token is drawn is a `Decoding`.
+    """How many samples and how long; how each token is drawn is a `Policy`.
 
     `batch_size` bounds memory; a sample does not depend on it, but for rounding.
     """

@@ -22,7 +22,7 @@ from ssd_probe.core.generation import call_padded, undisturbed
 from ssd_probe.core.running import STEPS, Answer, Draws, Running, divided, in_order, run
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Policy
 from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import input_rows
 from ssd_probe.models.tokens import stop_ids
@@ -48,7 +48,7 @@ def draw(
     model: Any,
     tokenizer: Any,
     requests: Sequence[Request],
-    decoding: Decoding,
+    policy: Policy,
     *,
     seed: int = 0,
     batch_size: int = 64,
@@ -74,7 +74,7 @@ def draw(
         if place not in drawn
     ]
     ends = stop_ids(model.generation_config, tokenizer) | set(stops)
-    works = _works(model, tokenizer, requests, left, decoding, seed, batch_size, how, ends)
+    works = _works(model, tokenizer, requests, left, policy, seed, batch_size, how, ends)
     about = {
         "desc": label,
         "unit": "answer",
@@ -102,7 +102,7 @@ def _works(
     tokenizer: Any,
     requests: Sequence[Request],
     left: Sequence[Answer],
-    decoding: Decoding,
+    policy: Policy,
     seed: int,
     batch_size: int,
     how: str | None,
@@ -117,10 +117,12 @@ def _works(
         for answer in left
     }
 
+    candidates = policy.bound(tokenizer)
+
     def draws(places: list[int]) -> Draws | None:
-        if decoding.is_greedy:
+        if policy.is_greedy:
             return None
-        return StreamedDraws(decoding, [streams[place] for place in places])
+        return StreamedDraws(policy, [streams[place] for place in places], candidates)
 
     lanes = lane_count(model, min(batch_size, len(left)))
     capacity = max(1, batch_size // lanes)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.core.drawing import Request, draw, finished
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Policy
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.writing import write_jsonl
@@ -26,7 +26,7 @@ def sample(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
-    decoding: Decoding,
+    policy: Policy,
     config: SampleConfig | None = None,
     *,
     part: Path | None = None,
@@ -37,10 +37,11 @@ def sample(
     """`config.n` answers a prompt, in the order of the prompts; `settings` change the config.
 
     Rows: `sample_id, problem_id, messages | prompt, completion, prompt_ids, completion_ids,
-    style, finished`, and what else the prompt carried. `completion_ids` end with the stop token
-    when `finished`, or before the prompt's stop string; `completion` is what they add to the
-    prompt's text, without special tokens. `style`: chat for messages, raw for text to continue. An
-    answer that reaches the model's context ends there, unfinished, and stderr says how many did.
+    style, finished`, a rival's `policy`, and what else the prompt carried. `completion_ids` end
+    with the stop token when `finished`, or before the prompt's stop string; `completion` is what
+    they add to the prompt's text, without special tokens. `style`: chat for messages, raw for text
+    to continue. An answer that reaches the model's context ends there, unfinished, and stderr says
+    how many did.
     Each sample has random numbers of its own (`streams`): with the same seed it is the same,
     whatever else is drawn beside it, but for the rounding of batches; `how` prompts share one, see
     `batching`. With `part`, finished answers are kept in that file and not drawn again.
@@ -51,10 +52,11 @@ def sample(
     requests = _requests(model, tokenizer, prompts, config)
     about: dict[str, Any] = {"part": part, "label": label, "how": how}
     about |= {"seed": config.seed, "batch_size": config.batch_size}
-    drawn = draw(model, tokenizer, requests, decoding, **about)
+    rival = policy.to_dict().get("policy")  # of a plain decoding: None
+    drawn = draw(model, tokenizer, requests, policy, **about)
     stops = stop_ids(model.generation_config, tokenizer)
     done = [
-        _row(tokenizer, stops, prompts[place // config.n], request, ids)
+        _row(tokenizer, stops, prompts[place // config.n], request, ids, rival)
         for place, (request, ids) in enumerate(zip(requests, drawn, strict=True))
     ]
     if ended := at_context(model, done):
@@ -76,7 +78,7 @@ def sample_to_file(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
-    decoding: Decoding,
+    policy: Policy,
     config: SampleConfig | None = None,
     *,
     how: str | None = None,
@@ -90,7 +92,7 @@ def sample_to_file(
         return read_jsonl(path)
     part = path.with_name(path.name + ".part")
     about: dict[str, Any] = {"part": part, "label": path.stem, "how": how}
-    rows = sample(model, tokenizer, prompts, decoding, config, **about, **settings)
+    rows = sample(model, tokenizer, prompts, policy, config, **about, **settings)
     write_jsonl(path, rows)
     part.unlink()
     return rows
@@ -124,7 +126,12 @@ def _requests(
 
 
 def _row(
-    tokenizer: Any, stops: set[int], prompt: Prompt, request: Request, completion_ids: list[int]
+    tokenizer: Any,
+    stops: set[int],
+    prompt: Prompt,
+    request: Request,
+    completion_ids: list[int],
+    rival: str | None,
 ) -> dict:
     asked = {"messages": prompt.messages} if prompt.messages else {"prompt": prompt.text}
     row = {
@@ -136,6 +143,7 @@ def _row(
         "completion_ids": completion_ids,
         "style": "chat" if prompt.messages else "raw",
         "finished": finished(request, completion_ids, stops),
+        **({} if rival is None else {"policy": rival}),
     }
     # A prompt file may hold answers of its own under these names.
     return row | {key: value for key, value in prompt.meta.items() if key not in row}

@@ -6,14 +6,14 @@ is does not depend on which batch it was drawn in, but for the rounding of the l
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Policy
 from ssd_probe.errors import UserError
 
 
@@ -26,21 +26,27 @@ def stream(seed: int, problem_id: str, index: int) -> np.random.Generator:
 class StreamedDraws(LogitsProcessor):
     """Draws every row's next token from the row's own stream, by inversion.
 
-        token = the first v with  sum_{w <= v} p(w) > u,   p = softmax(decoding.warp(logits))
+        token = the first v with  sum_{w <= v} p(w) > u,   p = policy.probabilities(logits)
 
     Sums run over ids, in float64, so that rounding of the logits moves the edges by no more than
     itself. Only the drawn token is left for `generate`, which then takes the most likely one.
+    `candidates`: what `policy.bound(tokenizer)` gave, for a policy that reads the text.
     """
 
-    def __init__(self, decoding: Decoding, streams: Sequence[np.random.Generator]) -> None:
-        self.decoding, self.streams = decoding, streams
+    def __init__(
+        self,
+        policy: Policy,
+        streams: Sequence[np.random.Generator],
+        candidates: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self.candidates, self.streams = candidates or policy.bound(None), streams
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` [B, V] -> [B, V]: 0 at the drawn token, -inf elsewhere.
 
         Errors: `UserError` where the model's logits are no numbers.
         """
-        ids, logits = self.decoding.candidates(scores)
+        ids, logits = self.candidates(input_ids, scores)
         mass = logits.double().softmax(-1).cumsum(-1)
         whole = mass[:, -1:]  # rounding leaves it a little off 1
         if not whole.isfinite().all():

@@ -1,0 +1,1 @@
+"""Rivals of training: other samplers' rules, as policies that draw tokens or count supports."""
