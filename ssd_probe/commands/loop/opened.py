@@ -83,6 +83,11 @@ class Run:
         """Those that were probed."""
         return self.folder.loop.texts
 
+    @property
+    def controls(self) -> list[str]:
+        """The arms of which no change is expected, probed or not."""
+        return [arm.name for arm in self.folder.loop.arms if arm.is_control]
+
     def decoding(self, model: str = MAIN) -> Decoding:
         """By which a student is compared: that of its training samples where ranks can tell it."""
         return compared_at(self.folder, self._student(model), self.main)
