@@ -16,8 +16,8 @@
 #
 # What did fine-tuning do to a model's next-token distributions? Simple self-distillation (SSD)
 # trains a model on its own samples, drawn hot and truncated. A **lock** is a position with one
-# right token and a tail of distractors; a **fork** is one with several good tokens. SSD is said to
-# cut the tail at locks and to keep the head at forks. Let us look.
+# right token and a tail of distractors; a **fork** is one with several good tokens. SSD is said
+# to cut the tail at locks and to keep the head at forks. Let us look.
 #
 # This notebook reads the run that `ssd-probe demo` left in `../runs/demo`. The variable
 # `SSD_PROBE_RUN` names another one, of `ssd-probe demo --quick` or of `ssd-probe run`.
@@ -59,9 +59,9 @@ for doubt in run.summary["doubts"]:
 
 # %% [markdown]
 # ## One row a position
-# A probe holds, for the distribution *before* each token: its entropy in nats, the log-probability
-# and rank of the token that stands there, the 64 likeliest tokens, and the log mass beyond them.
-# Locks are blue below, forks orange.
+# A probe holds, for the distribution *before* each token: its entropy in nats, the
+# log-probability and rank of the token that stands there, the 64 likeliest tokens, and the log
+# mass beyond them. Locks are blue below, forks orange.
 
 # %%
 base = run.probe("base")

@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Forks, locks and open positions
 #
-# Which positions are which, by whose rule, and is the rule right? Reads a run, as notebook 01 does
-# (`SSD_PROBE_RUN`, by default that of `ssd-probe demo`).
+# Which positions are which, by whose rule, and is the rule right? Reads a run, as notebook 01
+# does (`SSD_PROBE_RUN`, by default that of `ssd-probe demo`).
 
 # %%
 import os
@@ -54,8 +54,8 @@ say(f"{len(base):,} positions of {run.about()}, under {run.summary['model']}.")
 # The paper gives no thresholds. Its mechanism is what temperature, top-k and top-p leave of a
 # distribution: one token at a lock, several at a fork. `SupportRule` measures the *branching* of
 # what is left, exp(entropy): 1 for one token, 2 for two equal ones. At most 1.25 is a lock, at
-# least 1.5 a fork. Where six tokens hold less than half of the mass there is no head at all: such a
-# position is *open*, as for the next word of a docstring. The paper does not name that kind.
+# least 1.5 a fork. Where six tokens hold less than half of the mass there is no head at all: such
+# a position is *open*, as for the next word of a docstring. The paper does not name that kind.
 
 # %%
 rule = SupportRule()
@@ -75,8 +75,8 @@ if shares.get("fork", 0) > 0.4:
 
 # %% [markdown]
 # ## In place
-# A typical text: forks are outlined, stronger with more branching; locks are shaded; open positions
-# have a dashed outline.
+# A typical text: forks are outlined, stronger with more branching; locks are shaded; open
+# positions have a dashed outline.
 
 # %%
 text = example_text(base, labels, rule.decoding)
@@ -127,13 +127,14 @@ missing = sorted({"lock", "fork", "open"} - set(there))
 say(
     f"None here: {', '.join(missing)}. In the bundled domain no position is open."
     if missing
-    else "All three kinds are there. An open position has no head: many tokens, none of them likely."
+    else "All three kinds are there. An open position has no head: many tokens, none likely."
 )
 
 # %% [markdown]
 # ## Other rules
-# `EntropyRule` takes the entropy of the whole distribution, `QuantileRule` the highest fifth of it,
-# whatever its size. How far do they agree? kappa is 1 for full agreement, 0 for that of chance.
+# `EntropyRule` takes the entropy of the whole distribution, `QuantileRule` the highest fifth of
+# it, whatever its size. How far do they agree? kappa is 1 for full agreement, 0 for that of
+# chance.
 
 # %%
 rules = {"support": rule, "entropy": EntropyRule(), "quantile": QuantileRule()}
@@ -178,10 +179,10 @@ else:
 
 # %% [markdown]
 # ## Forks by intervention
-# `ssd-probe branch` takes programs that pass, forces another token at a position, lets the model go
-# on, and runs the tests. A lock is a position where only one token keeps the program; at a fork two
-# or more do. Below are this run's forced tokens if it has some, else those of a real model,
-# SmolLM2-135M-Instruct, which lie in `docs/data`.
+# `ssd-probe branch` takes programs that pass, forces another token at a position, lets the model
+# go on, and runs the tests. A lock is a position where only one token keeps the program; at a
+# fork two or more do. Below are this run's forced tokens if it has some, else those of a real
+# model, SmolLM2-135M-Instruct, which lie in `docs/data`.
 
 # %%
 branched = run.branched()
@@ -199,8 +200,8 @@ say(
 )
 
 # %% [markdown]
-# Do unlikely tokens break programs? The pass rate by the probability that the model gave the forced
-# token, with 95 % bootstrap intervals over problems.
+# Do unlikely tokens break programs? The pass rate by the probability that the model gave the
+# forced token, with 95 % bootstrap intervals over problems.
 
 # %%
 forced = labelled(branched)

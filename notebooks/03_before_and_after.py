@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Before and after: what training changed
 #
-# Base and student on the same tokens, compared at locks, forks and open positions; how far that can
-# be trusted. Reads a run, as notebook 01 does (`SSD_PROBE_RUN`).
+# Base and student on the same tokens, compared at locks, forks and open positions; how far that
+# can be trusted. Reads a run, as notebook 01 does (`SSD_PROBE_RUN`).
 
 # %%
 import os
@@ -53,8 +53,8 @@ say(f"{run.main}, trained on samples at {run.decoding()}, against the base, on {
 # %% [markdown]
 # ## Three claims, three verdicts
 # Everything is measured against one set of tokens: those that the *base* keeps under the training
-# decoding. The mass outside it is the tail, the distribution inside it is the head. A verdict needs
-# an interval that lies on one side of its limit; else it is *undecided*.
+# decoding. The mass outside it is the tail, the distribution inside it is the head. A verdict
+# needs an interval that lies on one side of its limit; else it is *undecided*.
 
 # %%
 found = run.compare()
@@ -63,8 +63,8 @@ for sentence in sentences(found):
 
 # %% [markdown]
 # ## Locks, forks, open positions
-# Below: the means of both models, and the difference with its 95 % bootstrap interval over problems.
-# Where no row says *open*, the rule found no open position.
+# Below: the means of both models, and the difference with its 95 % bootstrap interval over
+# problems. Where no row says *open*, the rule found no open position.
 
 # %%
 told = ["entropy", "tail_mass", "head_entropy", "branching", "target_kl"]
@@ -98,8 +98,8 @@ say(read["fig_5"])
 
 # %% [markdown]
 # ## How far did training get?
-# Training draws the student towards a target q, the base tempered on its support. KL(q || p) is how
-# far away a model is, and it has two parts: mass outside the support, and shape inside.
+# Training draws the student towards a target q, the base tempered on its support. KL(q || p) is
+# how far away a model is, and it has two parts: mass outside the support, and shape inside.
 
 # %%
 with paper_style():
@@ -124,8 +124,8 @@ counted = ", ".join(f"{count} {kind}" for kind, count in changed["label"].value_
 say(f"The largest change is {changed['change'].max():.2f} of the mass; by kind: {counted}.")
 
 # %% [markdown]
-# Every token of both models, live, with the first of these selected. Click it: the panel shows the
-# leading tokens before and after.
+# Every token of both models, live, with the first of these selected. Click it: the panel shows
+# the leading tokens before and after.
 
 # %%
 viewer = explore(base, tuned)
@@ -164,8 +164,8 @@ say(
 # %% [markdown]
 # ## Is it self-distillation, or just training?
 # A control is trained in the same way on samples without temperature and truncation, of which the
-# theory expects nothing. What it changes too is not the method's. (Where the run has not probed its
-# control, the cell does.)
+# theory expects nothing. What it changes too is not the method's. (Where the run has not probed
+# its control, the cell does.)
 
 # %%
 rows = {run.main: table}

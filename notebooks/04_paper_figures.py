@@ -60,12 +60,13 @@ with paper_style():
 say("No dev problems were declared." if curves is None else read_passes(first_k))
 
 # %% [markdown]
-# *It cannot say:* whether the difference is real where bands overlap: these are dev problems, on which
-# T_eval was chosen. The test problems decide that, in `summary.json`.
+# *It cannot say:* whether the difference is real where bands overlap: these are dev problems, on
+# which T_eval was chosen. The test problems decide that, in `summary.json`.
 
 # %% [markdown]
 # ## Figure 4: forks and locks in place
-# *Look for:* where the writer has a choice. Forks are outlined, locks shaded, open positions dashed.
+# *Look for:* where the writer has a choice. Forks are outlined, locks shaded, open positions
+# dashed.
 
 # %%
 with paper_style():
@@ -75,12 +76,13 @@ with paper_style():
 say(told["fig_4"])
 
 # %% [markdown]
-# *It cannot say:* that a fork's tokens are right. They are what would be drawn at the rule's decoding.
+# *It cannot say:* that a fork's tokens are right. They are what would be drawn at the rule's
+# decoding.
 
 # %% [markdown]
 # ## Figure 4, the bars: head and tail
-# *Look for:* the hatched piece on top, the tail, which grows with T_eval at fork and lock alike. That is
-# the conflict: one T_eval has to serve both.
+# *Look for:* the hatched piece on top, the tail, which grows with T_eval at fork and lock alike.
+# That is the conflict: one T_eval has to serve both.
 
 # %%
 with paper_style():
@@ -94,8 +96,8 @@ say(told["fig_4_bars"])
 
 # %% [markdown]
 # ## Figure 5: ranked probabilities
-# *Look for:* the fork's plateau, which should stay, and the lock's tail (logarithmic axis), which should
-# fall.
+# *Look for:* the fork's plateau, which should stay, and the lock's tail (logarithmic axis), which
+# should fall.
 
 # %%
 with paper_style():
@@ -105,11 +107,13 @@ with paper_style():
 say(told["fig_5"])
 
 # %% [markdown]
-# *It cannot say:* what happens on average. The two positions are of median entropy, not the best looking.
+# *It cannot say:* what happens on average. The two positions are of median entropy, not the best
+# looking.
 
 # %% [markdown]
 # ## Figure 6a: mass in nines
-# *Look for:* the student's line above the base's: fewer ranks hold the same mass. A step up is a nine.
+# *Look for:* the student's line above the base's: fewer ranks hold the same mass. A step up is a
+# nine.
 
 # %%
 with paper_style():
@@ -119,12 +123,13 @@ with paper_style():
 say(told["fig_6a"])
 
 # %% [markdown]
-# *It cannot say:* where. It is a mean over locks and forks alike, so a model that only became surer of
-# everything looks the same.
+# *It cannot say:* where. It is a mean over locks and forks alike, so a model that only became
+# surer of everything looks the same.
 
 # %% [markdown]
 # ## Figures 6b and 6c: what truncation leaves
-# *Look for:* from which T_eval on the lines part. The base lets in distractors where the student does not.
+# *Look for:* from which T_eval on the lines part. The base lets in distractors where the student
+# does not.
 
 # %%
 with paper_style():
@@ -136,12 +141,13 @@ with paper_style():
 say(told["fig_6b"] + " " + told["fig_6c"])
 
 # %% [markdown]
-# *It cannot say:* whether what is left is right; and most positions are locks in code, so the means are
-# mostly theirs. `compare` tells them apart.
+# *It cannot say:* whether what is left is right; and most positions are locks in code, so the
+# means are mostly theirs. `compare` tells them apart.
 
 # %% [markdown]
 # ## Figure 6d: entropy by top-20 mass
-# *Look for:* bars of the student below the base's where little mass is in the head (to the right).
+# *Look for:* bars of the student below the base's where little mass is in the head (to the
+# right).
 
 # %%
 with paper_style():

@@ -46,9 +46,9 @@ say(f"The base's probe on {run.about()}. {BOUND}")
 
 # %% [markdown]
 # ## The students one could train
-# All at the main arm's truncation, each at its own T_train; every one decoded over T_eval. A student
-# that fits its target exactly is the base at T_train times T_eval on the training support (Prop.
-# B.2), so its distributions are known without training.
+# All at the main arm's truncation, each at its own T_train; every one decoded over T_eval. A
+# student that fits its target exactly is the base at T_train times T_eval on the training support
+# (Prop. B.2), so its distributions are known without training.
 
 # %%
 trains = [Decoding(t, trained.top_k, trained.top_p) for t in (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)]
@@ -88,8 +88,8 @@ say(
 
 # %% [markdown]
 # ## The outcome
-# The main arm was really trained. The same positions, in its probe: base, ideal fit, and the student
-# as it is. Look for where the student's line lies, between the base's and the ideal one.
+# The main arm was really trained. The same positions, in its probe: base, ideal fit, and the
+# student as it is. Look for where the student's line lies, between the base's and the ideal one.
 
 # %%
 one = predict(sample, [trained], evals)
@@ -108,14 +108,14 @@ near, of = errors["nearer"].sum(), errors["of"].sum()
 way = "mostly came" if near > of / 2 else "mostly did not come"
 say(
     f"At {near} of {of} points the ideal fit is no farther from the student than the base is: the "
-    f"change {way} as predicted. A relative error of 1 is that of predicting no change at all; here "
-    f"it is {np.nanmin(errors['relative']):.2f} at best and {np.nanmax(errors['relative']):.2f} at "
-    "worst."
+    f"change {way} as predicted. A relative error of 1 is that of predicting no change; here it "
+    f"is {np.nanmin(errors['relative']):.2f} at best, {np.nanmax(errors['relative']):.2f} at worst."
 )
 
 # %% [markdown]
 # ## What it does not predict
-# Whether programs pass. T_eval was chosen on dev problems; here is that beside the predicted room.
+# Whether programs pass. T_eval was chosen on dev problems; here is that beside the predicted
+# room.
 
 # %%
 best = run.summary["best_temperature"]
@@ -124,9 +124,7 @@ own_room = one.intervals[one.intervals["T_train"].notna()].iloc[0]
 for name, room in (("base", base_room), (run.main, own_room)):
     high = "none" if np.isnan(room["T_high"]) else f"up to {room['T_high']:.2f}"
     say(f"{name}: locks precise {high}; best T_eval on dev {best[name]:g}.")
-say(
-    "Passing programs can forgive a loose lock, and need not need an open fork: a bound, no forecast."
-)
+say("Programs can pass with a loose lock or a shut fork: this is a bound, and no forecast.")
 
 # %% [markdown]
 # What the run itself had predicted before its test problems were touched, where it was asked to

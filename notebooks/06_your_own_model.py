@@ -15,9 +15,9 @@
 # # Your own model, end to end
 #
 # A real checkpoint through all steps, at sizes that take a minute: sample a few answers, probe a
-# text, label, look, train a little, compare. `SSD_PROBE_MODEL` names the model: a checkpoint folder,
-# a hub id, `smollm2` or `tiny`. Without it: SmolLM2-135M if it is on this machine (`ssd-probe fetch
-# smollm2` brings it), else the bundled checkpoint.
+# text, label, look, train a little, compare. `SSD_PROBE_MODEL` names the model: a checkpoint
+# folder, a hub id, `smollm2` or `tiny`. Without it: SmolLM2-135M if it is on this machine
+# (`ssd-probe fetch smollm2` brings it), else the bundled checkpoint.
 
 # %%
 import os
@@ -61,8 +61,8 @@ work = Path(kept.name)
 # %% [markdown]
 # ## 1. Sample
 # One answer to each of a few prompts, hot and truncated. Nothing is filtered by correctness. The
-# functions of Python's standard library are prompts that need no download; the bundled model knows
-# only those of its own domain.
+# functions of Python's standard library are prompts that need no download; the bundled model
+# knows only those of its own domain.
 
 # %%
 decoding = Decoding(1.3, top_k=20, top_p=0.8)
@@ -76,14 +76,14 @@ print(samples[0]["completion"][:400])
 done = sum(row["finished"] for row in samples)
 length = sum(len(row["completion_ids"]) for row in samples) / len(samples)
 say(
-    f"{len(samples)} answers, {length:.0f} tokens on average; {done} ended by themselves. Those that "
-    "were cut teach the student answers that do not end: with a model of your own give them room."
+    f"{len(samples)} answers, {length:.0f} tokens on average; {done} ended by themselves. Those "
+    "that were cut teach answers that do not end: give a model of your own more room."
 )
 
 # %% [markdown]
 # ## 2. Probe
-# Text that neither model wrote is the fairest: library code for a language model. The bundled one is
-# probed on answers of its own.
+# Text that neither model wrote is the fairest: library code for a language model. The bundled one
+# is probed on answers of its own.
 
 # %%
 if bundled:
@@ -113,7 +113,8 @@ say("Of these positions " + ", ".join(f"{share:.0%} are {kind}" for kind, share 
 
 # %% [markdown]
 # ## 4. Train, a little
-# Ordinary fine-tuning on the raw samples. A few steps are no experiment: they show what comes out.
+# Ordinary fine-tuning on the raw samples. A few steps are no experiment: they show what comes
+# out.
 
 # %%
 recipe = TrainConfig(learning_rate=1e-3 if bundled else 5e-5, max_steps=8 if bundled else 3,
@@ -146,8 +147,8 @@ say(read["loss_terms"])
 
 # %% [markdown]
 # ## Then
-# The same with real sizes is one command on one file: `ssd-probe run loop.yaml`, or `ssd-probe run
-# smollm2 --quick`. Its folder is what notebooks 01 to 05 read.
+# The same with real sizes is one command on one file: `ssd-probe run loop.yaml`, or `ssd-probe
+# run smollm2 --quick`. Its folder is what notebooks 01 to 05 read.
 
 # %%
 say(f"This notebook took {time.time() - started:.0f} s.")
