@@ -79,7 +79,7 @@ for kind in ("lock", "fork", "open"):
         row = means.loc[kind, "entropy"]
         change = row["difference"] / row["base"]
         say(
-            f"{kind}: {row['positions']:,} positions, entropy {row['base']:.3f} -> "
+            f"{kind}: {int(row['positions']):,} positions, entropy {row['base']:.3f} -> "
             f"{row['tuned']:.3f} nats ({change:+.0%})."
         )
 
@@ -182,7 +182,8 @@ for control in run.controls[:1]:
 
 beside = pd.concat(rows, names=["model"]).reset_index("model")
 beside = beside[beside["label"].isin(["lock", "fork"]) & beside["statistic"].isin(told)]
-beside = beside.set_index(["label", "statistic", "model"])[["difference", "low", "high"]]
+beside = beside.set_index(["label", "statistic", "model"]).sort_index()
+beside = beside[["difference", "low", "high"]]
 beside.unstack("model")["difference"]
 
 # %%

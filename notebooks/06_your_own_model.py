@@ -20,6 +20,8 @@
 # (`ssd-probe fetch smollm2` brings it), else the bundled checkpoint.
 
 # %%
+import contextlib
+import io
 import os
 import tempfile
 import textwrap
@@ -67,7 +69,7 @@ work = Path(kept.name)
 # %%
 decoding = Decoding(1.3, top_k=20, top_p=0.8)
 prompts, text = ("tiny:ssd", "tiny:dev") if bundled else ("stdlib:ssd", "stdlib:test")
-config = SampleConfig(max_new_tokens=160 if bundled else 64)
+config = SampleConfig(max_new_tokens=192 if bundled else 64)
 count = 64 if bundled else 6
 samples = sample_stage(model, prompts, decoding, work / "samples.jsonl", config, limit=count)
 print(samples[0]["completion"][:400])
@@ -87,13 +89,13 @@ say(
 
 # %%
 if bundled:
-    own = SampleConfig(max_new_tokens=160)
+    own = SampleConfig(max_new_tokens=192)
     sample_stage(model, text, Decoding(0.7, 20, 0.8), work / "text.jsonl", own, limit=24)
     text = str(work / "text.jsonl")
 settings = ProbeConfig(max_length=256, verify=4)
 limit = 24 if bundled else 4
 for line in probe_stage(model, [text], work / "base", settings, limit=limit):
-    say(line)
+    say(line.replace(f" in {work / 'base'}", " probed"))
 
 # %% [markdown]
 # ## 3. Label and look
@@ -119,7 +121,10 @@ say("Of these positions " + ", ".join(f"{share:.0%} are {kind}" for kind, share 
 # %%
 recipe = TrainConfig(learning_rate=1e-3 if bundled else 5e-5, max_steps=8 if bundled else 3,
                      batch_size=16 if bundled else 2, warmup_steps=0)  # fmt: skip
-train_stage(model, work / "samples.jsonl", recipe, work / "student")
+with contextlib.redirect_stderr(io.StringIO()) as notes:
+    train_stage(model, work / "samples.jsonl", recipe, work / "student")
+for note in notes.getvalue().splitlines():  # what the training says of itself
+    say(note)
 say(f"{recipe.max_steps} steps of batches of {recipe.batch_size}.")
 
 # %% [markdown]
