@@ -215,8 +215,8 @@ low, high = every.iloc[0], every.iloc[-1]
 say(
     f"Forced tokens of a probability below {low['below']:g} pass in {low['estimate']:.2f} of the "
     f"runs [{low['low']:.2f}, {low['high']:.2f}], those of {high['least']:g} to {high['below']:g} "
-    f"in {high['estimate']:.2f} [{high['low']:.2f}, {high['high']:.2f}]. Where the first is not 0, "
-    "the model often recovers from a distractor."
+    f"in {high['estimate']:.2f} [{high['low']:.2f}, {high['high']:.2f}]. The first "
+    "is how often the model recovers from a token that it held to be all but impossible."
 )
 
 # %% [markdown]

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Your own model, end to end
 #
-# A real checkpoint through all steps, at sizes that take a minute: sample a few answers, probe a
+# A real checkpoint through all steps, at small sizes: sample a few answers, probe a
 # text, label, look, train a little, compare. `SSD_PROBE_MODEL` names the model: a checkpoint
 # folder, a hub id, `smollm2` or `tiny`. Without it: SmolLM2-135M if it is on this machine
 # (`ssd-probe fetch smollm2` brings it), else the bundled checkpoint.
