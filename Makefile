@@ -43,7 +43,9 @@ tiny: $(READY)
 	$(PY) -m ssd_probe.tiny.build
 
 notebooks: $(READY)
-	.venv/bin/jupytext --to ipynb --execute --set-kernel python3 notebooks/*.py
+	.venv/bin/jupytext --to ipynb --set-kernel python3 notebooks/*.py
+	$(PY) -m nbconvert --to notebook --inplace --execute --log-level ERROR \
+		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 bench: $(READY)
 	$(PY) benchmarks/position_stats.py

@@ -12,126 +12,122 @@
 # ---
 
 # %% [markdown]
-# # Forks, locks and simple self-distillation: a first look
+# # A first look at a run
 #
-# This notebook reads the run that `ssd-probe demo` left (about four minutes on two cores; set
-# `SSD_PROBE_RUN` to read another run, e.g. that of `ssd-probe demo --quick --out runs/quick`).
-# A **lock** is a position with one right token and a tail of distractors; a **fork** is a position
-# with several good tokens. Simple self-distillation (SSD) is said to cut the tail at locks and to
-# keep the head at forks. Let us look.
+# What did fine-tuning do to a model's next-token distributions? Simple self-distillation (SSD)
+# trains a model on its own samples, drawn hot and truncated. A **lock** is a position with one
+# right token and a tail of distractors; a **fork** is one with several good tokens. SSD is said
+# to cut the tail at locks and to keep the head at forks. Let us look.
+#
+# This notebook reads the run that `ssd-probe demo` left in `../runs/demo`. The variable
+# `SSD_PROBE_RUN` names another one, of `ssd-probe demo --quick` or of `ssd-probe run`.
 
 # %%
-import json
 import os
-from pathlib import Path
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ssd_probe import Decoding
-from ssd_probe.analysis.curves import cumulative_mass, stack_models, truncation_curves
-from ssd_probe.analysis.labels import SupportRule
-from ssd_probe.analysis.scoring import score_against_truth
-from ssd_probe.commands.run_folder import labelled_probe
-from ssd_probe.figures.distributions import fig_4, fig_6a, fig_6b, fig_6c
-from ssd_probe.figures.style import COLUMN_WIDTH, paper_style
+from ssd_probe import Run, sliders
+from ssd_probe.figures.distributions import fig_5_pair, fig_6b, fig_6c
+from ssd_probe.figures.style import PAGE_WIDTH, paper_style
+from ssd_probe.views.readings import read_out
+from ssd_probe.views.story import answers
 
-run = Path(os.environ.get("SSD_PROBE_RUN", "../runs/demo"))
-summary = json.loads((run / "summary.json").read_text())
-base, ssd = labelled_probe(run, "base"), labelled_probe(run, "ssd")
-print(f"{len(base)} token positions, seen by both models")
+# %load_ext ssd_probe
+
+
+def say(sentence: str) -> None:
+    """On lines that fit a page."""
+    print(textwrap.fill(sentence, 100))
+
+
+run = Run.load(os.environ.get("SSD_PROBE_RUN", "../runs/demo"))
+say(f"Model {run.summary['model']}; main arm {run.main}, trained on samples at {run.decoding()}.")
+say(f"Probed: {', '.join(run.models)}, on {run.about()}.")
+
+# %% [markdown]
+# ## Did it work?
+# The programs of held-out problems were run: pass@1 of each model, at its own best T_eval.
+
+# %%
+for answer in answers(run.summary)[: len(run.summary["best_temperature"])]:
+    say(answer)
+for doubt in run.summary["doubts"]:
+    say(f"Read with care: {doubt}.")
 
 # %% [markdown]
 # ## One row a position
-# The probe table holds, for the distribution *before* each token: its entropy, the log-probability
-# and rank of the token that stands there, the 64 best tokens, and the log mass beyond them. The
-# bundled domain knows its true forks by construction (`truth`).
+# A probe holds, for the distribution *before* each token: its entropy in nats, the
+# log-probability and rank of the token that stands there, the 64 likeliest tokens, and the log
+# mass beyond them. Locks are blue below, forks orange.
 
 # %%
-base[["token", "logprob", "rank", "entropy", "varentropy", "tail_log_mass", "truth"]].head(12)
+base = run.probe("base")
+base
 
 # %%
-base.groupby("truth")["entropy"].describe()[["count", "mean", "50%", "max"]]
+columns = ["token", "logprob", "rank", "entropy", "varentropy", "tail_log_mass"]
+base.columns(columns).head(8)
 
 # %% [markdown]
-# ## Where are the forks of one program?
-# `SupportRule` labels a position by the *branching* of what truncation leaves: `exp(entropy)` of
-# the tokens kept at T=1.6, top-k 20, top-p 0.8. Forks are outlined, locks shaded.
+# ## What changed?
+# One call compares base and student on the same tokens. A verdict is *yes* or *no* only where the
+# whole interval says so. Fold out the statistics below the verdicts.
 
 # %%
-decoding = Decoding(1.6, top_k=20, top_p=0.8)
-rule = SupportRule(decoding)
-hard = base[base["problem_id"].str.startswith("hard")]
-program = hard[hard["sample_id"] == hard["sample_id"].iloc[0]].query("segment != 'special'")
-marked = pd.DataFrame(
-    {"token": program["token"], "label": rule.label(program), "branching": rule.score(program)}
-)
+found = run.compare()
+found
+
+# %% [markdown]
+# ## A fork and a lock
+# The fork and the lock of median entropy. Bars of removed tokens are pale; the lock's axis is
+# logarithmic, since its tail could not be seen otherwise.
+
+# %%
 with paper_style():
-    fig_4(marked)
-
-# %% [markdown]
-# Does the rule find the true ones?
+    fig_5_pair(found.ranked)
 
 # %%
-score_against_truth(rule.label(base), base["truth"], rule.score(base))
-
-# %% [markdown]
-# ## What did SSD change?
-# The tail at locks, the head at forks; the difference with a 95 % bootstrap interval over problems.
-
-# %%
-comparison = pd.DataFrame(summary["comparison"])
-comparison[comparison["label"].isin(["lock", "fork"])].drop(columns=["problems", "missing"])
+told = read_out(found)
+say(told["fig_5"])
 
 # %% [markdown]
 # ## Move T_eval
-# At a low evaluation temperature both models are safe at locks and blind at forks. Raise it: at
-# which temperature does the *base* let distractors back in, and where does the SSD model?
-
-
-# %%
-def survivors(temperature: float) -> pd.DataFrame:
-    """Mean tokens that survive truncation at true locks and forks."""
-    rows = {}
-    for name, frame in {"base": base, "SSD": ssd}.items():
-        for kind in ("lock", "fork"):
-            curve = truncation_curves(frame[frame["truth"] == kind], [temperature])
-            rows[name, kind] = curve["survivors"].item()
-    return pd.Series(rows).unstack()
-
-
-def show(temperature: float = 1.6) -> None:
-    print(survivors(temperature).round(3))
-
-
-try:
-    from ipywidgets import FloatSlider, interact
-
-    interact(show, temperature=FloatSlider(min=0.4, max=2.6, step=0.1, value=1.6))
-except ImportError:
-    show()
+# Raising T_eval explores forks and lets distractors back in at locks. On the left how many tokens
+# survive truncation, on the right how much entropy is left.
 
 # %%
-pd.concat({t: survivors(t) for t in (1.0, 1.6, 2.0, 2.4)}, names=["T_eval"]).round(3)
-
-# %% [markdown]
-# ## Figure 6
-# **6a**: how many nines of mass the first ranks hold. **6b, 6c**: how many tokens survive
-# truncation, and how much entropy is left, as T_eval rises.
-
-# %%
-probes = {"base": base, "ssd": ssd}
 with paper_style():
-    fig_6a(stack_models({name: cumulative_mass(frame) for name, frame in probes.items()}))
-    curves = stack_models({name: truncation_curves(frame) for name, frame in probes.items()})
-    _, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN_WIDTH, 2.3))
-    fig_6b(curves, left)
-    fig_6c(curves, right)
-
-# %% [markdown]
-# ## And the programs?
-# pass@1 and pass@5 on held-out problems, each model at the T_eval that was best for it on a
-# development split; `estimate` is the difference to the base.
+    _, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.3))
+    fig_6b(found.curves, left)
+    fig_6c(found.curves, right)
 
 # %%
-pd.DataFrame(summary["differences"])
+say(told["fig_6b"])
+say(told["fig_6c"])
+
+# %% [markdown]
+# The same, live: run this cell and move temperature, top-k and top-p.
+
+# %%
+sliders(run.probe("base"), run.probe("main"))
+
+# %% [markdown]
+# ## In numbers
+# The statistics by kind of position, with 95 % bootstrap intervals over problems.
+
+# %%
+table = found.comparison
+shown = ["entropy", "tail_mass", "head_entropy", "branching"]
+table[table["label"].isin(["lock", "fork", "open"]) & table["statistic"].isin(shown)].drop(
+    columns=["problems", "missing"]
+)
+
+# %% [markdown]
+# pass@k, `estimate` is the difference to the base. Then go on with
+# [02_forks_and_locks](02_forks_and_locks.ipynb).
+
+# %%
+pd.DataFrame(run.summary["differences"])

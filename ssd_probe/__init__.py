@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
+    from ssd_probe.commands.loop.opened import Run as Run
     from ssd_probe.commands.pictures.notebook import explore as explore
     from ssd_probe.commands.pictures.notebook import sliders as sliders
     from ssd_probe.decoding import Decoding as Decoding
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Decoding": "ssd_probe.decoding",
     "Probe": "ssd_probe.probing.table",
+    "Run": "ssd_probe.commands.loop.opened",
     "UserError": "ssd_probe.errors",
     "explore": "ssd_probe.commands.pictures.notebook",
     "lm_head_stats": "ssd_probe.kernels.head",

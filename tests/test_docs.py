@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-import jupytext
-import nbclient
 import pytest
 import typer
 
@@ -172,12 +170,3 @@ def test_the_readme_is_one_page_and_its_tree_is_the_repositorys():
     assert folders <= set(inside)
     for name in [*(f"ssd_probe/{n}" for n in inside), *re.findall(r"^(\S+)", tree, re.M)]:
         assert (ROOT / name).exists(), name
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda p: p.stem)
-def test_notebook_executes_and_its_pair_has_the_same_cells(path, demo_run, monkeypatch):
-    monkeypatch.setenv("SSD_PROBE_RUN", str(demo_run[0]))
-    notebook = jupytext.read(path)
-    paired = jupytext.read(path.with_suffix(".ipynb"))
-    assert [c.source for c in paired.cells] == [c.source for c in notebook.cells]
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

@@ -55,7 +55,12 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Fonts, widths and grid of the figures, for the block only."""
+    """Fonts, widths and grid of the figures, for the block only.
+
+    The backend is loaded before: Jupyter's turns interactive drawing on when it is, and within the
+    block that would be undone at its end, so that only a notebook's first figure were ever shown.
+    """
+    plt.draw_if_interactive()
     with plt.rc_context(_STYLE):
         yield
 

@@ -2,22 +2,18 @@
 
 from pathlib import Path
 
-from ssd_probe.analysis.digest import digest
 from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
 from ssd_probe.analysis.sweeps.printed import sweep_table, table_2, write_table
 from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.table import read_sweep
-from ssd_probe.commands.compare import paired_parts, rule_of
-from ssd_probe.commands.loop.declaration import BASE
-from ssd_probe.commands.run_folder import RunFolder, compared_at, dev_curves, text_words
+from ssd_probe.commands.loop.opened import digest_of
+from ssd_probe.commands.run_folder import RunFolder, dev_curves
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.figures.comparison_set import draw_digest, draw_passes
 from ssd_probe.figures.saving import Saved
 from ssd_probe.figures.sweep_set import draw_published, draw_sweep
 from ssd_probe.files.record import read_record
-from ssd_probe.models.checkpoints import load_tokenizer
-from ssd_probe.probing.table import Probe
 
 
 def figures_stage(
@@ -62,17 +58,8 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
     folder = RunFolder.load(run)
     loop, out = folder.loop, out or run / "figures"
     main = folder.choice()["main"]
-    decoding, text = compared_at(folder, main, main), loop.texts[0]
-    base, tuned = (Probe.load(folder.probe(name, text)) for name in (BASE, main))
     doubts = read_record(run / "run.json").get("doubts", [])
-    found = digest(
-        paired_parts(base, tuned),
-        rule_of(loop.labels, base),
-        decoding,
-        where=f"{len(base)} positions of {text_words(folder, text)}",
-        names=(BASE, main),
-        tokenizer=load_tokenizer(loop.model),
-    )
+    found = digest_of(folder, main, main, loop.texts[0])
     curves = dev_curves(folder)
     if curves is None:
         passes = Saved([], [("fig_2", "no dev sweep has been evaluated")])
