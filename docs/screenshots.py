@@ -2,7 +2,7 @@
 
     ssd-probe report runs/demo
     ssd-probe view runs/demo/probes/base --other runs/demo/probes/ssd --out view.html
-    python benchmarks/screenshots.py --report runs/demo/report.html --viewer view.html --out shots
+    python docs/screenshots.py --report runs/demo/report.html --viewer view.html --out shots
 
 Needs Debian's packages chromium and poppler-utils. Of the printed pages the first is kept, of a
 report the first two. Each stays below 200 kB.
