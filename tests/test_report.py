@@ -62,6 +62,8 @@ class TestChange:
         whole = pd.Series(change(base, tuned)).groupby(base["problem_id"]).max()
         assert found["change"].tolist() == whole.nlargest(3).tolist()
         assert found["problem_id"].tolist() == whole.nlargest(3).index.tolist()
+        places = 5 * found["sample_id"] + found["position"]
+        assert found["part"].tolist() == (places >= 20).astype(int).tolist()
         first = found.iloc[0]
         place = int(first["sample_id"] * 5 + first["position"])
         assert first["label"] == SupportRule().label(base).iloc[place]

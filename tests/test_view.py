@@ -107,6 +107,17 @@ def test_of_a_limit_the_page_says_so(probed, tmp_path):
     assert len(list(texts_of(Probe.load(probed / "one"), None, 1))) == 1
 
 
+def test_texts_of_some_parts_are_those_of_all(tmp_path):
+    for i in range(70):  # 64 texts are a part
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / f"texts/{i:02}.py").write_text(f"x = {i}\n")
+    probe_stage("tiny", [str(tmp_path / "texts")], tmp_path / "many", ProbeConfig(top_k=24))
+    probe = Probe.load(tmp_path / "many")
+    names = [text.sample_id for text in texts_of(probe, None)]
+    assert len(names) == 70 and probe.record["parts"] == 2
+    assert [text.sample_id for text in texts_of(probe, probe, parts=[1])] == names[64:]
+
+
 def test_the_joined_modules_say_nothing_of_modules():
     code = script()
     assert not re.search(r"^(import|export)\b", code, re.MULTILINE)

@@ -30,6 +30,43 @@ def test_dark_and_narrow_as_the_system_and_the_window_are(two_models, visit):
     assert page.evaluate(look) == ["rgb(255, 255, 255)", "row"]
 
 
+def test_printed_the_settings_are_words_and_not_controls(two_models, visit):
+    page = visit(two_models[0])
+    page.get_by_label("T", exact=True).fill("0.8")
+    page.get_by_label("segment").select_option("code")
+    assert page.is_visible("input") and not page.is_visible(".printed")
+    page.emulate_media(media="print")
+    assert not any(each.is_visible() for each in page.locator("input, select, button").all())
+    assert page.inner_text(".printed") == (
+        "s, coloured by label of the model before at T=0.8, top-k 20, top-p 0.8, only code"
+    )
+
+
+def test_while_scrolling_rows_in_sight_stay_and_none_is_missing(tmp_path, visit):
+    tokens = [f"w{i}\n" for i in range(600)]
+    page = visit(page_of(tmp_path / "v.html", [text_of(tokens, random_logits(600))]))
+    scrolled = """async (to) => {
+      const box = document.querySelector(".lines");
+      const frame = () => new Promise(requestAnimationFrame);
+      const before = new Set(document.querySelectorAll(".row"));
+      box.scrollTop = to;
+      for (let i = 0; i < 3; i++) await frame();
+      const rows = [...document.querySelectorAll(".row")], high = rows[0].offsetHeight;
+      return {numbers: rows.map((row) => Number(row.querySelector(".number").textContent)),
+              tops: rows.map((row) => row.offsetTop / high),
+              first: box.scrollTop / high, seen: box.clientHeight / high,
+              kept: rows.filter((row) => before.has(row)).length};
+    }"""
+    for to, some_stay in ((300, True), (700, True), (6000, False), (5800, True), (1e6, False),
+                          (0, False)):  # fmt: skip
+        found = page.evaluate(scrolled, to)
+        first, last = found["numbers"][0], found["numbers"][-1]
+        assert found["numbers"] == list(range(first, last + 1))
+        assert found["tops"] == [number - 1 for number in found["numbers"]]
+        assert first <= found["first"] + 1 and last >= min(600, found["first"] + found["seen"])
+        assert (found["kept"] > 0) == some_stay and len(found["numbers"]) < 120
+
+
 def test_filters_and_colours(two_models, visit):
     path, text = two_models
     page = visit(path)

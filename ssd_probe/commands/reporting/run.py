@@ -155,7 +155,8 @@ def _known(summary: dict[str, Any]) -> list[Block]:
     if not lines:
         return [Prose("No prediction was asked for (`predict: true` in the declaration).")]
     said = "What `ssd-probe predict` said from the base's dev answers, before the test problems:"
-    sentences, tables = list(lines), []
+    sentences: list[str] = list(lines)
+    tables: list[str] = []
     if "" in lines:  # before it the sentences, after it tables
         at = lines.index("")
         sentences, tables = lines[:at], lines[at + 1 :]

@@ -1,11 +1,11 @@
 """Pictures of a report and of a token viewer: light, dark, on a phone, printed.
 
-    ssd-probe report runs/demo && ssd-probe view runs/demo/probes/base --other runs/demo/probes/ssd
-    python benchmarks/screenshots.py --report runs/demo/report.html \\
-        --viewer runs/demo/probes/base/view.html --out docs/figures
+    ssd-probe report runs/demo
+    ssd-probe view runs/demo/probes/base --other runs/demo/probes/ssd --out view.html
+    python docs/screenshots.py --report runs/demo/report.html --viewer view.html --out shots
 
-Needs Debian's packages chromium and poppler-utils. Of the printed pages the first is kept, of a report
-the first two. PNGs have 256 colours, so that each stays below 200 kB.
+Needs Debian's packages chromium and poppler-utils. Of the printed pages the first is kept, of a
+report the first two. Each stays below 200 kB.
 """
 
 import argparse
@@ -65,10 +65,11 @@ def printed(browser: Any, page_file: Path, name: str, out: Path) -> list[Path]:
 
 
 def small(path: Path) -> Path:
-    """The picture with 256 colours; an error where it is large all the same."""
-    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    """The picture, with 256 colours where it is large; an error where it stays so."""
+    picture = Image.open(path).convert("RGB")
+    picture.save(path, optimize=True)
+    if path.stat().st_size >= MOST:
+        picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     if path.stat().st_size >= MOST:
         raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {MOST}")
     return path
