@@ -12,7 +12,7 @@ from ssd_probe.analysis.power import Spread, paired_spread, resampled, unpaired_
 from ssd_probe.cli.app import main
 from ssd_probe.commands.power import SAMPLES, Pilot, power_stage
 from ssd_probe.errors import UserError
-from ssd_probe.views.power import lines
+from ssd_probe.views.power import told
 
 
 def answers(chances, samples, rng):
@@ -139,8 +139,8 @@ def test_the_command_says_what_its_numbers_say(results, tmp_path, power):
 
 
 def test_one_model_s_results_give_ranges(results, tmp_path):
-    said = "\n".join(lines(power_stage(Pilot.load(tmp_path / "base.json"), 0.05)))
-    assert "From one model only a range" in said and "[" not in said
+    said = str(told(power_stage(Pilot.load(tmp_path / "base.json"), 0.05)))
+    assert "from one model only a range" in said and "[" not in said
 
 
 @pytest.mark.parametrize(

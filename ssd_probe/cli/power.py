@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Seed, print_json
+from ssd_probe.cli.options import AsJson, Config, Seed, print_json, print_told
 
 
 def power(
@@ -37,10 +37,10 @@ def power(
       ssd-probe power base.json student.json --difference 0.02
     """
     from ssd_probe.commands.power import Pilot, power_stage
-    from ssd_probe.views.power import lines
+    from ssd_probe.views.power import told
 
     found = power_stage(Pilot.load(pilot, other), difference, chance, seed)
     if as_json:
         print_json(found)
     else:
-        print(*lines(found), sep="\n")
+        print_told(told(found))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Pilot:
             found = [cells[name][0] for name in (BASE, choice["main"])]
         if not all(cell.evaluation.exists() for cell in found):
             raise UserError(f"{path}: stopped before its models were tested; run it again")
-        return cls(*(verdicts(cell) for cell in found), names=(BASE, choice["main"]))
+        return cls(verdicts(found[0]), verdicts(found[1]), (BASE, choice["main"]))
 
 
 def power_stage(pilot: Pilot, difference: float, power: float = POWER, seed: int = 0) -> dict:
@@ -87,15 +88,22 @@ def power_stage(pilot: Pilot, difference: float, power: float = POWER, seed: int
         **{"between": point and point.between, "within": within},
         "now": row(lambda spread: spread.power(difference, problems, own)),
         "resolvable": [
-            {"samples": n, **row(lambda spread, n=n: spread.resolvable(problems, n, power))}
+            {
+                "samples": n,
+                **row(partial(Spread.resolvable, problems=problems, samples=n, power=power)),
+            }
             for n in samples
         ],
         "problems_for": [
             {
-                "samples": None if n == np.inf else n,
-                **row(lambda spread, n=n: spread.problems_for(difference, n, power)),
+                "samples": n,
+                **row(
+                    partial(
+                        Spread.problems_for, difference=difference, samples=n or np.inf, power=power
+                    )
+                ),
             }
-            for n in (*samples, np.inf)
+            for n in (*samples, None)
         ],
     }
 

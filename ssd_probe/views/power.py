@@ -1,36 +1,40 @@
 """What `ssd-probe power` says of a pilot."""
 
-import textwrap
 from typing import Any
 
-from ssd_probe.views.comparison import WIDTH
+from ssd_probe.views.terminal import Told
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def told(found: dict[str, Any]) -> Told:
     """The answer of `power_stage`: sentences, then a table by answers a problem."""
     problems, samples, size = found["problems"], found["samples"], found["difference"]
     by = {row["samples"]: row for row in found["resolvable"]}
     needed = {row["samples"]: row for row in found["problems_for"]}
-    told = [
-        f"Pilot: {problems} problems, {samples} answers each, of {' and '.join(found['names'])}.",
-        f"As large as it is, a trial tells a difference in pass@1 of {_number(by[samples])} from "
-        f"none with a chance of {found['power']:.0%}; one of {size:g} with {_share(found['now'])}.",
+    sentences = [
+        f"A trial as large as this pilot ({problems} problems, {samples} answers each, "
+        f"{' and '.join(found['names'])}) tells a difference in pass@1 of {_number(by[samples])} "
+        f"from none with a chance of {found['power']:.0%}; one of {size:g} with "
+        f"{_share(found['now'])}.",
         f"For {size:g} at {found['power']:.0%}: {_count(needed[samples])} problems with {samples} "
         f"answers each; however many answers, {_count(needed[None])}.",
-        "In brackets: 95 % bootstrap over the pilot's problems."
-        if len(found["names"]) == 2
-        else "From one model only a range: from every problem gaining the same to some going from "
-        "never to always. A pilot of both models narrows it.",
     ]
-    if found["between"] == 0:
-        told.append(
-            "Beyond the answers' own noise the pilot saw no change that varies between problems: "
-            "this is the least that is needed."
+    table = [f"{'answers':>9}{f'told at {problems} problems':>32}{f'problems for {size:g}':>32}"]
+    table += [f"{n:>9}{_number(by[n]):>32}{_count(needed[n]):>32}" for n in by]
+    return Told(sentences, ["\n".join(table)], [_doubt(found)])
+
+
+def _doubt(found: dict[str, Any]) -> str:
+    if len(found["names"]) == 1:
+        return (
+            "from one model only a range, from every problem gaining the same to some going from "
+            "never to always; a pilot of both models narrows it"
         )
-    out = [line for each in told for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
-    out += ["", f"{'answers':>9}{f'told at {problems} problems':>32}{f'problems for {size:g}':>32}"]
-    out += [f"{n:>9}{_number(by[n]):>32}{_count(needed[n]):>32}" for n in by]
-    return out
+    if found["between"] == 0:
+        return (
+            "beyond the answers' own noise the pilot saw no change that varies between problems: "
+            "this is the least that is needed"
+        )
+    return "in brackets 95 % bootstrap over the pilot's problems"
 
 
 def _number(row: dict[str, Any]) -> str:

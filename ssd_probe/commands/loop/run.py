@@ -31,7 +31,7 @@ from ssd_probe.problems.tasks import load_tasks, tasks_identity
 from ssd_probe.views.doubts import collect
 from ssd_probe.views.story import tell
 
-Say = Callable[[str], None]
+Say = Callable[[Any], None]  # of a line, or of what the end is `Told`
 
 
 def run_stage(
