@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -208,3 +209,27 @@ def test_bootstrap_ratio_of_skewed_and_constant_data_is_finite():
     assert 0 <= low <= 0.02 <= high < 0.2
     assert bootstrap_ratio([0.2, 0.4], [1, 2]) == pytest.approx((0.2, 0.2))
     assert np.isnan(bootstrap_ratio([0.2], [1])).all()
+
+
+def test_what_the_page_says_of_smollm2s_run():
+    """The table of docs/real-models.md, from the verdicts in docs/data, and dev's best."""
+    docs = Path(__file__).parents[1] / "docs"
+    verdicts = pd.read_parquet(docs / "data" / "run-smollm2.parquet")
+    tested = {name: rows for name, rows in verdicts[verdicts["split"] == "test"].groupby(
+        "model", observed=True)}  # fmt: skip
+    page = (docs / "real-models.md").read_text(encoding="utf-8")
+    lines = {"T1.0": "T_train 1.0, the main arm", "T1.3": "T_train 1.3", "T1.6": "T_train 1.6",
+             "control": "control", "base": "base"}  # fmt: skip
+    for model, name in lines.items():
+        own = pass_table(tested[model], (1,), None).iloc[0]
+        want = f"{own.estimate:.3f} [{own.low:.2f}, {own.high:.2f}] |"
+        if model != "base":
+            gain = paired_difference(tested["base"], tested[model], (1,), None).iloc[0]
+            want += f" {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] |"
+        (line,) = [
+            each for each in page.splitlines() if each.startswith(f"| {name} |") and "]" in each
+        ]
+        assert want in line
+    dev = verdicts[verdicts["split"] == "dev"].groupby(["model", "temperature"], observed=True)
+    scores = dev["verdict"].apply(lambda found: (found == "pass").mean())
+    assert scores["base", 0.1] == scores.max() == pytest.approx(0.3375)
