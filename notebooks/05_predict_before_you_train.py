@@ -32,7 +32,7 @@ from ssd_probe.analysis.prediction.positions import draw_positions, same_positio
 from ssd_probe.analysis.prediction.predict import predict
 from ssd_probe.figures.prediction import fig_check, fig_map
 from ssd_probe.figures.style import paper_style
-from ssd_probe.views.prediction import BOUND, describe_check, sentence
+from ssd_probe.views.prediction import BOUND, measured, sentence
 
 
 def say(sentence: str) -> None:
@@ -100,7 +100,8 @@ with paper_style():
     fig_check(curves)
 
 # %%
-print(describe_check(check, one).replace(": mean error", ":\n    mean error"))
+for line in measured(check, one):
+    say(line)
 
 # %%
 errors = check.errors[check.errors["label"].isin(["lock", "fork"])]

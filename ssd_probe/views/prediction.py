@@ -23,7 +23,7 @@ def told(found: Prediction, drawn: str, check: Check | None, full: bool = False)
         head = "Training supports: means; gains in log p(top token) at T=1 (Prop. B.3)"
         tables.insert(0, f"{head}\n{_supports(found.supports)}")
         if check is not None:
-            tables.append("\n".join(filled(_measured(check, found))))
+            tables.append("\n".join(filled(measured(check, found))))
     hints = [] if full else ["All settings and means: --full, or --json."]
     return Told(sentences(found, drawn, check), tables, hints=hints)
 
@@ -126,7 +126,7 @@ def model_name(row: dict) -> str:
     return f"student of {Decoding(values[0], int(values[1]), values[2])}"
 
 
-def _measured(check: Check, found: Prediction) -> list[str]:
+def measured(check: Check, found: Prediction) -> list[str]:
     """The trained student's own intervals, and the prediction's error curve by curve."""
     errors = check.errors
     shown = errors[errors["label"].isin([LOCK, FORK])]
