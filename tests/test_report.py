@@ -50,6 +50,17 @@ class TestChange:
         assert (found <= np.array(exact) + 1e-6).all() and found.mean() > 0.8 * np.mean(exact)
         assert change(rows(base), rows(base)) == pytest.approx(0, abs=1e-7)
 
+    def test_what_cannot_be_above_a_bound_is_left_out_and_nothing_else(self):
+        base = random_logits(200)
+        tuned = base + np.random.default_rng(5).normal(size=base.shape) * np.geomspace(
+            1e-3, 3, 200
+        ).reshape(-1, 1)
+        whole = change(rows(base), rows(tuned))
+        for above in (0.05, 0.2, 0.5):
+            found = change(rows(base), rows(tuned), above)
+            assert (found[whole > above] == whole[whole > above]).all()
+            assert set(found[found != whole]) == {0.0} and (whole > above).any()
+
     def test_not_valid_is_no_change(self):
         base, tuned = rows(random_logits(10)), rows(random_logits(10, seed=2))
         base.loc[3, "valid"] = False

@@ -57,6 +57,16 @@ class TestEvaluation:
         assert "wrong 2" in full and "NameError" in full and "--full" not in full
         assert 90 < max(map(len, full.splitlines())) <= 100 >= max(map(len, short.splitlines()))
 
+    def test_what_programs_wrote_cannot_colour_the_terminal(self):
+        hostile = result_of(("a\x1b[2J", "error", "E: \x1b]0;title\x07\nsecond\u202e line"))
+        text = str(told(hostile, full=True))
+        assert not {"\x1b", "\x07", "\u202e"} & set(text) and "second" in text
+
+    def test_many_k_stay_narrow_too(self):
+        many = [row | {"k": k} for row in RESULT["pass_at_k"][::2] for k in range(1, 9)]
+        lines = str(told(RESULT | {"pass_at_k": many})).splitlines()
+        assert max(map(len, lines)) <= 100 and sum("pass@8" in line for line in lines) == 2
+
 
 def test_no_number_stands_apart_from_its_percent():
     for lead in range(80, 100):

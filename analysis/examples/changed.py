@@ -11,13 +11,14 @@ from ssd_probe.analysis.frames import require_columns, stacked, stats_of
 from ssd_probe.analysis.labels import Rule
 from ssd_probe.kernels.fields import REQUIRED
 
-COLUMNS = ("sample_id", "problem_id", "position", "token", *REQUIRED)  # of both, for `most_changed`
+# For `most_changed`: what is read of the base, and of the tuned model.
+COLUMNS = ("sample_id", "problem_id", "position", "token", *REQUIRED), REQUIRED
 RANKS = 20  # leading tokens of each model that are told apart; the others count as one
 ROWS = 4096  # compared at a time
 _NEEDED = ["valid", "top_ids", "top_logits", "max_logit", "log_partition"]
 
 
-def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
+def change(base: pd.DataFrame, tuned: pd.DataFrame, above: float = 0.0) -> NDArray[np.float64]:
     """Of each position a lower bound of the total variation 1/2 sum |p(v) - q(v)|; [N], 0 to 1.
 
     With A and B the leading 20 tokens of p and of q, the largest of
@@ -26,17 +27,29 @@ def change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
         sum over B of max(q(v) - p(v), 0),  likewise
         1/2 (sum over A and B of |p(v) - q(v)| + |p(rest) - q(rest)|)
 
-    which is exact where 20 tokens are all that has mass. 0 where one of the two is not valid.
-    Raises UserError for missing columns.
+    which is exact where 20 tokens are all that has mass. 0 where one of the two is not valid, and
+    where it is known not to exceed `above`: total variation is at most
+
+        1 - sum of min(p(v), q(v)) over tokens v that have the same rank in both
+
+    which costs far less. Raises UserError for missing columns.
     """
     for frame in (base, tuned):
         require_columns(frame, _NEEDED, "the probe")
     found = np.zeros(len(base))
+    valid = base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)
     for start in range(0, len(base), ROWS):
         rows = slice(start, start + ROWS)
-        found[rows] = _change(base.iloc[rows], tuned.iloc[rows])
-    valid = base["valid"].to_numpy(bool) & tuned["valid"].to_numpy(bool)
-    return np.where(valid, found, 0.0)
+        sides = base.iloc[rows], tuned.iloc[rows]
+        ours, theirs = (stacked(frame, "top_ids")[:, :RANKS] for frame in sides)
+        p, q = (_probabilities(frame) for frame in sides)
+        ranks = min(ours.shape[1], theirs.shape[1])
+        shared = (ours[:, :ranks] == theirs[:, :ranks]) & (ours[:, :ranks] >= 0)
+        most = 1 - (shared * np.minimum(p[:, :ranks], q[:, :ranks])).sum(1)
+        some = np.flatnonzero(valid[rows] & (most > above))
+        if len(some):
+            found[start + some] = _change(ours[some], theirs[some], p[some], q[some])
+    return found
 
 
 def most_changed(
@@ -44,15 +57,15 @@ def most_changed(
 ) -> pd.DataFrame:
     """The `count` positions of largest `change`, the largest first and one of a problem at most.
 
-    parts: (base, tuned) frames of the same whole texts, with `COLUMNS`. Columns: sample_id,
+    parts: (base, tuned) frames of the same whole texts, with `COLUMNS`. Gives sample_id,
     problem_id, position, token, `part` (which of `parts`, from 0), `label` by `rule` on the base,
     `change`, `context` (the text before), and of both models top_ids and p (their leading tokens'
     probabilities): base_ids, base_p, tuned_ids, tuned_p.
     """
     found = pd.DataFrame({"change": []})
     for number, (base, tuned) in enumerate(parts):
-        changes = pd.Series(change(base, tuned))
-        least = found["change"].iloc[-1] if len(found) == count else 0.0
+        least = float(found["change"].iloc[-1]) if len(found) == count else 0.0
+        changes = pd.Series(change(base, tuned, least))
         changes = changes[changes > least]  # the others come too late
         if not len(changes):
             continue
@@ -79,9 +92,8 @@ def _told(base: pd.DataFrame, tuned: pd.DataFrame, best: pd.Series, rule: Rule) 
     return new
 
 
-def _change(base: pd.DataFrame, tuned: pd.DataFrame) -> NDArray[np.float64]:
-    ours, theirs = (stacked(frame, "top_ids")[:, :RANKS] for frame in (base, tuned))
-    p, q = (_probabilities(frame) for frame in (base, tuned))
+def _change(ours: NDArray, theirs: NDArray, p: NDArray, q: NDArray) -> NDArray[np.float64]:
+    """`change` of [n, <= RANKS] leading ids and probabilities."""
     same = ours[:, :, None] == theirs[:, None, :]
     in_b, in_a = same.any(2), same.any(1)
     q_of_a = np.where(in_b, np.einsum("nij,nj->ni", same, q), q[:, -1:])

@@ -86,15 +86,17 @@ def content_of(found: Any) -> dict[str, Any]:
 
 
 def paired_parts(
-    base: Probe, tuned: Probe, columns: Sequence[str] | None = None
+    base: Probe,
+    tuned: Probe,
+    columns: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
 ) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
-    """Both probes part by part, all or some columns.
+    """Both probes part by part; columns: of each, None being all.
 
     Raises UserError unless they hold the same texts in like parts.
     """
     if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
         raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
-    return zip(base.batches(columns), tuned.batches(columns), strict=True)
+    return zip(base.batches(columns[0]), tuned.batches(columns[1]), strict=True)
 
 
 def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ssd_probe.analysis.passk import INFRA_ERROR, PASS
 from ssd_probe.analysis.sweeps.printed import pass_at_k_table, with_interval
+from ssd_probe.views.signs import visible
 from ssd_probe.views.terminal import WIDTH, Told
 
 NO_CODE = "no code"
@@ -23,7 +24,7 @@ def told(result: dict[str, Any], ended: Sequence[bool | None] = (), full: bool =
     """An `evaluate_stage` result for a terminal; ended: of each sample, whether by itself."""
     passes, tables = pd.DataFrame(result["pass_at_k"]), []
     if len(passes) and (full or passes["group"].nunique() > 1):
-        tables.append(pass_at_k_table(passes).to_string(index=False))
+        tables.append(pass_at_k_table(passes).to_string(index=False, line_width=WIDTH))
     if full:
         tables.append(_by_problem(result["results"]))
         tables.append(_details(result["results"]))
@@ -106,10 +107,12 @@ def _details(rows: list[dict[str, Any]]) -> str:
     """How programs failed, the most frequent words first."""
     found = Counter((_kind(row), row["detail"]) for row in rows if row["verdict"] != PASS)
     return "\n".join(
-        _short(f"{n:>5} {kind}: {' '.join(detail.split())}", WIDTH)
+        f"{n:>5} " + _short(f"{kind}: {detail}", WIDTH - 6)
         for (kind, detail), n in found.most_common(10)
     )
 
 
 def _short(text: str, most: int = _MOST) -> str:
+    """On one line, without the control characters that a program or a file may have put in it."""
+    text = visible(" ".join(text.split()))
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,11 +1,10 @@
 """`ssd-probe demo`: the short name of `ssd-probe run tiny`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.commands.loop.presets import Chosen, choose
-from ssd_probe.commands.loop.run import run_stage
+from ssd_probe.commands.loop.run import Say, run_stage
 
 
 def demo_config(quick: bool = False, **changes: Any) -> Chosen:
@@ -13,6 +12,6 @@ def demo_config(quick: bool = False, **changes: Any) -> Chosen:
     return choose("tiny", quick=quick, changes=changes)
 
 
-def demo_stage(out: Path, config: Chosen, say: Callable[[str], None] = print) -> dict:
+def demo_stage(out: Path, config: Chosen, say: Say = print) -> dict:
     """Run, or go on with, the demo in folder `out`; returns the content of its summary.json."""
     return run_stage(config, out, say)

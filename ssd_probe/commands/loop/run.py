@@ -30,8 +30,9 @@ from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.tasks import load_tasks, tasks_identity
 from ssd_probe.views.doubts import collect
 from ssd_probe.views.story import tell
+from ssd_probe.views.terminal import Told
 
-Say = Callable[[Any], None]  # of a line, or of what the end is `Told`
+Say = Callable[[str | Told], None]
 
 
 def run_stage(
