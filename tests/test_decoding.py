@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
 
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.supports.rules import TopH, by_logits
 
 SETTINGS = [
     Decoding(),
@@ -213,3 +214,11 @@ def test_transformers_draws_from_the_warped_support(decoding):
     assert (drawn > -torch.inf).all()
     if not decoding.is_greedy:  # greedy scores are the untruncated logits
         torch.testing.assert_close(torch.stack(out.scores, 1), warped)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e15, -1e15, 1e30])
+def test_large_logits_keep_their_masses(shift):
+    """log 10 is lost in 1e15 + log 10, and each of ten equal tokens then had the whole mass."""
+    x = torch.full((1, 10), shift, dtype=torch.float64)
+    assert Decoding(0.7, 0, 0.75).kept(x).sum() == 8
+    assert by_logits(x.float(), [TopH(0.55)]).size.item() == 5
