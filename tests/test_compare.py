@@ -1,5 +1,7 @@
 """Base against tuned, against brute force over the whole vocabulary in plain numpy."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from ssd_probe.analysis import theory
 from ssd_probe.analysis.changes import STATISTICS, _split, position_statistics
 from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
 from ssd_probe.analysis.labels import FORK, LOCK, OPEN, SupportRule
+from ssd_probe.commands.compare import tokenizer_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.pair import pair_stats
@@ -352,3 +355,9 @@ def test_a_terminal_gets_the_sentences_first_in_100_columns():
         assert lines[0].startswith("Many positions.") and max(map(len, lines)) <= 100
     assert len(short.splitlines()) < 35 < len(full.splitlines())
     assert "kept mass" in short and "head part" not in short and "head part" in full
+
+
+def test_a_student_names_its_bases_tokens_where_the_base_is_gone():
+    gone, here = (SimpleNamespace(record={"model": model}) for model in ("no/where", "tiny"))
+    assert tokenizer_of(gone, None) is None
+    assert tokenizer_of(gone, here).decode([5]) == tokenizer_of(here).decode([5])

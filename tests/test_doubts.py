@@ -42,6 +42,10 @@ NAN = float("nan")
      "pass@1 below about 0.06"),
     (doubts.few_problems("test", 100, -0.03, 0.03), None),
     (doubts.few_problems("test", 100, NAN, NAN), None),
+    (doubts.own_difficulty("smollm2", "basics:test"), "easy or hard in basics:test was measured by "
+     "smollm2's own answers"),
+    (doubts.own_difficulty("tiny", "basics"), None),
+    (doubts.own_difficulty("smollm2", "humaneval"), None),
     (doubts.at_the_end("ssd", 2.5, (1.0, 1.6, 2.5)), "the best T_eval of ssd, 2.5, is the highest"),
     (doubts.at_the_end("ssd", 1.0, (1.0, 1.6, 2.5)), "is the lowest that was tried: its true best "
      "may be lower"),

@@ -40,7 +40,7 @@ def compare_stage(
         decoding,
         where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
         noise=before.noise,
-        tokenizer=None if out is None else tokenizer_of(before),
+        tokenizer=None if out is None else tokenizer_of(before, after),
     )
     lines = sentences(found)
     written: list[str] = []
@@ -126,12 +126,15 @@ def _write_comparison(found: Any, out: Path) -> list[str]:
     return drawn._replace(paths=[*drawn.paths, *tables]).lines()
 
 
-def tokenizer_of(probe: Probe) -> Any:
-    """Of the probed model, to name tokens; None where the model is not on this machine."""
+def tokenizer_of(*probes: Probe | None) -> Any:
+    """Of the first probed model that is on this machine, to name tokens; None where none is.
+
+    Probes that are comparable have one vocabulary: a student's tokenizer names its base's tokens.
+    """
     from ssd_probe.models.checkpoints import is_here, load_tokenizer
 
-    model = str(probe.record.get("model"))
-    return load_tokenizer(model) if is_here(model) else None
+    models = (str(probe.record.get("model")) for probe in probes if probe is not None)
+    return next((load_tokenizer(model) for model in models if is_here(model)), None)
 
 
 def _sides(base: Path | None, tuned: Path | None, pair: Path | None) -> tuple[Probe, Probe]:

@@ -101,6 +101,17 @@ def few_problems(what: str, problems: int, low: float, high: float) -> str | Non
     )
 
 
+def own_difficulty(model: str, problems: str) -> str | None:
+    """Problems whose difficulty is by this model's own answers: `basics` and SmolLM2."""
+    if model != "smollm2" or problems.partition(":")[0] != "basics":
+        return None
+    return (
+        f"what is easy or hard in {problems} was measured by {model}'s own answers: any other "
+        "model, a student too, loses on easy and gains on hard problems by regression to the mean; "
+        "read the difference over all problems"
+    )
+
+
 def at_the_end(name: str, best: float, tried: Sequence[float]) -> str | None:
     """The best T_eval is the lowest or the highest of those tried."""
     low, high = min(tried), max(tried)

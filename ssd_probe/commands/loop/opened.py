@@ -40,7 +40,7 @@ def digest_of(folder: RunFolder, main: str, student: str, text: str) -> "Digest"
         where=f"{len(before)} positions of {text_words(folder, text)}",
         noise=before.noise,
         names=(BASE, student),
-        tokenizer=tokenizer_of(before),
+        tokenizer=tokenizer_of(before, after),
     )
 
 

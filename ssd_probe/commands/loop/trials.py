@@ -17,7 +17,7 @@ from ssd_probe.files.writing import write_json
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
-from ssd_probe.views.doubts import at_the_end, collect, few_problems
+from ssd_probe.views.doubts import at_the_end, collect, few_problems, own_difficulty
 
 NAN = float("nan")
 
@@ -121,7 +121,10 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
         "tested_at": {name: found[0].decoding.to_dict() for name, found in cells.items()},
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
-        "doubts": collect(few_problems("test", int(main["problems"]), main["low"], main["high"])),
+        "doubts": collect(
+            few_problems("test", int(main["problems"]), main["low"], main["high"]),
+            own_difficulty(folder.loop.model, folder.loop.test.problems),
+        ),
     }
 
 

@@ -53,7 +53,7 @@ def described(
     from ssd_probe.views.blocks import Names
     from ssd_probe.views.page import About
 
-    tokenizer = tokenizer_of(base)
+    tokenizer = tokenizer_of(base, other)
     models = [_name(base.record.get("model"))]
     if other is not None:
         models.append(_name(other.record.get("model")))

@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
 
 def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) -> Tokens:
     """Texts of at most `most` positions, those with the largest changes first."""
-    tokenizer = tokenizer_of(base)
+    tokenizer = tokenizer_of(base, tuned)
     found = pd.DataFrame({"sample_id": [], "part": []})
     if tuned is not None:
         found = most_changed(paired_parts(base, tuned, COLUMNS), SupportRule(), SHOWN)
