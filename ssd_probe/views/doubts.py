@@ -50,14 +50,32 @@ def cut_samples(cut: int, of: int, kept: bool = True) -> str | None:
     )
 
 
-def hardly_moved(name: str, before: float, after: float) -> str | None:
-    """KL(q || p) from the training target q, in nats, of the base and of the student."""
+def hardly_moved(
+    name: str,
+    before: float,
+    after: float,
+    outside: tuple[float, float] = (math.nan, math.nan),
+) -> str | None:
+    """KL(q || p) from the training target q, in nats, of the base and of the student.
+
+    outside: -log K of both, the part of it for mass outside the support; where that fell, and the
+    sum did not, the student moved, and away from the target's shape within the support.
+    """
     if not (math.isfinite(before) and math.isfinite(after)) or before <= 0:
         return None
     if before - after >= MOVED_SHARE * before:
         return None
     change = (before - after) / before
     way = f"only {change:.1%} of it" if change > 0 else "not even nearer"
+    if outside[0] - outside[1] >= MOVED_SHARE * before:
+        inside = before - outside[0], after - outside[1]
+        return (
+            f"{name} is hardly nearer to its training target: KL(q || p) {before:.4f} -> "
+            f"{after:.4f} nats, {way}; less of its mass lies outside the support ({outside[0]:.4f} "
+            f"-> {outside[1]:.4f}), but within it the shape moved away ({abs(inside[0]):.4f} -> "
+            f"{inside[1]:.4f}), as when training goes beyond its target: fewer steps, or a lower "
+            "learning rate"
+        )
     return (
         f"{name} hardly moved to its training target: KL(q || p) {before:.4f} -> {after:.4f} nats, "
         f"{way}; what it does or does not do says little of self-distillation"

@@ -1,5 +1,6 @@
 """Step 4: the models probed on the same texts, and what changed at locks and forks."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def _by_rule(
 def _moved(name: str, rows: list[dict]) -> str | None:
     """KL(q || p) of base and student over all positions, where the probes' ranks tell it."""
     table = pd.DataFrame(rows)
-    every = table[(table["label"] == "all") & (table["statistic"] == "target_kl")]
-    if every.empty:
+    every = table[table["label"] == "all"].set_index("statistic")[["base", "tuned"]].astype(float)
+    if "target_kl" not in every.index:
         return None
-    return hardly_moved(name, float(every["base"].iloc[0]), float(every["tuned"].iloc[0]))
+    outside = every.loc["compression"] if "compression" in every.index else (math.nan, math.nan)
+    return hardly_moved(name, *every.loc["target_kl"], outside=tuple(outside))
