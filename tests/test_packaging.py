@@ -53,7 +53,8 @@ def test_a_type_checker_understands_a_users_program(tmp_path):
         "import torch\nfrom ssd_probe import Decoding, position_stats\nDecoding(1.6, 20, 0.8)\n"
         "reveal_type(position_stats(torch.randn(2, 9)).entropy)\n"
     )
-    options = ["--ignore-missing-imports", "--follow-imports=silent", "--cache-dir", tmp_path]
+    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    options += ["--cache-dir", tmp_path]  # no settings of folders above
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *map(str, options), tmp_path / "user.py"],
         cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True,
