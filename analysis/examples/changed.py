@@ -15,6 +15,8 @@ from ssd_probe.kernels.fields import REQUIRED
 COLUMNS = ("sample_id", "problem_id", "position", "token", *REQUIRED), REQUIRED
 RANKS = 20  # leading tokens of each model that are told apart; the others count as one
 ROWS = 4096  # compared at a time
+_TOLD = ["sample_id", "problem_id", "position", "token", "part", "label", "change", "context",
+         "base_ids", "base_p", "tuned_ids", "tuned_p"]  # fmt: skip
 _NEEDED = ["valid", "top_ids", "top_logits", "max_logit", "log_partition"]
 
 
@@ -60,9 +62,9 @@ def most_changed(
     parts: (base, tuned) frames of the same whole texts, with `COLUMNS`. Gives sample_id,
     problem_id, position, token, `part` (which of `parts`, from 0), `label` by `rule` on the base,
     `change`, `context` (the text before), and of both models top_ids and p (their leading tokens'
-    probabilities): base_ids, base_p, tuned_ids, tuned_p.
+    probabilities): base_ids, base_p, tuned_ids, tuned_p. No row where nothing changed.
     """
-    found = pd.DataFrame({"change": []})
+    found = pd.DataFrame(columns=_TOLD)
     for number, (base, tuned) in enumerate(parts):
         least = float(found["change"].iloc[-1]) if len(found) == count else 0.0
         changes = pd.Series(change(base, tuned, least))

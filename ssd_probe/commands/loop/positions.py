@@ -155,5 +155,8 @@ def _moved(name: str, rows: list[dict]) -> str | None:
     every = table[table["label"] == "all"].set_index("statistic")[["base", "tuned"]].astype(float)
     if "target_kl" not in every.index:
         return None
-    outside = every.loc["compression"] if "compression" in every.index else (math.nan, math.nan)
-    return hardly_moved(name, *every.loc["target_kl"], outside=tuple(outside))
+    before, after = every.loc["target_kl"]
+    out_before, out_after = (
+        every.loc["compression"] if "compression" in every.index else (math.nan, math.nan)
+    )
+    return hardly_moved(name, before, after, (out_before, out_after))

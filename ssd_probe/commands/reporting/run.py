@@ -46,7 +46,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
             Section("doubts", "What to distrust?", _doubts(summary, record)),
             repeat,
         ]
-        first, doubts = answers(summary), len(summary["doubts"])
+        first, doubts = answers(summary), len(_doubt_lines(summary, record))
         if doubts:
             first.append(f"{doubts} doubt{'s' if doubts > 1 else ''}: see What to distrust?")
         return Report(title, subtitle, first, sections), tokens
@@ -74,6 +74,7 @@ def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
         "longest answer": f"{loop.max_new_tokens} tokens",
         "training": f"learning rate {loop.training.learning_rate:g}, "
         f"{loop.training.epochs:g} epochs of batches of {loop.training.batch_size}"
+        + (f", {each} a step" if (each := loop.training.gradient_accumulation) > 1 else "")
         + (f", at most {loop.training.max_steps} steps" if loop.training.max_steps > 0 else ""),
         "T_eval tried on dev": ", ".join(f"{t:g}" for t in loop.T_eval)
         + f"; top-k {loop.top_k_eval}, top-p {loop.top_p_eval:g}",
@@ -122,11 +123,17 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
         ).fillna("")
 
     tested = passes[BASE, "all", 1]["problems"]
+    sizes = ", ".join(
+        f"{passes[BASE, group, 1]['problems']} {group}"
+        for k, group in keys
+        if k == 1 and group != "all"
+    )
     others = [name for name in models if any(key[0] == name for key in gains)]
     return [
         Prose(
-            f"{tested} held-out problems; each model at {how_chosen(summary)} "
-            f"({truncations(summary)}); 95 % bootstrap intervals over problems."
+            f"{tested} held-out problems{f' ({sizes})' if sizes else ''}; each model at "
+            f"{how_chosen(summary)} ({truncations(summary)}); 95 % bootstrap intervals over "
+            "problems."
         ),
         Table("pass@k", table(passes, models, False)),
         Table("Difference to the base, paired by problem", table(gains, others, True)),
@@ -136,7 +143,16 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
 
 def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> list[Block]:
     content = {"table": summary["comparison"], "lines": summary.get("verdicts", [])}
-    blocks = inside(content, run.out / "figures", tokens)
+    which = "the best arm on dev" if summary.get("chosen_on", True) else "the first arm"
+    rule = "branching" if run.loop.labels == "support" else "entropy"
+    blocks: list[Block] = [
+        Prose(
+            f"{summary['main']}, {which}, is the tuned model here. By the base's {rule} a position "
+            "is a lock (one token to choose), a fork (several), open (so many that the "
+            "six likeliest hold less than half of the mass) or neither (between lock and fork)."
+        ),
+        *inside(content, run.out / "figures", tokens),
+    ]
     for each in summary.get("comparisons", []):
         told = each.get("verdicts") or []
         if told:
@@ -164,6 +180,11 @@ def _known(summary: dict[str, Any]) -> list[Block]:
 
 
 def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:
+    lines = _doubt_lines(summary, record)
+    return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
+
+
+def _doubt_lines(summary: dict[str, Any], record: dict[str, Any]) -> list[str]:
     lines = [*summary["doubts"]]
     if summary.get("isolation") not in (None, "bubblewrap"):
         lines.append(f"Programs ran with this isolation: {summary['isolation']}.")
@@ -172,7 +193,7 @@ def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:
             f"The base was dequantised from {record['dequantised_from'].get('gguf')}: it is not "
             "the model as it was published."
         )
-    return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
+    return lines
 
 
 def _repeat(run: RunFolder, name: str) -> list[Block]:
