@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssd_probe.core import loss as module
 from ssd_probe.core import train as training
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.core.loss import completion_loss
+from ssd_probe.core.loss import CompletionLoss, completion_loss
 from ssd_probe.core.train import IGNORED, collate, train
+from ssd_probe.kernels.head import Head
 from tests.models import FAMILIES, tiny_model, tiny_tokenizer
 from tests.test_heads import Doubling
 
@@ -158,11 +159,16 @@ def test_the_models_own_loss_where_the_layer_is_unknown_or_a_router_has_one():
     assert completion_loss(unknown) is None and completion_loss(router) is None
 
 
-def test_the_layer_is_itself_again_whatever_happens():
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_layer_is_itself_again_whatever_happens(wrapped):
     model = tiny_model("llama")
+    if wrapped:  # as accelerate does where a model is spread over devices
+        forward = model.lm_head.forward
+        model.lm_head.forward = lambda hidden: 2 * forward(hidden)
     ids = torch.tensor([[5, 6, 7]])
     before = model(ids).logits
-    with pytest.raises(RuntimeError, match="stop"), completion_loss(model).installed():
+    loss = CompletionLoss(model, Head(model.lm_head.weight))
+    with pytest.raises(RuntimeError, match="stop"), loss.installed():
         assert model(ids).logits.shape == (1, 3, 1)
         raise RuntimeError("stop")
     assert model(ids).logits.equal(before)

@@ -40,11 +40,15 @@ class CompletionLoss:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The output layer keeps what it is given, and gives one column of it back."""
+        own = vars(self.layer).get("forward")  # where a library has wrapped it
         self.layer.forward = self._keep
         try:
             yield
         finally:
-            del self.layer.forward  # an attribute of the object: the class has its own
+            if own is None:
+                del self.layer.forward  # the class has its own
+            else:
+                self.layer.forward = own
             self.hidden = None
 
     def __call__(
