@@ -31,8 +31,9 @@ def _doubt(found: dict[str, Any]) -> str:
         )
     if found["between"] == 0:
         return (
-            "beyond the answers' own noise the pilot saw no change that varies between problems: "
-            "this is the least that is needed"
+            "the difference varies less than independent answers would: the pilot is small, or "
+            "both models' answers, drawn with the same seeds, vary together; then smaller "
+            "differences are told than is said here, and what is said of endless answers is nothing"
         )
     return "in brackets 95 % bootstrap over the pilot's problems"
 
