@@ -12,7 +12,7 @@ import ssd_probe
 ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = (  # lowest first: imports go down, or sideways
-    {"errors", "decoding", "config_fields"},
+    {"errors", "decoding", "config_fields", "executors"},
     {"files", "kernels", "tiny"},
     {"problems", "models"},
     {"core", "execution", "probing", "analysis", "policies"},
