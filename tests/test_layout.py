@@ -16,7 +16,7 @@ LAYERS = (  # lowest first: imports go down, or sideways
     {"files", "kernels", "tiny"},
     {"problems", "models"},
     {"core", "execution", "probing", "analysis", "policies"},
-    {"figures", "views"},
+    {"figures", "views", "watching"},
     {"commands"},
     {"cli"},
 )
@@ -28,8 +28,9 @@ FORBIDDEN = {  # sideways and down
     "policies": {"core", "execution", "probing"},
     "analysis": {"policies"},
     "probing": {"core", "execution"},
-    "figures": {"probing", "files", "views"},
-    "views": {"models"},
+    "figures": {"probing", "files", "views", "watching"},
+    "views": {"models", "watching"},
+    "watching": {"core", "execution", "views"},
 }
 FILES_A_FOLDER = 13
 

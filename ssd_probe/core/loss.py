@@ -28,7 +28,8 @@ class CompletionLoss:
     their logits take `LOGITS_BYTES`; their gradients are made from logits computed again.
 
     Within `installed` the model's output layer passes nothing on, its forward's logits mean
-    nothing, and calling this with the labels [B, L] gives the loss of the forward just done.
+    nothing, and calling this with the labels [B, L] gives the loss of the forward just done. Where
+    no gradient is wanted, as in an evaluation between two steps, the layer is itself.
     """
 
     def __init__(self, model: Any, head: Head, mixed: torch.dtype | None = None):
@@ -70,6 +71,8 @@ class CompletionLoss:
         return total / (len(targets) or 1 if num_items_in_batch is None else num_items_in_batch)
 
     def _keep(self, hidden: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.linear(hidden)
         self.hidden = hidden
         return hidden[..., :1]
 

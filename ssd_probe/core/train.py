@@ -6,7 +6,7 @@ The loop, the optimiser and everything distributed are transformers' Trainer.
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,12 @@ IGNORED = -100  # label of the prompt's tokens: only the completion has a loss
 
 
 def train(
-    model: Any, tokenizer: Any, rows: Sequence[dict], config: TrainConfig, out: Path
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[dict],
+    config: TrainConfig,
+    out: Path,
+    watch: Callable[[Trainer], TrainerCallback] | None = None,
 ) -> list[dict]:
     """Fine-tune `model` on `rows` (`prompt_ids`, `completion_ids`) and save it to `out`.
 
@@ -38,7 +43,7 @@ def train(
     that does not know its output layer, or weights are sharded). Writes `out`/metrics.jsonl and the
     checkpoint (Hugging Face format, safetensors); returns the metrics. With `save_steps`, an
     interrupted run goes on from its last checkpoint in `out`/trainer. Samples that do not fit are
-    left out, and counted on stderr; see `fitting`.
+    left out, and counted on stderr; see `fitting`. `watch` makes a callback for the trainer.
     Errors: `UserError` if no sample has token ids, or none fits.
     """
     fit, dropped = fitting(rows, model, config)
@@ -60,6 +65,8 @@ def train(
     if loss and _in_pieces(trainer):
         loss = trainer.compute_loss_func = None
     trainer.remove_callback(PrinterCallback)  # `_Metrics` shows progress, on stderr
+    if watch is not None:
+        trainer.add_callback(watch(trainer))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
