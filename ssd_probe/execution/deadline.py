@@ -14,7 +14,7 @@ Processes = Callable[[], Iterable[int]]
 
 
 class Deadline:
-    """`seconds` from now, not counting how long this thread and `processes` waited to be run.
+    """`seconds` from now, not counting how long `processes` and this thread waited to be run.
 
     processes: pids as this machine counts, asked for anew each time; those that began later
     count from their beginning. They are taken to work in turns: where two of them waited at once,
@@ -24,17 +24,21 @@ class Deadline:
     def __init__(self, seconds: float, processes: Processes = tuple):
         self._processes = processes
         self._end = time.monotonic() + seconds
-        self._before = self._waits()
+        self._before = {pid: waited(pid) for pid in processes()}
+        self._seen = waited(threading.get_native_id())
 
-    def left(self) -> float:
-        """Seconds; 0 or less when the time is up."""
+    def left(self, idle: bool = False) -> float:
+        """Seconds; 0 or less when the time is up.
+
+        idle: since the last call nothing came. Then this thread waited only to see that.
+        """
+        mine = waited(threading.get_native_id())
+        self._end += 0.0 if idle else mine - self._seen
+        self._seen = mine
         left = self._end - time.monotonic()
         if left > 0:
             return left
-        return left + sum(wait - self._before.get(who, 0.0) for who, wait in self._waits().items())
-
-    def _waits(self) -> dict[int, float]:
-        return {who: waited(who) for who in (threading.get_native_id(), *self._processes())}
+        return left + sum(waited(pid) - self._before.get(pid, 0.0) for pid in self._processes())
 
 
 def waited(pid: int) -> float:

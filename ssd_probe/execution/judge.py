@@ -274,12 +274,13 @@ class Oracle:
 
     def _read(self, count: int, deadline: Deadline) -> bytes:
         assert self._process.stdout
-        data = b""
+        data, idle = b"", False
         while len(data) < count:
-            left = deadline.left()
-            if not select.select([self._process.stdout], [], [], max(0.0, left))[0]:
-                if left <= 0:
-                    raise TimeoutError
+            left = deadline.left(idle)
+            idle = not select.select([self._process.stdout], [], [], max(0.0, left))[0]
+            if idle and left <= 0:
+                raise TimeoutError
+            if idle:
                 continue
             chunk = os.read(self._process.stdout.fileno(), count - len(data))
             if not chunk:

@@ -192,12 +192,14 @@ class Box:
 
     def _pump(self, done: Callable[[], bool], deadline: Deadline) -> None:
         """Write what is unsent and read what comes, until `done()`; what came in time counts."""
+        idle = False
         while not done():
             if self._unsent:
                 self._poll.register(self._jobs, select.POLLOUT)
-            left = deadline.left()
+            left = deadline.left(idle)
             ready = self._poll.poll(max(0.0, 1000 * left))
-            if left <= 0 and not ready:
+            idle = not ready
+            if idle and left <= 0:
                 raise TimeoutError
             for descriptor, _ in ready:
                 if descriptor == self._jobs:
