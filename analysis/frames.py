@@ -71,8 +71,12 @@ def require_exact(stats: PositionStats, *decodings: Decoding) -> None:
 
 def stacked(frame: pd.DataFrame, name: str) -> NDArray:
     """A column of K-long rows as one array [N, K]. Raises UserError where K differs."""
+    column = frame[name]
+    if isinstance(column.dtype, pd.ArrowDtype):  # of `Probe.batches(packed=True)`
+        lists = column.array.__arrow_array__().combine_chunks()
+        return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     try:
-        return np.asarray(frame[name].tolist())  # [N, K]
+        return np.asarray(column.tolist())  # [N, K]
     except ValueError:
         raise UserError(f"the probe's '{name}' holds rows of different length") from None
 

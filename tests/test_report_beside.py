@@ -84,10 +84,11 @@ def summary() -> dict:
 
 
 def predicted(folder: Path) -> None:
-    def row(setting: tuple, low: float | None, high: float | None, reach: float | None) -> dict:
+    def row(setting: tuple, low: float | None, high: float, reach: float) -> dict:
         names = ("T_train", "top_k_train", "top_p_train")
-        return {**dict(zip(names, setting, strict=True)), "top_k_eval": 20, "top_p_eval": 0.8,
-                "T_low": low, "T_high": high, "reach": reach, "feasible": low is not None}  # fmt: skip
+        room = {"T_low": low, "T_high": high, "reach": reach, "feasible": low is not None}
+        evaluated = {"top_k_eval": 20, "top_p_eval": 0.8}
+        return dict(zip(names, setting, strict=True)) | evaluated | room
 
     rows = [row((1.6, 20, 0.8), 0.3, 0.9, 3.0), row((1.0, 20, 0.8), 0.4, 0.8, 2.0),
             row((None, None, None), None, 0.2, 1.2)]  # fmt: skip

@@ -89,14 +89,18 @@ def paired_parts(
     base: Probe,
     tuned: Probe,
     columns: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
+    packed: bool = False,
 ) -> "Iterator[tuple[pd.DataFrame, pd.DataFrame]]":
-    """Both probes part by part; columns: of each, None being all.
+    """Both probes part by part; columns: of each, None being all; packed: as of `Probe.batches`.
 
     Raises UserError unless they hold the same texts in like parts.
     """
     if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
         raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
-    return zip(base.batches(columns[0]), tuned.batches(columns[1]), strict=True)
+    sides = (
+        probe.batches(names, packed) for probe, names in zip((base, tuned), columns, strict=True)
+    )
+    return zip(*sides, strict=True)
 
 
 def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:

@@ -1,6 +1,7 @@
 """The probe table: its columns, the rows of one text, and reading it back from a folder."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,13 +177,27 @@ class Probe:
         """These columns and no others. `UserError` for an unknown name or a damaged file."""
         return _frame(self._table(names))
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+    def batches(
+        self, columns: Sequence[str] | None = None, packed: bool = False
+    ) -> Iterator[pd.DataFrame]:
         """The table in order, a part at a time, so that memory does not grow with positions.
 
-        A part is whole texts: 64, or fewer with about 131,072 positions.
+        A part is whole texts: 64, or fewer with about 131,072 positions. packed: the ranks of all
+        rows stay one array each, which `stacked` and `stats_of` take as it is.
         """
         names = self._known(columns)
-        return (_frame(self._part(file, names)) for file in self._files)
+        return (_frame(self._part(file, names), packed) for file in self._files)
+
+    def texts(
+        self, number: int, columns: Sequence[str], only: Collection[str] | None = None
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The texts of a part, or those of these names, each by itself; its rows from 0."""
+        table = self._part(self._files[number], self._known([*columns]))
+        ids = np.asarray(table["sample_id"])
+        starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+        for start, end in itertools.pairwise(starts):
+            if start < end and (only is None or ids[start] in only):
+                yield str(ids[start]), table.slice(start, end - start).to_pandas(split_blocks=True)
 
     def part(
         self,
@@ -262,6 +277,10 @@ def _damaged(file: Path, reason: str) -> UserError:
     )
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
+def _frame(table: pa.Table, packed: bool = False) -> pd.DataFrame:
     """Read-only: columns are taken as they are where that can be, so there are no two tables."""
-    return table.to_pandas(split_blocks=True, self_destruct=True)
+
+    def kept(kind: pa.DataType) -> pd.ArrowDtype | None:
+        return pd.ArrowDtype(kind) if packed and pa.types.is_fixed_size_list(kind) else None
+
+    return table.to_pandas(split_blocks=True, self_destruct=True, types_mapper=kept)
