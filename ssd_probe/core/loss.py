@@ -85,7 +85,7 @@ class CompletionLoss:
         if not torch.is_grad_enabled():
             return self.linear(hidden)
         self.hidden = hidden
-        return hidden[..., :1]
+        return hidden[..., :1].clone()  # FSDP refuses a view
 
     def _sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         with self._precision(hidden):

@@ -78,11 +78,24 @@ def train(
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     model.config.use_cache = cached
     model.eval()
-    if trainer.is_fsdp_enabled:  # else each process would leave its part
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(str(out))
+    _save(trainer, out)
     tokenizer.save_pretrained(out)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _save(trainer: Trainer, out: Path) -> None:
+    """The checkpoint. FSDP2's parts are gathered by the first process, whatever the config says."""
+    if not (trainer.is_fsdp_enabled and trainer.accelerator.is_fsdp2):
+        trainer.save_model(str(out))
+        return
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    whole = {}
+    for name, value in model.state_dict().items():
+        tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if trainer.is_world_process_zero():
+            whole[name] = tensor.cpu()
+    if trainer.is_world_process_zero():
+        model.save_pretrained(out, state_dict=whole)
 
 
 def _loss(model: Any, config: TrainConfig) -> CompletionLoss | None:
