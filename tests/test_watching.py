@@ -15,7 +15,8 @@ from ssd_probe import Decoding, ForkLockCallback, UserError
 from ssd_probe.analysis.labels import EntropyRule
 from ssd_probe.analysis.theory import kl_divergence, support, three_term_loss
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.core.train import _example, collate, train
+from ssd_probe.core.train import train
+from ssd_probe.core.training.batches import collate, example
 from ssd_probe.problems.texts import Text
 from ssd_probe.watching.contexts import Contexts
 from ssd_probe.watching.measuring import STATISTICS, compared, forward_of, means
@@ -53,7 +54,7 @@ def plain(model, out, callback, steps=6, resume=None, **options):
         report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=2, save_steps=2, **options,
     )  # fmt: skip
     trainer = Trainer(
-        model, arguments, train_dataset=[_example(row) for row in rows(16)],
+        model, arguments, train_dataset=[example(row) for row in rows(16)],
         data_collator=collate, callbacks=[callback] if callback else [],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ def train_stage(
     Under `accelerate launch` or `torchrun` every rank calls this; the first one keeps the records.
     """
     from ssd_probe.core.sample import usable
-    from ssd_probe.core.train import fitting, listed, train, world
+    from ssd_probe.core.train import arguments_of, train, world
+    from ssd_probe.core.training.batches import fitting, listed
 
     rows = read_jsonl(samples)
     base = Checkpoint(model)
     kept = usable(rows, base.tokenizer)
-    settings = {"model": base.identity, "samples": digest(rows), **asdict(config)}
+    settings = {"model": base.identity, "samples": digest(rows), **config.recorded()}
     first = os.environ.get("RANK", "0") == "0"
     about = {**named(model), "source": str(samples), "of": len(rows)}
     about |= {"device": device_name(None)}
@@ -58,7 +59,9 @@ def train_stage(
         if (out / "done.json").exists():
             return
         watched = read_texts(_watchable(watch.texts)) if watch else []
-        loaded = load_model(model, device="cpu", dtype="float32")  # the Trainer places it
+        arguments = arguments_of(config, out)  # first: a sharded model is loaded in parts
+        kept_dtype = "bfloat16" if config.half and config.lora_rank else "float32"
+        loaded = load_model(model, kept_dtype, "cpu", config.attn)  # the Trainer places it
         used, dropped = fitting(kept, loaded, config)
         if stubs := len(rows) - len(kept):
             dropped = {"empty or of one line": stubs, **dropped}
@@ -75,7 +78,7 @@ def train_stage(
             for doubt in doubts:
                 print(f"note: {doubt}", file=sys.stderr)
         watcher = _watcher(watch, watched, base.tokenizer, decoding_of(samples), out / "watch")
-        metrics = train(loaded, base.tokenizer, used, config, out, watcher)
+        metrics = train(loaded, base.tokenizer, used, config, out, watcher, arguments)
         if first:
             write_json(out / "done.json", {"last": metrics[-1] if metrics else None})
 

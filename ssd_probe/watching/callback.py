@@ -28,6 +28,7 @@ from ssd_probe.watching.measuring import STATISTICS, compared, forward_of, means
 TABLE = "watch.csv"
 TIMED_STEPS = 3  # before the default interval is chosen
 SHARE = 0.03  # of the training's time
+MOST = 200  # measurements of a training at the default interval: more would show no more
 
 
 class ForkLockCallback(TrainerCallback):
@@ -44,8 +45,8 @@ class ForkLockCallback(TrainerCallback):
 
     every: steps between two measurements. By default it adapts: after `TIMED_STEPS` steps, and
     after each measurement anew, so many that measuring takes `share` of the time of the steps
-    between: ceil(median seconds of a measurement / (share * median seconds of a step)). Step 0 and
-    the last are measured besides.
+    between: ceil(median seconds of a measurement / (share * median seconds of a step)), and at
+    least a `MOST`-th of the training. Step 0 and the last are measured besides.
 
     Into `out` (default: the trainer's output_dir/watch): `watch.csv`, a row a step and label, its
     columns as in `analysis.changes`, means in nats; at the end the figure `watch`. Into the
@@ -114,12 +115,12 @@ class ForkLockCallback(TrainerCallback):
             due = step % self.every == 0
         else:
             if self.due is None and step >= self.measured_first + TIMED_STEPS:
-                self.due = self.measured + self._interval()
+                self.due = self.measured + self._interval(state.max_steps)
             due = self.due is not None and step >= self.due
         if due:
             self._measure(args, state, control, model)
             if not self.every:
-                self.due = step + self._interval()
+                self.due = step + self._interval(state.max_steps)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if self.measured < state.global_step:
@@ -172,12 +173,12 @@ class ForkLockCallback(TrainerCallback):
             self.rows = table.to_dict("records")
             self.costs = table.groupby("step")["seconds"].first().tolist()
 
-    def _interval(self) -> int:
+    def _interval(self, of: int) -> int:
         """Steps to the next measurement, as the first process sees it."""
         if not self.main:
             return _from_first(None)
         paid = self.share * max(median(self.steps), 1e-9)  # seconds a step
-        return _from_first(max(1, math.ceil(median(self.costs) / paid)))
+        return _from_first(max(1, of // MOST, math.ceil(median(self.costs) / paid)))
 
     def _measure(self, args: Any, state: Any, control: Any, model: Any) -> None:
         started = time.perf_counter()
