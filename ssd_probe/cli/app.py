@@ -12,9 +12,10 @@ import typer
 
 from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
+from ssd_probe.cli.doctor import doctor
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import AsJson, Config, Model, flags_of, print_json
+from ssd_probe.cli.options import Config, Model, flags_of
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
@@ -51,9 +52,6 @@ def settings(
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
-
-
-app.command()(sample)
 
 
 @app.command()
@@ -156,28 +154,9 @@ def fetch(
     print(f"checkpoint in {fetched(name)}")
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do: backends and why, packages, isolation.
-
-    \b
-    Examples:
-      ssd-probe doctor
-      ssd-probe doctor --json
-    """
-    from ssd_probe.commands.doctor import doctor_stage
-
-    found = doctor_stage()
-    if as_json:
-        print_json(found)
-        return
-    for name, line in found.items():
-        print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
-
-
 for command in (
     *(run, demo, branch, compare, evaluate, figures),
-    *(power, predict, report, sweep, toy, view),
+    *(doctor, power, predict, report, sample, sweep, toy, view),
 ):
     app.command()(command)
 
