@@ -80,6 +80,9 @@ class Engine(Protocol):
         """`count` first tokens after the same ids, cheaply: for `engines.conformance`."""
         ...
 
+    def close(self) -> None:
+        """End connections and processes."""
+
 
 def collect(
     source: Source,

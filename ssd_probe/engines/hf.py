@@ -57,3 +57,6 @@ class Hf:
         requests = {i: Request("draws", i, ids, 1) for i in range(count)}
         drawn = {p: d for some in self.answers(requests, policy, seed) for p, d in some.items()}
         return [drawn[place].ids[0] for place in range(count)]
+
+    def close(self) -> None:
+        """Nothing to end: the checkpoint may be in further use."""

@@ -122,6 +122,10 @@ class Server:
     def _drawn(self, request: Request, reply: Reply) -> Drawn:
         return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
 
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.link.close()
+
 
 class Queue:
     """Places to ask for, shared out among peers' windows; each is answered once."""

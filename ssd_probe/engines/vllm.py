@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -114,6 +115,10 @@ class Vllm:
     def _drawn(self, request: Request, reply: Reply) -> Drawn:
         return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
 
+    def close(self) -> None:
+        if worker := self.__dict__.pop("_worker", None):  # only where it was started
+            worker.close()
+
 
 class Worker:
     """The process with vLLM in it, which ends with this one. `Failed` where it does not start."""
@@ -129,7 +134,9 @@ class Worker:
         self._send([said])
         first = self._line()
         if first is None:
-            raise Failed(f"vLLM did not start: {self._last_words()}")
+            words = self._last_words()
+            self.close()
+            raise Failed(f"vLLM did not start: {words}")
         self.version, self.context = first["version"], first["context"]
 
     def ask(self, lines: Iterator[dict], count: int) -> Iterator[tuple[int, list[Reply]]]:
@@ -158,6 +165,14 @@ class Worker:
         stdout: IO[str] = self.process.stdout  # type: ignore[assignment]
         line = stdout.readline()
         return json.loads(line) if line.endswith("\n") else None
+
+    def close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
 
     def _last_words(self) -> str:
         self.process.wait()

@@ -1,5 +1,6 @@
 """`ssd-probe doctor --engine`: an engine's draws against a decoding, and a certificate of it."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,16 @@ def conformance_stage(
 
     The model's weights are needed here, for its own probabilities.
     """
-    engine = engine_of(choice, checkpoint, BATCH)
-    about = engine.about(decoding)  # a server that is not there says so before anything is computed
-    found = choose(contexts_of(checkpoint), decoding, CONTEXTS, rounding)
+    with closing(engine_of(choice, checkpoint, BATCH)) as engine:
+        about = engine.about(decoding)  # who is not there says so before anything is computed
+        found = choose(contexts_of(checkpoint), decoding, CONTEXTS, rounding)
+        told = certify(engine, found, decoding, draws=draws, rounding=rounding, seed=seed)
     certificate = {
         **about,
         "model": checkpoint.identity,
         "decoding": decoding.to_dict(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **certify(engine, found, decoding, draws=draws, rounding=rounding, seed=seed),
+        **told,
     }
     if out is not None:
         write_json(out, certificate)
