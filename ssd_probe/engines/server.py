@@ -12,17 +12,16 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ssd_probe.core.requests import LENGTH, STRING, TOKEN, Answers, Drawn, Request
-from ssd_probe.core.running import Answer
+from ssd_probe.core.requests import Answers, Drawn, Request
 from ssd_probe.core.streams import seed_of
 from ssd_probe.decoding import Policy
 from ssd_probe.engines.dialects import Asked, Reply, plain_decoding
 from ssd_probe.engines.link import Link, Transient, pause
 from ssd_probe.engines.peer import Peer
-from ssd_probe.errors import Resumable, UserError
+from ssd_probe.engines.replies import drawn_of
+from ssd_probe.errors import Resumable
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import Limits
-from ssd_probe.models.tokens import continuation_ids
 
 STALL = 1800.0  # seconds without any answer, after which a run stops
 DOWN = 600.0  # the same while no server can be reached
@@ -121,34 +120,11 @@ class Server:
             queue.stop()
 
     def _drawn(self, request: Request, reply: Reply) -> Drawn:
-        """A reply as every engine has them; `UserError` for one that cannot be right."""
-        if reply.ids is None:
-            return self._of_text(request, reply)
-        name, stops, ids = f"{request.name}/{request.index}", self.limits.stops, list(reply.ids)
-        if reply.matched in stops and ids[-1:] != [reply.matched]:
-            ids.append(reply.matched)
-        if not all(type(i) is int and 0 <= i < self.limits.vocabulary for i in ids):
-            raise UserError(f"{name}: the server's ids are not of this model's vocabulary")
-        answer = Answer(0, list(request.ids), request.room, request.stop, request.begun)
-        ended = answer.extend(ids[: request.room], stops, self.checkpoint.tokenizer)
-        if ended or (request.stop and reply.reason == "stop"):
-            return Drawn(answer.new)
-        how = "at its own limit; is its context shorter than the model's?"
-        if reply.reason == "stop":
-            how = f"at token {ids[-1:]}, which ends no answer of {self.checkpoint.name}"
-        raise UserError(
-            f"{name}: the server ended the answer after {len(ids)} of {request.room} tokens, {how}"
-        )
+        return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
 
-    def _of_text(self, request: Request, reply: Reply) -> Drawn:
-        """Tokenised again; a stop token, which is no text, is put behind."""
-        tokenizer = self.checkpoint.tokenizer
-        ids = continuation_ids(tokenizer, list(request.ids), reply.text)[: request.room]
-        if reply.reason == "length":  # tokenised again there may be fewer
-            return Drawn(ids, LENGTH)
-        if request.stop:
-            return Drawn(ids, STRING)
-        return Drawn([*ids[: request.room - 1], tokenizer.eos_token_id], TOKEN)
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.link.close()
 
 
 class Queue:
