@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "probe",
     "compare",
+    "diff",
     "evaluate",
     "sweep",
     "figures",

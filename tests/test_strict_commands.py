@@ -75,6 +75,7 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
             [],
         ),
     ],
+    "diff": [(["ssd.jsonl", "paper", "--json"], []), (["student", "ml-ssd", "--json"], [])],
     "power": [
         (["pilot.json", "--json"], [""]),
         (["pilot.json", "other-pilot.json", "--json"], [""]),

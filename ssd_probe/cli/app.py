@@ -15,6 +15,7 @@ from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
+from ssd_probe.cli.exchange import diff
 from ssd_probe.cli.options import (
     AsJson,
     Config,
@@ -248,7 +249,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 for command in (
-    *(run, demo, branch, compare, evaluate, figures),
+    *(run, demo, branch, compare, diff, evaluate, figures),
     *(power, predict, report, sweep, toy, view),
 ):
     app.command()(command)
