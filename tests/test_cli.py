@@ -25,6 +25,7 @@ COMMANDS = (
     "sweep",
     "figures",
     "power",
+    "import",
     "predict",
     "report",
     "toy",

@@ -15,7 +15,7 @@ from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.exchange import diff
+from ssd_probe.cli.exchange import diff, import_answers
 from ssd_probe.cli.options import (
     AsJson,
     Config,
@@ -253,6 +253,7 @@ for command in (
     *(power, predict, report, sweep, toy, view),
 ):
     app.command()(command)
+app.command(name="import")(import_answers)
 
 
 def _raise_interrupt(signum: int, frame: Any) -> None:
