@@ -81,6 +81,8 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
             [],
         ),
     ],
+    "diff": [(["ssd.jsonl", "paper", "--json"], []), (["student", "ml-ssd", "--json"], [])],
+    "import": [(["server.json", "--out", "imported", "--json"], ["", "imported/probe.json"])],
     "power": [
         (["pilot.json", "--json"], [""]),
         (["pilot.json", "other-pilot.json", "--json"], [""]),
@@ -147,6 +149,9 @@ def prepare(folder, patch):
     (problem,) = tiny_problems("dev", 1)
     answer = {"problem_id": problem.problem_id, "completion": "def solve(xs):\n    return 1"}
     Path("answers.jsonl").write_text(json.dumps(answer) + "\n")
+    top = [{"token": each, "logprob": -1.0} for each in "ab"]
+    said = {"choices": [{"logprobs": {"content": [top[0] | {"top_logprobs": top}]}}]}
+    Path("server.json").write_text(json.dumps(said))
     answered = [{"task_id": t, "verdict": v} for t in "ab" for v in ("pass", "error")]
     Path("pilot.json").write_text(json.dumps({"results": answered}))
     Path("other-pilot.json").write_text(json.dumps({"results": answered[::-1]}))
