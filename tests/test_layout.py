@@ -12,10 +12,10 @@ import ssd_probe
 ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = (  # lowest first: imports go down, or sideways
-    {"errors", "decoding", "config_fields"},
+    {"errors", "decoding", "config_fields", "executors"},
     {"files", "kernels", "tiny"},
     {"problems", "models"},
-    {"core", "execution", "probing", "analysis", "policies"},
+    {"core", "engines", "execution", "probing", "analysis", "policies"},
     {"figures", "views", "watching"},
     {"commands"},
     {"cli"},
@@ -24,7 +24,8 @@ LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {  # sideways and down
     "kernels": {"files", "tiny"},
     "execution": {"models", "core", "kernels", "probing", "analysis"},
-    "core": {"execution", "probing"},
+    "core": {"engines", "execution", "probing"},
+    "engines": {"execution", "probing", "analysis", "policies"},
     "policies": {"core", "execution", "probing"},
     "analysis": {"policies"},
     "probing": {"core", "execution"},

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,23 +14,14 @@ from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import (
-    AsJson,
-    Config,
-    Device,
-    Model,
-    Policy,
-    Style,
-    flags_of,
-    print_json,
-)
+from ssd_probe.cli.options import AsJson, Config, Model, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
+from ssd_probe.cli.sample import sample
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import report, view
-from ssd_probe.core.config import SampleConfig, TrainConfig
-from ssd_probe.decoding import PAPER_TRAIN, Decoding
+from ssd_probe.core.config import TrainConfig
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.files.writing import disk_is_full
 from ssd_probe.probing.config import ProbeConfig
@@ -63,69 +53,7 @@ def settings(
         os.environ[DEBUG] = "1"
 
 
-@app.command()
-@flags_of(SampleConfig)
-def sample(
-    settings: SampleConfig,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            help="JSONL file, `humaneval`, `basics[:dev|test]`, `stdlib[:ssd|dev|test]`, or "
-            "`tiny:ssd|dev|test`."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
-    model: Model = "tiny",
-    style: Style = "auto",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help=f"T >= 0; 0 is greedy; default: {PAPER_TRAIN.temperature}, 1 of a policy."
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep the k most likely tokens; 0 keeps all; "
-            f"default: {PAPER_TRAIN.top_k}, 0 of a policy."
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Then keep the smallest prefix with this mass; "
-            f"default: {PAPER_TRAIN.top_p}, 1 of a policy."
-        ),
-    ] = None,
-    policy: Policy = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
-    device: Device = None,
-    config: Config = None,
-) -> None:
-    """Sample solutions and keep their token ids (step 1 of SSD).
-
-    \b
-    Examples:
-      ssd-probe sample --prompts tiny:ssd --limit 100 --out samples.jsonl
-      ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
-      ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
-      ssd-probe sample --model ./base --prompts stdlib:ssd --style raw --limit 50 --out s.jsonl
-      ssd-probe sample --prompts tiny:dev --policy "min-p(0.1)" --temperature 1.3 --out m.jsonl
-    """
-    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in given.items() if value is not None}
-    # Refused before the slow imports.
-    decoding: Any = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
-    if policy is not None:
-        from ssd_probe.policies.parsing import policy_of
-
-        decoding = policy_of(policy, decoding)
-    from ssd_probe.commands.sample import sample_stage
-
-    about: dict[str, Any] = {"limit": limit, "device": device, "style": style}
-    rows = sample_stage(model, prompts, decoding, out, settings, **about)
-    finished = sum(row["finished"] for row in rows)
-    print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
+app.command()(sample)
 
 
 @app.command()

@@ -3,9 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ssd_probe.commands.shards import Shard, share
 from ssd_probe.core.config import SampleConfig
+from ssd_probe.core.requests import Engine
 from ssd_probe.decoding import Policy
+from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
@@ -26,16 +30,19 @@ def sample_stage(
     limit: int | None = None,
     device: str | None = None,
     style: str = "auto",
+    choice: Choice | None = None,
+    shard: Shard | None = None,
+    certificate: Path | None = None,
 ) -> list[dict]:
     """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
 
     `style` of a benchmark's prompts: `chat`, `raw`, or `auto`, chat for chat models.
     A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
+    With a `shard`, `out` is a folder that all shards fill (`shards.share`), its record run.json;
+    the rows are this shard's. `certificate`: of `doctor --engine`, put into the record.
     """
-    from ssd_probe.core.batching import batching
-    from ssd_probe.core.sample import at_context, sample_to_file
-
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
+    engine = engine_of(choice or Choice(), checkpoint, config.batch_size)
     style = style_for(prompts, checkpoint, style)
     chosen = read_prompts(prompts, limit, style)
     settings = {
@@ -44,29 +51,61 @@ def sample_stage(
         "prompts": digest(chosen),
         "decoding": policy.to_dict(),
         **config.recorded(),
+        **engine.settings(),
     }
+    about = {
+        **named(checkpoint.name),
+        "source": str(prompts),
+        "limit": limit,
+        "asked": style,
+        "prompts": len(chosen),
+        "device": device_name(checkpoint.device),
+    }
+    if certificate is not None:
+        about["conformance"] = certified(certificate, checkpoint, engine, policy)
+    doubts = _doubts(checkpoint, chosen)
+    if shard is not None:
+        say(doubts)
+        made: dict[str, Any] = {"settings": settings, "about": {**about, "doubts": doubts}}
+        return share(out, shard, engine, checkpoint.tokenizer, chosen, policy, config, **made)
     with claim(out, is_file=True):
-        about = {
-            **named(checkpoint.name),
-            "source": str(prompts),
-            "prompts": len(chosen),
-            "device": device_name(checkpoint.device),
-        }
-        made = out, out.with_name(out.name + ".part")
+        files = out, out.with_name(out.name + ".part")
         record = out.with_name(out.name + ".run.json")
-        with recording(record, settings, about, made, newer={"style"}):
+        with recording(record, settings, about, files, newer={"style"}):
             if out.exists():
                 return read_jsonl(out)
-            loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
-            doubts = _doubts(checkpoint, chosen)
-            for doubt in doubts:
-                print(doubt, file=sys.stderr)
-            how = batching(loaded)
-            rows = sample_to_file(out, loaded, tokenizer, chosen, policy, config, how=how)
+            from ssd_probe.core.sample import at_context, sample_to_file
+
+            say(doubts)
+            rows = sample_to_file(out, engine, checkpoint.tokenizer, chosen, policy, config)
             finished = sum(row["finished"] for row in rows)
-            counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
-            add(record, batches=how, samples=len(rows), doubts=doubts, **counts)
+            counts = {"finished": finished, "ended_at_context": at_context(rows)}
+            said = engine.about(policy) | engine.found()
+            add(record, samples=len(rows), doubts=doubts, **counts, **said)
             return rows
+
+
+def say(doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        print(doubt, file=sys.stderr)
+
+
+def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy) -> dict:
+    """A certificate of this model, engine and decoding; `UserError` for another, or a failure."""
+    from ssd_probe.files.record import read_object
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with `ssd-probe doctor --engine`")
+    found = read_object(path, "make it again with `ssd-probe doctor --engine`")
+    wanted = {**engine.about(policy), "model": checkpoint.identity, "decoding": policy.to_dict()}
+    if other := [key for key, value in wanted.items() if found.get(key) != value]:
+        raise UserError(
+            f"{path}: certifies another {other[0].replace('_', ' ')} than these samples would "
+            "have; make one for this with `ssd-probe doctor --engine`"
+        )
+    if not found.get("passed"):
+        raise UserError(f"{path}: says that this engine failed; its samples are not of {policy}")
+    return found
 
 
 def style_for(prompts: str | Path, checkpoint: Checkpoint, style: str = "auto") -> str:

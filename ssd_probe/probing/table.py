@@ -263,5 +263,13 @@ def _damaged(file: Path, reason: str) -> UserError:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Read-only: columns are taken as they are where that can be, so there are no two tables."""
-    return table.to_pandas(split_blocks=True, self_destruct=True)
+    """Read-only: columns are taken as they are where that can be, so there are no two tables.
+
+    Ranks stay one block of Arrow's, where an array a row would cost more than all that is
+    computed from them: `analysis.frames.stacked` has them as [N, K].
+    """
+    return table.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_ranks_as_they_are)
+
+
+def _ranks_as_they_are(kind: pa.DataType) -> pd.ArrowDtype | None:
+    return pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None

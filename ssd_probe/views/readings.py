@@ -82,11 +82,9 @@ def _bars(found: Digest) -> str:
 
 
 def _ranked(found: Digest) -> str:
-    ranked = found.ranked
-    assert isinstance(ranked, pd.DataFrame)
-    told = []
-    for kind in (FORK, LOCK):
-        rows = ranked[ranked["label"] == kind]
+    assert isinstance(found.ranked, pd.DataFrame)
+
+    def say(kind: str, rows: pd.DataFrame) -> str:
         sides = [part for _, part in rows.groupby("model", sort=False)]
         names = [side["model"].iloc[0] for side in sides]
         first, second = sides[0].iloc[0], sides[0].iloc[1]
@@ -99,8 +97,9 @@ def _ranked(found: Digest) -> str:
         else:
             values = [1 - _probability(side, first) for side in sides]
             what = f"at the lock all tokens but {_quoted(first['token'])} have"
-        told.append(f"{what} {_pair(names, values)}")
-    return _sentence("; ".join(told))
+        return f"{what} {_pair(names, values)}"
+
+    return _sentence(_of_each_kind(found.ranked, say))
 
 
 def _mass(found: Digest) -> str:
@@ -136,17 +135,16 @@ def _bins(found: Digest) -> str:
 
 
 def _steps(found: Digest) -> str:
-    steps = found.steps
-    assert isinstance(steps, pd.DataFrame)
-    told = []
-    for kind in (FORK, LOCK):
-        last = steps[(steps["label"] == kind) & (steps["step"] == "final") & steps["kept"]]
-        raw = steps[(steps["label"] == kind) & (steps["step"] == "raw")]
-        told.append(
+    assert isinstance(found.steps, pd.DataFrame)
+
+    def say(kind: str, rows: pd.DataFrame) -> str:
+        raw, last = rows[rows["step"] == "raw"], rows[(rows["step"] == "final") & rows["kept"]]
+        return (
             f"of the {kind} {_tokens(len(last))}, the likeliest drawn with "
             f"{last['probability'].max():.3f} instead of {raw['probability'].max():.3f}"
         )
-    return f"{found.decoding} leaves {'; '.join(told)}."
+
+    return f"{found.decoding} leaves {_of_each_kind(found.steps, say)}."
 
 
 def _loss(found: Digest) -> str:
@@ -175,6 +173,11 @@ def _rates(found: Digest) -> str:
     if not told:
         return f"No two groups have {LEAST_POSITIONS} positions."
     return f"Share of forks, of groups with {LEAST_POSITIONS} positions: {'; '.join(told)}."
+
+
+def _of_each_kind(frame: pd.DataFrame, say: Callable[[str, pd.DataFrame], str]) -> str:
+    """What is said of the fork's rows, and of the lock's."""
+    return "; ".join(say(kind, frame[frame["label"] == kind]) for kind in (FORK, LOCK))
 
 
 def _probability(side: pd.DataFrame, row: pd.Series) -> float:
