@@ -62,7 +62,13 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
         (["--status", "--out", "shared", "--json"], []),
     ],
     "export": [(["ssd.jsonl", "--as", "messages", "--out", "chats.jsonl"], [])],
-    "train": [(["--samples", "ssd.jsonl", "--max-steps", "1", "--out", "student"], [])],
+    "train": [
+        (
+            ["--samples", "ssd.jsonl", "--max-steps", "1", "--watch", "own.jsonl"]
+            + ["--out", "student"],
+            [],
+        ),
+    ],
     "probe": [
         (["--text", "line.py", "--out", "probes/base", "--verify", "1"], []),
         (["--text", "line.py", "--model", "student", "--out", "probes/tuned"], []),
@@ -95,7 +101,10 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
     ],
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
-    "run": [(["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"])],
+    "run": [
+        (["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"]),
+        (["loop.yaml", "--dry-run", "--json"], []),
+    ],
     "report": [(["loop"], [])],
     "toy": [(["--json", "--out", "toy"], [])],
     "figures": [(["--sweep", "sweep/sweep.csv", "--published", "--out", "published"], [])],
