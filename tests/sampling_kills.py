@@ -1,9 +1,9 @@
-"""Kill sampling at random times until it is done: `python -m tests.sampling_kills DIR KILLS ENGINE`.
+"""Kill sampling at random times: `python -m tests.sampling_kills FOLDER KILLS ENGINE`.
 
-One warm process forks a child for each attempt. DIR/whole.jsonl is never disturbed; DIR/0.jsonl,
-DIR/1.jsonl ... are, until there were KILLS. With the server engine the fake server is a process of
-its own, which one kill in three hits: it comes back at the same port, and the child goes on. Prints
-how many kills of either there were.
+One warm process forks a child for each attempt. FOLDER/whole.jsonl is never disturbed; 0.jsonl,
+1.jsonl ... are, until there were KILLS. With the server engine the fake server is a process of its
+own, which one kill in three hits: it comes back at the same port, and the child goes on. Prints how
+many kills of either there were.
 """
 
 import os
