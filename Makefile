@@ -23,7 +23,7 @@ test-all: $(READY)
 	$(PYTEST)
 
 test-lowest: $(LOWEST)  # FILES: only these
-	LOWEST=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
 		-m "not slow" -W ignore::DeprecationWarning $(FILES)  # of old packages for newer ones
 
 # What pyproject.toml allows at least, in an environment of its own.

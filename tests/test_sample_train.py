@@ -15,7 +15,8 @@ from ssd_probe.core import requests
 from ssd_probe.core import sample as core
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
-from ssd_probe.core.train import IGNORED, _example, train
+from ssd_probe.core.train import train
+from ssd_probe.core.training.batches import IGNORED, example
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.hf import Hf
 from ssd_probe.errors import UserError
@@ -220,9 +221,9 @@ def loss_of(model, rows):
 
 def test_only_the_completion_has_a_loss():
     row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
-    example = _example(row)
-    assert example["labels"] == [IGNORED] * 3 + [8, 9]
-    assert example["input_ids"] == [5, 6, 7, 8, 9]
+    found = example(row)
+    assert found["labels"] == [IGNORED] * 3 + [8, 9]
+    assert found["input_ids"] == [5, 6, 7, 8, 9]
 
 
 def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):

@@ -81,7 +81,10 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
             [],
         ),
     ],
-    "power": [(["pilot.json", "--json"], [""]), (["pilot.json", "pilot.json", "--json"], [])],
+    "power": [
+        (["pilot.json", "--json"], [""]),
+        (["pilot.json", "other-pilot.json", "--json"], [""]),
+    ],
     "predict": [
         (["--probe", "probes/lines", "--json", "--out", "map"], []),
         (
@@ -146,6 +149,7 @@ def prepare(folder, patch):
     Path("answers.jsonl").write_text(json.dumps(answer) + "\n")
     answered = [{"task_id": t, "verdict": v} for t in "ab" for v in ("pass", "error")]
     Path("pilot.json").write_text(json.dumps({"results": answered}))
+    Path("other-pilot.json").write_text(json.dumps({"results": answered[::-1]}))
 
 
 def run(patch, words):

@@ -10,9 +10,11 @@ from ssd_probe.cli.options import (
     RuleTemperature,
     RuleTopK,
     RuleTopP,
+    Scheduler,
     Temperature,
     TopK,
     TopP,
+    Workers,
     print_json,
     print_told,
 )
@@ -38,6 +40,8 @@ def compare(
     full: Annotated[
         bool, typer.Option("--full", help="Every statistic at every kind of position.")
     ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """What changed at locks and at forks, with bootstrap intervals over problems.
@@ -54,7 +58,7 @@ def compare(
     from ssd_probe.commands.compare import compare_stage, content_of
 
     labelling = Decoding(rule_temperature, rule_top_k, rule_top_p)
-    made = compare_stage(base, tuned, pair, decoding, rule, out, labelling)
+    made = compare_stage(base, tuned, pair, decoding, rule, out, labelling, scheduler, workers)
     if as_json:
         print_json(content_of(made.found))
         return

@@ -61,6 +61,17 @@ def train(
     samples: Annotated[Path, typer.Option(help="JSON Lines file of `ssd-probe sample`.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     model: Model = "tiny",
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Held-out samples or texts whose locks and forks are watched meanwhile, into "
+            "OUT/watch; repeatable."
+        ),
+    ] = None,
+    watch_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between; default: so many that it takes 3 % of the time."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
@@ -68,12 +79,17 @@ def train(
     \b
     Examples:
       ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
+      ssd-probe train --samples samples.jsonl --watch dev.jsonl --out student
       torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --out s
     """
-    from ssd_probe.commands.train import train_stage
+    from ssd_probe.commands.train import Watch, train_stage
 
-    train_stage(model, samples, settings, out)
+    if watch_every and not watch:
+        raise UserError("--watch-every: nothing is watched; give --watch FILE, too")
+    train_stage(model, samples, settings, out, Watch(watch, watch_every) if watch else None)
     print(f"checkpoint in {out}")
+    if watch:
+        print(f"locks and forks on the way in {out / 'watch'}: watch.csv, watch.png")
 
 
 @app.command()
