@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,22 +24,25 @@ from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice
 from ssd_probe.errors import Resumable
 from ssd_probe.models.identity import Checkpoint
-
-SERVE = """
-import sys, time, torch
 from tests.fake_server import FakeServer
-torch.set_num_threads(1)
-with FakeServer(port=int(sys.argv[1])):
-    print("ready", flush=True)
-    time.sleep(1e6)
-"""
+
 CONFIG = SampleConfig(n=2, max_new_tokens=32, batch_size=4)
 
 
-def serve(port: int) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], stdout=subprocess.PIPE)
-    process.stdout.readline()
-    return process
+def serve() -> int:
+    """A server at PORT in a child; its process id, once it listens."""
+    if pid := os.fork():
+        while not listening():
+            time.sleep(0.02)
+        return pid
+    with SERVER:
+        time.sleep(1e6)
+    os._exit(0)
+
+
+def listening() -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", PORT)) == 0
 
 
 def make(path: Path) -> None:
@@ -67,9 +69,9 @@ def kill_until_finished(path: Path) -> int:
     while True:
         time.sleep(random.uniform(0, longest))
         if server is not None and random.random() < 1 / 3:
-            server.kill()
-            server.wait()
-            server = serve(PORT)
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+            server = serve()
             kills += 1
             continue
         os.kill(child, signal.SIGKILL)
@@ -94,7 +96,8 @@ if __name__ == "__main__":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             PORT = free.getsockname()[1]
-        server = serve(PORT)
+        SERVER = FakeServer(port=PORT)
+        server = serve()
         CHOICE = Choice("server", (f"http://127.0.0.1:{PORT}",))
     TINY.model, TINY.limits, TINY.is_chat  # noqa: B018 (warm, for the children)
     if pid := os.fork():  # in a child, so that no threads of a client are forked later
@@ -107,5 +110,5 @@ if __name__ == "__main__":
         killed += kill_until_finished(base / f"{number}.jsonl")
         number += 1
     if server is not None:
-        server.kill()
+        os.kill(server, signal.SIGKILL)
     print(killed)
