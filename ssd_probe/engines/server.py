@@ -4,6 +4,7 @@ Each server has a window of requests under way. A request that failed for a whil
 time-out, a dropped connection) is asked again with the same seed, by whichever server is free.
 """
 
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -14,7 +15,7 @@ from typing import Any
 
 from ssd_probe.core.requests import Answers, Drawn, Request
 from ssd_probe.core.streams import seed_of
-from ssd_probe.decoding import Policy
+from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.engines.dialects import Asked, Reply, plain_decoding
 from ssd_probe.engines.link import Link, Transient, pause
 from ssd_probe.engines.peer import Peer
@@ -82,6 +83,7 @@ class Server:
         decoding = plain_decoding(policy, self.name)
         for peer in self.peers:
             peer.require()
+        self._say_order(decoding)
         stops = sorted(self.limits.stops)
 
         def asked(place: int, peer: Peer) -> Asked:
@@ -118,6 +120,13 @@ class Server:
             return [self._drawn(request, reply).ids[0] for reply in given]
         finally:
             queue.stop()
+
+    def _say_order(self, decoding: Decoding) -> None:
+        """On stderr, where a server is known for another order that these settings show."""
+        other = {p.dialect.order for p in self.peers} - {decoding.order}
+        if other and decoding.top_k and decoding.top_p < 1:
+            line = f"truncated in another order than declared: {', '.join(other)}; see"
+            print(f"{line} `ssd-probe doctor --engine server`", file=sys.stderr)
 
     def _drawn(self, request: Request, reply: Reply) -> Drawn:
         return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)

@@ -131,13 +131,14 @@ class Worker:
         self.process = subprocess.Popen(
             [str(python), "-I", str(WORKER)], **pipes, stderr=self.log, text=True, env=env
         )
-        self._send([said])
-        first = self._line()
-        if first is None:
-            words = self._last_words()
+        try:
+            self._send([said])
+            if (first := self._line()) is None:
+                raise Failed(f"vLLM did not start: {self._last_words()}")
+        except BaseException:  # also Ctrl-C: loading takes minutes
             self.close()
-            raise Failed(f"vLLM did not start: {words}")
-        self.version, self.context = first["version"], first["context"]
+            raise
+        self.version = first["version"]
 
     def ask(self, lines: Iterator[dict], count: int) -> Iterator[tuple[int, list[Reply]]]:
         """Each request's replies as they come. `Resumable` where the process ends before."""
