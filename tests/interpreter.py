@@ -7,6 +7,7 @@ So the tests that interpret run in a child process: `interpret(__file__)` there 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -45,3 +46,43 @@ def patch_once() -> None:
         return scope()
 
     interpreter._patch_lang = once
+    _remember_types()
+
+
+def _remember_types() -> None:
+    """Triton describes each value's type and shape anew; here once a type, a third of all time."""
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    interpreter._get_np_dtype = _by(lambda kind: kind.name, interpreter._get_np_dtype)
+    make, known = core.tensor.__init__, {}
+
+    def tensor(self, handle, type):
+        if type.name not in known:
+            make(self, handle, type)
+            known[type.name] = {k: v for k, v in vars(self).items() if k != "handle"}
+        self.__dict__ |= known[type.name] | {"handle": handle}
+
+    core.tensor.__init__ = tensor
+    describe, blocks = core.block_type.__init__, {}
+
+    def block(self, element_ty, shape):
+        key = element_ty.name, tuple(getattr(n, "value", n) for n in shape)
+        if key not in blocks:
+            describe(self, element_ty, shape)
+            blocks[key] = vars(self)
+        self.__dict__ |= blocks[key]
+
+    core.block_type.__init__ = block
+
+
+def _by(key: Callable, function: Callable) -> Callable:
+    """`function`, called once for each `key` of its argument."""
+    known: dict = {}
+
+    def remembered(argument):
+        if (name := key(argument)) not in known:
+            known[name] = function(argument)
+        return known[name]
+
+    return remembered

@@ -15,8 +15,10 @@ from ssd_probe.commands.reporting.stage import report_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.probing.table import Probe
 from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
 from ssd_probe.views.report.render import render
+from ssd_probe.views.report.terms import COMPARED, VIEWED
 from ssd_probe.views.signs import on_a_line
 from ssd_probe.views.story import judged
 from tests.browser import serious_faults
@@ -122,6 +124,32 @@ def test_of_a_probe(compared, visit):
     text = page.inner_text(".report")
     assert "by ssd-probe" in text and "lock" in text and "ssd-probe probe --model tiny" in text
     assert page.locator("#viewer .token").count() > 10
+
+
+def test_what_is_left_out_is_said(compared, tmp_path):
+    line = report_stage(compared / "base", tmp_path / "r.html", positions=10)[-1]
+    rows = len(Probe.load(compared / "base"))
+    assert rows > 20 and f"of the probe's {rows} positions" in line and "`ssd-probe view`" in line
+    assert line.removeprefix("with every token of ") in (tmp_path / "r.html").read_text()
+
+
+def test_of_a_probe_without_forks(compared, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssd_probe.commands.reporting.probe.SupportRule",
+                        lambda: SupportRule(fork_at_least=1e6))  # fmt: skip
+    lines = report_stage(compared / "base", tmp_path / "r.html")
+    assert "There is no fork among them by the default rule." in lines
+
+
+def test_words_are_linked_to_what_they_mean(compared, tmp_path, visit):
+    report_stage(compared / "comparison", tmp_path / "c.html")
+    page = visit(tmp_path / "c.html")
+    told = page.locator("#words dt").all_inner_texts()
+    assert told == list(COMPARED) and "leverage" in told
+    links = page.locator("#inside td a[href^='#word-']").all()
+    assert len(links) > 5
+    for link in links:  # each leads to a word on the page
+        assert page.locator(f"[id='{link.get_attribute('href')[1:]}']").count() == 1
+    assert page.locator("#viewer .words dt").count() == len(VIEWED)
 
 
 def test_of_a_comparison_also_without_its_probes(compared, tmp_path, visit):

@@ -50,12 +50,18 @@ COMPARED = ["--base", "probes/base", "--tuned", "probes/tuned"]
 # By command, in order: what is typed, and which of its files (`""`: stdout) hold a null. Whatever
 # else it leaves is parsed as well.
 CASES: dict[str, list[tuple[list[str], list[str]]]] = {
-    "doctor": [(["--json"], [])],
+    "doctor": [
+        (["--json"], []),
+        (["--engine", "hf", "--draws", "1000", "--json", "--out", "certificate.json"], []),
+    ],
     "sample": [
         (["--prompts", "odd-prompts.jsonl", "--out", "odd.jsonl"], ["odd.jsonl"]),
         (["--prompts", "tiny:ssd", "--limit", "4", "--out", "ssd.jsonl"], []),
         (["--prompts", "tiny:test", "--limit", "4", "--out", "own.jsonl"], []),
+        (["--prompts", "tiny:dev", "--limit", "2", "--shard", "1/2", "--out", "shared"], []),
+        (["--status", "--out", "shared", "--json"], []),
     ],
+    "export": [(["ssd.jsonl", "--as", "messages", "--out", "chats.jsonl"], [])],
     "train": [(["--samples", "ssd.jsonl", "--max-steps", "1", "--out", "student"], [])],
     "probe": [
         (["--text", "line.py", "--out", "probes/base", "--verify", "1"], []),

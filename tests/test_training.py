@@ -1,0 +1,177 @@
+"""Fine-tuning as large models need it: packed, in bfloat16, adapted, reported, killed, sharded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+from ssd_probe import UserError
+from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import TrainConfig
+from ssd_probe.core.loss import completion_loss
+from ssd_probe.core.train import train
+from ssd_probe.core.training.batches import collate, collator, example
+from ssd_probe.core.training.resuming import last_whole
+from ssd_probe.files.writing import write_jsonl
+from ssd_probe.models.checkpoints import load_model
+from tests.models import FAMILIES, save, tiny_model, tiny_tokenizer
+from tests.test_loss import gradients
+
+of_peft = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+
+
+def rows(count=6, longest=30):
+    torch.manual_seed(0)
+    lengths = [(1 + i % 4, 1 + (7 * i) % longest) for i in range(count)]
+    return [
+        {"prompt_ids": torch.randint(3, 380, (p,)).tolist(),
+         "completion_ids": torch.randint(3, 380, (c,)).tolist()}
+        for p, c in lengths
+    ]  # fmt: skip
+
+
+def loss_of(model, batch):
+    loss = completion_loss(model)
+    with loss.installed():
+        labels = batch.pop("labels")
+        value = loss(model(**batch, use_cache=False), labels)
+        return value.item(), gradients(model, value)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_samples_have_the_loss_and_the_gradients_of_padded_ones(family, attention):
+    model = tiny_model(family)
+    if attention == "sdpa" and not model._supports_sdpa:
+        pytest.skip(f"{family} has no sdpa")
+    model.set_attn_implementation(attention)
+    examples = [example(row) for row in rows()]
+    if family == "gpt_oss":  # its masks know nothing of positions (transformers 5.23)
+        with pytest.raises(UserError, match="GptOssForCausalLM with .* lets a packed sample see"):
+            collator(model, 0, packing=True)
+        return
+    packed = collator(model, 0, packing=True)(examples)
+    assert packed["input_ids"].shape == (1, sum(e["length"] for e in examples))
+    want, got = loss_of(model, collate(examples)), loss_of(model, packed)
+    assert got[0] == pytest.approx(want[0], rel=1e-5)
+    for name, gradient in want[1].items():
+        largest = gradient.abs().max().item()
+        torch.testing.assert_close(got[1][name], gradient, rtol=1e-5, atol=1e-5 * largest)
+
+
+class Leaking(LlamaForCausalLM):
+    """Positions are not looked at, as in models that count them themselves."""
+
+    def forward(self, *arguments, position_ids=None, **kwargs):
+        return super().forward(*arguments, **kwargs)
+
+
+def leaking():
+    return Leaking(tiny_model("llama").config)
+
+
+def recurrent():
+    return MambaForCausalLM(MambaConfig(vocab_size=507, hidden_size=32, num_hidden_layers=2))
+
+
+@pytest.mark.filterwarnings("ignore")  # Mamba's, of kernels that are not there
+@pytest.mark.parametrize("make", [leaking, recurrent])
+def test_a_model_whose_packed_samples_see_each_other_is_refused(make, tmp_path):
+    config = TrainConfig(max_steps=1, packing=True)
+    with pytest.raises(UserError, match="packing: .*train without packing"):
+        train(make().eval(), tiny_tokenizer(), rows(), config, tmp_path)
+
+
+def test_a_packed_training_is_the_padded_one(tmp_path):
+    weights = []
+    for packing in (False, True):
+        model = tiny_model("qwen3")
+        config = TrainConfig(learning_rate=1e-3, max_steps=5, batch_size=3, packing=packing)
+        train(model, tiny_tokenizer(), rows(), config, tmp_path / str(packing))
+        weights.append(torch.nn.utils.parameters_to_vector(model.parameters()))
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_keeps_weights_in_float32_that_small_steps_move(tmp_path):
+    """At 5e-6 a step moves no bfloat16 weight."""
+    model = tiny_model("llama")
+    before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    config = TrainConfig(max_steps=3, batch_size=3, warmup_steps=0, dtype="bfloat16")
+    assert config.half and config.learning_rate == 5e-6
+    train(model, tiny_tokenizer(), rows(), config, tmp_path)
+    after = load_file(tmp_path / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert after.dtype == torch.float32
+    assert (after != before).float().mean() > 0.99
+    assert after.bfloat16().equal(before.bfloat16()) or (after - before).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@of_peft
+def test_lora_trains_adapters_alone_and_is_loaded_as_a_model(tmp_path, checkpointing, monkeypatch):
+    save(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("s.jsonl", rows())
+    config = TrainConfig(
+        learning_rate=1e-2, max_steps=4, batch_size=3, warmup_steps=0, lora_rank=4,
+        dtype="bfloat16", gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    train_stage("base", Path("s.jsonl"), config, Path("student"))
+    weights = load_file("student/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert (
+        all("lora" in name for name in weights) and not Path("student/model.safetensors").exists()
+    )
+    monkeypatch.chdir("/")  # the base is found from anywhere
+    ids = torch.tensor([rows()[1]["completion_ids"]])
+    base, student = (load_model(str(tmp_path / n)) for n in ("base", "student"))
+    with torch.no_grad():
+        assert (base(ids).logits - student(ids).logits).abs().max() > 1e-3
+    record = json.loads((tmp_path / "student" / "run.json").read_text())
+    assert record["settings"]["lora_rank"] == 4 and "packing" not in record["settings"]
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorBoard's own
+def test_reports_go_where_they_are_asked_to(tmp_path, monkeypatch):
+    config = TrainConfig(max_steps=10, batch_size=3, report_to="tensorboard")
+    train(tiny_model("llama"), tiny_tokenizer(), rows(), config, tmp_path)
+    assert [*tmp_path.rglob("events.out.tfevents*")]
+    assert "report_to" not in config.recorded()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="wandb is missing; pip install wandb"):
+        train(
+            tiny_model("llama"), tiny_tokenizer(), rows(), TrainConfig(report_to="wandb"), tmp_path
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "float16"}, {"report_to": "mlflow"}])
+def test_unknown_names_are_one_line(wrong):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} = .*one of"):
+        TrainConfig(**wrong)
+
+
+def test_only_whole_checkpoints_are_gone_on_from(tmp_path):
+    for step, state in ((2, '{"global_step": 2}'), (4, '{"global_st'), (10, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole(tmp_path).name == "checkpoint-2"
+    assert last_whole(tmp_path / "none") is None
+
+
+@pytest.mark.slow(reason="five kills")
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
+    command = [sys.executable, "-m", "tests.training_kills", str(tmp_path), "5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.splitlines()[-1])) == 5
+    whole, killed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "killed"))
+    assert all(killed[name].equal(tensor) for name, tensor in whole.items())
+    lines = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
+    steps, resumed = ([json.loads(line)["step"] for line in text.splitlines()] for text in lines)
+    assert steps == resumed
