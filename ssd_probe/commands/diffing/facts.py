@@ -141,7 +141,8 @@ def _sampled(content: Mapping[str, Any], source: str) -> dict[str, Fact]:
     made = settings["decoding"]
     decoding = Decoding(made["temperature"], made["top_k"], made["top_p"])
     said = {
-        "model": content.get("model"), "style": settings.get("style"), "order": content.get("order") or made.get("order"),
+        "model": content.get("model"), "style": settings.get("style"),
+        "order": content.get("order") or made.get("order"),
         "train": str(made.get("policy") or _decoding(decoding)),
         "seed": _seed(settings.get("seed")), "dedup": "none",
         "prompts": content.get("source"), "count": content.get("prompts"), "n": settings["n"],
