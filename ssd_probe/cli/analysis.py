@@ -145,13 +145,13 @@ def diff(
       ssd-probe diff runs/mine runs/theirs --json
     """
     from ssd_probe.commands.diffing.stage import diff_stage
-    from ssd_probe.views.diff import told
+    from ssd_probe.views.outside import differences
 
     found = diff_stage(run, other).to_dict()
     if as_json:
         print_json(found)
     else:
-        print_told(told(found))
+        print_told(differences(found))
 
 
 def import_answers(
@@ -181,11 +181,11 @@ def import_answers(
       ssd-probe import log.eval --out imported/qwen --json
     """
     from ssd_probe.commands.importing import import_stage
-    from ssd_probe.views.importing import told
+    from ssd_probe.views.outside import imported
 
     labelling = Decoding(rule_temperature, rule_top_k, rule_top_p)
     found = import_stage(source, out, vocab_size, labelling)._asdict()
     if as_json:
         print_json(found)
     else:
-        print_told(told(found, str(out) if out else None))
+        print_told(imported(found, str(out) if out else None))
