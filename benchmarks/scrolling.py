@@ -8,10 +8,9 @@ The text is made up, or a probe's first rows repeated. The page is opened by Chr
 window, and scrolled by 400 px a frame for 200 frames: `frame` is from one to the next by the clock,
 `frame95` its 95th percentile; `cpu` is the processor time that the page's main thread takes for a
 frame (DevTools' TaskDuration: code, style, layout, paint), and `script`, `style` and `layout` are
-parts of it. A frame at 60 Hz has 16.7 ms. `open` is by the clock from the visit's begin to the first
-token; `open_cpu` what all of Chromium's processes take of the processor for it, which other
-programs on the machine hardly change. Trees are visited in turn. Medians over visits. The last line
-is JSON.
+parts of it. A frame at 60 Hz has 16.7 ms. `open` is by the clock until the first token is there;
+`open_cpu` is what all processes of Chromium take of the processor for it, which other programs on
+the machine hardly change. Trees are visited in turn. Medians over visits. The last line is JSON.
 """
 
 import argparse

@@ -10,8 +10,9 @@ import pytest
 from ssd_probe.commands.loop.declaration import BASE, Arm, Loop, Trial
 from ssd_probe.commands.reporting.beside import (
     at_equal_temperatures,
-    other_arms,
     predicted_and_came,
+    probed_arms,
+    unprobed,
 )
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.decoding import Decoding
@@ -84,10 +85,11 @@ def summary() -> dict:
 
 
 def predicted(folder: Path) -> None:
-    def row(setting: tuple, low: float | None, high: float | None, reach: float | None) -> dict:
+    def row(setting: tuple, low: float | None, high: float, reach: float) -> dict:
         names = ("T_train", "top_k_train", "top_p_train")
-        return {**dict(zip(names, setting, strict=True)), "top_k_eval": 20, "top_p_eval": 0.8,
-                "T_low": low, "T_high": high, "reach": reach, "feasible": low is not None}  # fmt: skip
+        room = {"T_low": low, "T_high": high, "reach": reach, "feasible": low is not None}
+        evaluated = {"top_k_eval": 20, "top_p_eval": 0.8}
+        return dict(zip(names, setting, strict=True)) | evaluated | room
 
     rows = [row((1.6, 20, 0.8), 0.3, 0.9, 3.0), row((1.0, 20, 0.8), 0.4, 0.8, 2.0),
             row((None, None, None), None, 0.2, 1.2)]  # fmt: skip
@@ -113,8 +115,8 @@ def test_what_was_predicted_and_what_came(run):
 
 
 def test_the_other_arms_probed_or_not(run):
-    table, missing = other_arms(summary(), run)
-    assert isinstance(table, Table) and "inside: b (`probed` in" in missing.text
+    (table,) = probed_arms(summary(), run)
+    assert isinstance(table, Table) and " Of b nothing is said" in unprobed(summary(), run)
     assert list(table.frame.columns) == [
         "label", "statistic", "a - base, support at T=1, top-k 20, top-p 0.8",
         "c - base, support at T=1, top-k 20, top-p 0.8",
@@ -122,8 +124,9 @@ def test_the_other_arms_probed_or_not(run):
     (row,) = table.frame.to_dict("records")  # of the statistics that are told first
     assert row["statistic"] == "tail mass" and list(row.values())[2].startswith("-0.200 [")
     alone = {**summary(), "comparisons": []}
-    (missing,) = other_arms(alone, run)
-    assert "inside: b, c (" in missing.text
+    assert probed_arms(alone, run) == [] and " Of b, c nothing" in unprobed(alone, run)
+    every = dataclasses.replace(LOOP, arms=ARMS[:1])
+    assert unprobed(alone, RunFolder(run.out, every)) == ""
 
 
 def test_each_page_says_its_words_and_all_are_short():

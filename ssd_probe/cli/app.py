@@ -14,14 +14,16 @@ from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import AsJson, Config, Model, flags_of, print_json
+from ssd_probe.cli.exchange import diff, import_answers
+from ssd_probe.cli.options import AsJson, Config, Model, TopK, TopP, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
-from ssd_probe.cli.sample import sample
+from ssd_probe.cli.sample import AllowText, EngineArgs, Served, Url, export, sample
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import TrainConfig
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.files.writing import disk_is_full
 from ssd_probe.probing.config import ProbeConfig
@@ -51,9 +53,6 @@ def settings(
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
-
-
-app.command()(sample)
 
 
 @app.command()
@@ -173,29 +172,75 @@ def fetch(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Look at this engine's draws instead: `hf`, `vllm` or `server`."),
+    ] = None,
+    model: Model = "tiny",
+    url: Url = None,
+    served_model: Served = None,
+    allow_text: AllowText = False,
+    engine_arg: EngineArgs = None,
+    temperature: Annotated[float, typer.Option(help="T > 0.")] = PAPER_TRAIN.temperature,
+    top_k: TopK = PAPER_TRAIN.top_k,
+    top_p: TopP = PAPER_TRAIN.top_p,
+    draws: Annotated[int, typer.Option(min=1000, help="Seeded, and as many unseeded.")] = 20_000,
+    rounding: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="By how much an engine of another dtype may be off, relative."
+        ),
+    ] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="The certificate, for `sample --certificate`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
+
+    With --engine: whether that engine draws what the decoding says, in that order.
 
     \b
     Examples:
       ssd-probe doctor
       ssd-probe doctor --json
+      ssd-probe doctor --engine hf --temperature 1.6 --top-k 20 --top-p 0.8 --out certificate.json
+      ssd-probe doctor --engine server --url http://localhost:8000 --model ./base
     """
-    from ssd_probe.commands.doctor import doctor_stage
+    if engine is None:
+        from ssd_probe.commands.doctor import doctor_stage
 
-    found = doctor_stage()
-    if as_json:
-        print_json(found)
+        found = doctor_stage()
+        if as_json:
+            print_json(found)
+            return
+        for name, line in found.items():
+            print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
         return
-    for name, line in found.items():
-        print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
+    decoding = Decoding(temperature, top_k, top_p)
+    if decoding.is_greedy:
+        raise UserError("temperature = 0: greedy has no frequencies to look at")
+    from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
+    from ssd_probe.engines.choice import Choice
+    from ssd_probe.models.identity import Checkpoint
+
+    choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
+    certificate = conformance_stage(
+        Checkpoint(model), decoding, choice, draws=draws, rounding=rounding, out=out
+    )
+    if as_json:
+        print_json(certificate)
+    else:
+        print(*conformance_lines(certificate), sep="\n")
 
 
 for command in (
-    *(run, demo, branch, compare, evaluate, figures),
-    *(power, predict, report, sweep, toy, view),
+    *(run, demo, branch, compare, diff, evaluate, figures),
+    *(export, power, predict, report, sample, sweep, toy, view),
 ):
     app.command()(command)
+app.command(name="import")(import_answers)
 
 
 def _raise_interrupt(signum: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""`ssd-probe sample`."""
+"""`ssd-probe sample` and `export`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +126,7 @@ def sample(
 
         decoding = policy_of(policy, decoding)
     from ssd_probe.commands.sample import sample_stage
-    from ssd_probe.commands.shards import Shard
+    from ssd_probe.commands.sampling.shards import Shard
     from ssd_probe.engines.choice import Choice
     from ssd_probe.models.identity import Checkpoint, Loading
 
@@ -143,10 +143,38 @@ def sample(
 
 
 def _say_status(out: Path, as_json: bool) -> None:
-    from ssd_probe.commands.shards import status, status_lines
+    from ssd_probe.commands.sampling.shards import status, status_lines
 
     found = status(out)
     if as_json:
         print_json(found)
     else:
         print(*status_lines(out, found), sep="\n")
+
+
+def export(
+    samples: Annotated[Path, typer.Argument(help="JSON Lines file of `ssd-probe sample`.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="`messages` (text: another trainer tokenises it) or `ids` (input_ids and labels, "
+            "exactly what was drawn).",
+        ),
+    ] = "ids",
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Leave out answers that were cut by their length.")
+    ] = False,
+) -> None:
+    """Hand samples to another trainer, such as TRL's SFTTrainer.
+
+    \b
+    Examples:
+      ssd-probe export samples.jsonl --out ids.jsonl
+      ssd-probe export samples.jsonl --as messages --finished --out chats.jsonl
+    """
+    from ssd_probe.commands.sampling.export import export_stage
+
+    made, left = export_stage(samples, form, out, finished=finished)
+    print(f"{made} samples in {out}" + (f", {left} unfinished ones left out" if finished else ""))

@@ -1,13 +1,12 @@
 """`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
 
-import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from ssd_probe.commands.shards import Shard, share
+from ssd_probe.commands.sampling.shards import Job, Shard, say, share
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.requests import Engine
+from ssd_probe.core.requests import CONTEXT, Engine
 from ssd_probe.decoding import Policy
 from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.errors import UserError
@@ -42,17 +41,8 @@ def sample_stage(
     the rows are this shard's. `certificate`: of `doctor --engine`, put into the record.
     """
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
-    engine = engine_of(choice or Choice(), checkpoint, config.batch_size)
     style = style_for(prompts, checkpoint, style)
     chosen = read_prompts(prompts, limit, style)
-    settings = {
-        "model": checkpoint.identity,
-        "style": style_of(chosen),
-        "prompts": digest(chosen),
-        "decoding": policy.to_dict(),
-        **config.recorded(),
-        **engine.settings(),
-    }
     about = {
         **named(checkpoint.name),
         "source": str(prompts),
@@ -61,33 +51,37 @@ def sample_stage(
         "prompts": len(chosen),
         "device": device_name(checkpoint.device),
     }
-    if certificate is not None:
-        about["conformance"] = certified(certificate, checkpoint, engine, policy)
     doubts = _doubts(checkpoint, chosen)
-    if shard is not None:
-        say(doubts)
-        made: dict[str, Any] = {"settings": settings, "about": {**about, "doubts": doubts}}
-        return share(out, shard, engine, checkpoint.tokenizer, chosen, policy, config, **made)
+    with closing(engine_of(choice or Choice(), checkpoint, config.batch_size)) as engine:
+        settings = {
+            "model": checkpoint.identity,
+            "style": style_of(chosen),
+            "prompts": digest(chosen),
+            "decoding": policy.to_dict(),
+            **config.recorded(),
+            **engine.settings(),
+        }
+        if certificate is not None:
+            about["conformance"] = certified(certificate, checkpoint, engine, policy)
+        job = Job(engine, checkpoint.tokenizer, chosen, policy, config, settings, about, doubts)
+        return _alone(out, job) if shard is None else share(out, shard, job)
+
+
+def _alone(out: Path, job: Job) -> list[dict]:
+    """All rows, into a file."""
     with claim(out, is_file=True):
-        files = out, out.with_name(out.name + ".part")
+        made = out, out.with_name(out.name + ".part")
         record = out.with_name(out.name + ".run.json")
-        with recording(record, settings, about, files, newer={"style"}):
+        with recording(record, job.settings, job.about, made, newer={"style"}):
             if out.exists():
                 return read_jsonl(out)
-            from ssd_probe.core.sample import at_context, sample_to_file
-
-            say(doubts)
-            rows = sample_to_file(out, engine, checkpoint.tokenizer, chosen, policy, config)
+            say(job.doubts)
+            rows = job.rows(out)
             finished = sum(row["finished"] for row in rows)
-            counts = {"finished": finished, "ended_at_context": at_context(rows)}
-            said = engine.about(policy) | engine.found()
-            add(record, samples=len(rows), doubts=doubts, **counts, **said)
+            ended = sum(row["stop_reason"] == CONTEXT for row in rows)
+            counts = {"finished": finished, "ended_at_context": ended}
+            add(record, samples=len(rows), doubts=job.doubts, **counts, **job.engine_said())
             return rows
-
-
-def say(doubts: Sequence[str]) -> None:
-    for doubt in doubts:
-        print(doubt, file=sys.stderr)
 
 
 def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy) -> dict:

@@ -76,6 +76,13 @@ class Engine(Protocol):
         """A `Source`; with `seed` None the engine's random numbers are its own."""
         ...
 
+    def draws(self, ids: Sequence[int], count: int, policy: Policy, seed: int | None) -> list[int]:
+        """`count` first tokens after the same ids, cheaply: for `engines.conformance`."""
+        ...
+
+    def close(self) -> None:
+        """End connections and processes."""
+
 
 def collect(
     source: Source,

@@ -124,8 +124,8 @@ def sample_to_file(
 
     The caller has checked that the settings are those of the file (`files.record.begin`).
     """
-    if path.exists():
-        return read_jsonl(path)
+    if path.exists():  # empty of a shard without prompts
+        return read_jsonl(path) if path.stat().st_size else []
     part = path.with_name(path.name + ".part")
 
     def source(left: Mapping[int, Request]) -> Answers:

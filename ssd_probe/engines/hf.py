@@ -1,7 +1,7 @@
 """transformers in this process: any model, any device, any policy."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -51,3 +51,12 @@ class Hf:
         seed = secrets.randbits(32) if seed is None else seed
         model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
         yield from answers(model, tokenizer, requests, policy, seed=seed, **settings)
+
+    def draws(self, ids: Sequence[int], count: int, policy: Policy, seed: int | None) -> list[int]:
+        """`count` first tokens after `ids`, each from its own stream."""
+        requests = {i: Request("draws", i, ids, 1) for i in range(count)}
+        drawn = {p: d for some in self.answers(requests, policy, seed) for p, d in some.items()}
+        return [drawn[place].ids[0] for place in range(count)]
+
+    def close(self) -> None:
+        """Nothing to end: the checkpoint may be in further use."""

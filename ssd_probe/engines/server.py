@@ -4,6 +4,7 @@ Each server has a window of requests under way. A request that failed for a whil
 time-out, a dropped connection) is asked again with the same seed, by whichever server is free.
 """
 
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -12,17 +13,16 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ssd_probe.core.requests import LENGTH, STRING, TOKEN, Answers, Drawn, Request
-from ssd_probe.core.running import Answer
+from ssd_probe.core.requests import Answers, Drawn, Request
 from ssd_probe.core.streams import seed_of
-from ssd_probe.decoding import Policy
+from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.engines.dialects import Asked, Reply, plain_decoding
 from ssd_probe.engines.link import Link, Transient, pause
 from ssd_probe.engines.peer import Peer
-from ssd_probe.errors import Resumable, UserError
+from ssd_probe.engines.replies import drawn_of
+from ssd_probe.errors import Resumable
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import Limits
-from ssd_probe.models.tokens import continuation_ids
 
 STALL = 1800.0  # seconds without any answer, after which a run stops
 DOWN = 600.0  # the same while no server can be reached
@@ -83,6 +83,7 @@ class Server:
         decoding = plain_decoding(policy, self.name)
         for peer in self.peers:
             peer.require()
+        self._say_order(decoding)
         stops = sorted(self.limits.stops)
 
         def asked(place: int, peer: Peer) -> Asked:
@@ -120,35 +121,19 @@ class Server:
         finally:
             queue.stop()
 
-    def _drawn(self, request: Request, reply: Reply) -> Drawn:
-        """A reply as every engine has them; `UserError` for one that cannot be right."""
-        if reply.ids is None:
-            return self._of_text(request, reply)
-        name, stops, ids = f"{request.name}/{request.index}", self.limits.stops, list(reply.ids)
-        if reply.matched in stops and ids[-1:] != [reply.matched]:
-            ids.append(reply.matched)
-        if not all(type(i) is int and 0 <= i < self.limits.vocabulary for i in ids):
-            raise UserError(f"{name}: the server's ids are not of this model's vocabulary")
-        answer = Answer(0, list(request.ids), request.room, request.stop, request.begun)
-        ended = answer.extend(ids[: request.room], stops, self.checkpoint.tokenizer)
-        if ended or (request.stop and reply.reason == "stop"):
-            return Drawn(answer.new)
-        how = "at its own limit; is its context shorter than the model's?"
-        if reply.reason == "stop":
-            how = f"at token {ids[-1:]}, which ends no answer of {self.checkpoint.name}"
-        raise UserError(
-            f"{name}: the server ended the answer after {len(ids)} of {request.room} tokens, {how}"
-        )
+    def _say_order(self, decoding: Decoding) -> None:
+        """On stderr, where a server is known for another order that these settings show."""
+        other = {p.dialect.order for p in self.peers} - {decoding.order}
+        if other and decoding.top_k and decoding.top_p < 1:
+            line = f"truncated in another order than declared: {', '.join(other)}; see"
+            print(f"{line} `ssd-probe doctor --engine server`", file=sys.stderr)
 
-    def _of_text(self, request: Request, reply: Reply) -> Drawn:
-        """Tokenised again; a stop token, which is no text, is put behind."""
-        tokenizer = self.checkpoint.tokenizer
-        ids = continuation_ids(tokenizer, list(request.ids), reply.text)[: request.room]
-        if reply.reason == "length":  # tokenised again there may be fewer
-            return Drawn(ids, LENGTH)
-        if request.stop:
-            return Drawn(ids, STRING)
-        return Drawn([*ids[: request.room - 1], tokenizer.eos_token_id], TOKEN)
+    def _drawn(self, request: Request, reply: Reply) -> Drawn:
+        return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.link.close()
 
 
 class Queue:

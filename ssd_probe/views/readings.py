@@ -55,6 +55,22 @@ def read_passes(curves: pd.DataFrame) -> str:
     return f"pass@{row['k']} on {row['problems']} dev problems: {'; '.join(told)}."
 
 
+def read_gains(gains: pd.DataFrame) -> str:
+    """Figure 1: what each group gained, and which gains are told from none. One model, one k.
+
+    gains: rows of a run's `differences`: group, k, base, tuned, estimate, low, high, problems.
+    """
+    ends = gains[["low", "high"]].astype(float)
+    sure = gains["group"][(ends["low"] > 0) | (ends["high"] < 0)].tolist()
+    told = "; ".join(
+        f"{row['group']} {row['base']:.3f} -> {row['tuned']:.3f} ({row['estimate']:+.3f}, "
+        f"{row['problems']} problems)"
+        for row in gains.to_dict("records")
+    )
+    which = f"told from no difference: {', '.join(sure)}" if sure else "none is told from none"
+    return f"pass@{gains['k'].iloc[0]} on the test problems: {told}. By the 95 % intervals {which}."
+
+
 def _text(found: Digest) -> str:
     text = found.text
     assert isinstance(text, pd.DataFrame)

@@ -1,4 +1,4 @@
-"""Beside each other: the arms at one T_eval, what was predicted and what came, the other arms."""
+"""Beside each other: the arms at one T_eval, what was predicted and what came, the probed arms."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def at_equal_temperatures(summary: dict[str, Any], run: RunFolder) -> list[Block
     if not problems:
         return []
     own = set(summary["best_temperature"].values())
-    tested = (
+    on_test = (
         f"the test problems were answered at T_eval {own.pop():g} by all"
         if len(own) == 1
         else "the test problems were answered at each model's own T_eval only"
@@ -40,7 +40,7 @@ def at_equal_temperatures(summary: dict[str, Any], run: RunFolder) -> list[Block
     return [
         Prose(
             f"Each arm beside the base at the same T_eval, on the {problems} dev problems. T_eval "
-            f"was chosen on these, so that the highest numbers are too high; {tested}."
+            f"was chosen on these, so that the highest numbers are too high; {on_test}."
         ),
         Table("pass@1 on dev, differences paired by problem", pd.DataFrame(rows).fillna("")),
     ]
@@ -104,35 +104,44 @@ def _interval(row: dict[str, Any]) -> str:
     return f"{row['T_low']:.2f} to {row['T_high']:.2f}"
 
 
-def other_arms(summary: dict[str, Any], run: RunFolder) -> list[Block]:
-    """What changed in each probed student on the first text, and which arms were not probed."""
-    main, first = summary["main"], run.loop.texts[0]
-    tables = {main: summary["comparison"]} | {
-        each["model"]: each["table"] for each in summary.get("comparisons", [])
-        if each["text"] == first
-    }  # fmt: skip
-    unprobed = [arm.name for arm in run.loop.arms if arm.name not in tables]
-    blocks: list[Block] = []
-    if len(tables) > 1:
-        columns = [_differences(table).rename(
-            f"{name} - {BASE}, support at {compared_at(run, name, main)}"
-        ) for name, table in tables.items()]  # fmt: skip
-        wide = pd.concat(columns, axis=1).reset_index().fillna("")
-        blocks.append(Table("The probed students beside each other", wide, folded=True))
-    if unprobed:
-        blocks.append(
-            Prose(
-                f"Not probed, so that nothing is known of their inside: {', '.join(unprobed)} "
-                "(`probed` in the declaration)."
-            )
-        )
-    return blocks
+def probed_arms(summary: dict[str, Any], run: RunFolder) -> list[Block]:
+    """What changed in each probed student on the first text, where there are several."""
+    tables = _tables(summary, run)
+    if len(tables) < 2:
+        return []
+    columns = [_differences(table).rename(
+        f"{name} - {BASE}, support at {compared_at(run, name, summary['main'])}"
+    ) for name, table in tables.items()]  # fmt: skip
+    wide = pd.concat(columns, axis=1).reset_index().fillna("")
+    return [Table("The probed students beside each other", wide, folded=True)]
+
+
+def unprobed(summary: dict[str, Any], run: RunFolder) -> str:
+    """Of which arms nothing is known inside, as a sentence; nothing where all were probed."""
+    known = _tables(summary, run)
+    names = [arm.name for arm in run.loop.arms if arm.name not in known]
+    if not names:
+        return ""
+    return f" Of {', '.join(names)} nothing is said here: not probed (`probed` in the declaration)."
+
+
+def _tables(summary: dict[str, Any], run: RunFolder) -> dict[str, list[dict[str, Any]]]:
+    """The comparison of each probed student on the first text, the main arm's first."""
+    return {summary["main"]: summary["comparison"]} | {
+        each["model"]: each["table"]
+        for each in summary.get("comparisons", [])
+        if each["text"] == run.loop.texts[0]
+    }
 
 
 def _differences(table: list[dict[str, Any]]) -> pd.Series:
     """Of the statistics that are told first, by label and statistic, with their intervals."""
     shown = pd.DataFrame(table)
     shown = shown[shown["statistic"].isin(FRONT) & (shown["label"] != ALL)]
-    numbers = shown[["difference", "low", "high"]].astype(float).itertuples(index=False)
+    numbers = (shown[name].astype(float) for name in ("difference", "low", "high"))
     names = [shown["label"], shown["statistic"].str.replace("_", " ")]
-    return pd.Series([with_interval(*row, sign=True) for row in numbers], index=names)
+    told = [
+        with_interval(difference, low, high, sign=True)
+        for difference, low, high in zip(*numbers, strict=True)
+    ]
+    return pd.Series(told, index=names)

@@ -10,8 +10,9 @@ from ssd_probe.commands.loop.declaration import BASE
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.beside import (
     at_equal_temperatures,
-    other_arms,
     predicted_and_came,
+    probed_arms,
+    unprobed,
 )
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
@@ -173,9 +174,11 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
     )
     at = compared_at(run, summary["main"], summary["main"])
     blocks: list[Block] = [
-        Prose(f"{summary['main']}, {which}, is the tuned model here. {how}."),
+        Prose(
+            f"{summary['main']}, {which}, is the tuned model here. {how}.{unprobed(summary, run)}"
+        ),
         *inside(content, run.out / "figures", tokens, at),
-        *other_arms(summary, run),
+        *probed_arms(summary, run),
     ]
     for each in summary.get("comparisons", []):
         told = each.get("verdicts") or []

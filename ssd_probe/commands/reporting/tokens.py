@@ -64,11 +64,9 @@ def tokens_of(
 def _chosen(base: Probe, tuned: Probe | None, wanted: dict[str, int], most: int) -> list[Text]:
     """The wanted ones (text -> its part) while they fit, then what comes first in the probe."""
     kept: dict[str, Text] = {}
-    named = {
-        text.sample_id: text
-        for text in texts_of(base, tuned, parts=sorted({*wanted.values()}) or [0])
-        if text.sample_id in wanted
-    }
+    parts = sorted({*wanted.values()})
+    asked = texts_of(base, tuned, None, parts, wanted) if wanted else ()
+    named = {text.sample_id: text for text in asked}
     rows = 0
     for text in chain((named[name] for name in wanted), texts_of(base, tuned)):
         if text.sample_id not in kept and (rows + len(text.frame) <= most or not kept):

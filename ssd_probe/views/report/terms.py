@@ -40,8 +40,8 @@ _COMPARED = {
     "tempered support. Trained to the end: 0",
     "leverage": "the entropy left at forks at the highest T_eval that keeps locks tight: how much "
     "a higher temperature can explore before locks slip",
-    "[low, high]": "a 95 % interval: drawn again from such problems, the number would lie there "
-    "19 times in 20",
+    "[low, high]": "a 95 % bootstrap interval: where the number lies 19 times in 20 when the "
+    "problems are drawn again",
     "under noise": "no larger than what scoring the base a second time changes",
 }
 NAME, TITLE = "words", "What the words mean"  # of the section

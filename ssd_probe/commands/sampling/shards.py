@@ -6,6 +6,7 @@ all share; shard-00001-of-00004.jsonl, appearing when it is complete, and what t
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,37 +53,59 @@ class Shard:
         return (Shard(number, self.count) for number in range(1, self.count + 1))
 
 
-def share(
-    out: Path,
-    shard: Shard,
-    engine: Engine,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    policy: Policy,
-    config: SampleConfig,
-    *,
-    settings: dict,
-    about: dict,
-) -> list[dict]:
+@dataclass(frozen=True)
+class Job:
+    """What is drawn, by which engine, and what the record says of it."""
+
+    engine: Engine
+    tokenizer: Any
+    prompts: Sequence[Prompt]
+    policy: Policy
+    config: SampleConfig
+    settings: dict
+    about: dict
+    doubts: list[str]
+
+    def rows(self, file: Path, **settings: Any) -> list[dict]:
+        """Drawn into `file`, or there already."""
+        from ssd_probe.core.sample import sample_to_file
+
+        about = (self.tokenizer, self.prompts, self.policy, self.config)
+        return sample_to_file(file, self.engine, *about, **settings)
+
+    def engine_said(self) -> dict[str, Any]:
+        return self.engine.about(self.policy) | self.engine.found()
+
+
+def say(doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        print(doubt, file=sys.stderr)
+
+
+def share(out: Path, shard: Shard, job: Job) -> list[dict]:
     """The rows of one shard, drawn or there already.
 
     `UserError` where the folder is of other settings or another number of shards, or this shard is
     being drawn now.
     """
-    from ssd_probe.core.sample import sample_to_file
-
     if out.is_file():
         raise UserError(f"{out}: is a file; with --shard, --out is a folder that all shards fill")
-    record = out / "run.json"
+    record, file = out / "run.json", shard.file(out)
+    settings = {**job.settings, "shards": shard.count}
     with claim(out, rank=shard.number):
-        with record_lock(out), recording(record, {**settings, "shards": shard.count}, about):
+        with (
+            record_lock(out),
+            recording(record, settings, {**job.about, "doubts": job.doubts}, [file]),
+        ):
             pass
-        rows = sample_to_file(
-            shard.file(out), engine, tokenizer, prompts, policy, config, mine=shard.has
-        )
+        done = file.exists()
+        if not done:
+            say(job.doubts)
+        rows = job.rows(file, mine=shard.has)
         with record_lock(out):
-            add(record, **engine.about(policy), **engine.found())
-            _join(out, shard, prompts)
+            if not done:
+                add(record, **job.engine_said())
+            _join(out, shard, job.prompts)
     return rows
 
 
