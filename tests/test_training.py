@@ -159,6 +159,12 @@ def test_unknown_names_are_one_line(wrong):
         TrainConfig(**wrong)
 
 
+def test_flash_attention_where_there_is_none_is_one_line(tmp_path):
+    config = TrainConfig(max_steps=1, attn="flash_attention_2")
+    with pytest.raises(UserError, match="attn = 'flash_attention_2': not to be had here"):
+        train(tiny_model("qwen3"), tiny_tokenizer(), rows(), config, tmp_path)
+
+
 def test_only_whole_checkpoints_are_gone_on_from(tmp_path):
     for step, state in ((2, '{"global_step": 2}'), (4, '{"global_st'), (10, None)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -190,7 +196,7 @@ LARGE = {  # whose weights outweigh what else a process holds
 }
 
 
-@pytest.mark.slow(reason="three processes of a model of 40 million weights")
+@pytest.mark.slow(reason="six processes, of 40 million weights")
 def test_two_sharded_processes_train_as_one_and_hold_half_each(tmp_path):
     """Also watched, which every process has to take part in."""
     save(tmp_path / "large", "qwen3", **LARGE)
@@ -198,18 +204,20 @@ def test_two_sharded_processes_train_as_one_and_hold_half_each(tmp_path):
     torch.manual_seed(0)
     samples = [
         {"problem_id": str(i), "prompt_ids": torch.randint(3, 380, (4,)).tolist(),
-         "completion_ids": torch.randint(3, 380, (20,)).tolist()}
-        for i in range(24)
+         "completion_ids": torch.randint(3, 380, (20,)).tolist(), "completion": "a\nb"}
+        for i in range(16)
     ]  # fmt: skip
     write_jsonl(tmp_path / "s.jsonl", samples)
-    options = ["--samples", str(tmp_path / "s.jsonl"), "--max-steps", "4", "--warmup-steps", "0"]
+    options = ["--samples", str(tmp_path / "s.jsonl"), "--max-steps", "10", "--warmup-steps", "0"]
     options += ["--learning-rate", "1e-3"]
-    options += ["--watch", str(tmp_path / "s.jsonl"), "--watch-every", "2"]
+    options += ["--watch", str(tmp_path / "s.jsonl"), "--watch-every", "5"]
 
     def run(name, model, batch, launcher=(), **variables):
         command = [sys.executable, *launcher, "-m", "tests.fsdp_on_cpu", "train", *options]
         command += ["--model", str(tmp_path / model)]
-        paths = {"PEAK": str(tmp_path / f"{name}.peak"), "OMP_NUM_THREADS": "1"}
+        # Freed memory goes back at once, else the peak is also what glibc keeps for later.
+        paths = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        paths |= {"PEAK": str(tmp_path / f"{name}.peak"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [*command, "--batch-size", str(batch), "--out", str(tmp_path / name)],
             env={**os.environ, **paths, **variables}, capture_output=True, text=True,
@@ -217,17 +225,18 @@ def test_two_sharded_processes_train_as_one_and_hold_half_each(tmp_path):
         assert done.returncode == 0, done.stderr
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
-        loss = next(row["train_loss"] for row in rows if "train_loss" in row)
+        loss = next(row["loss"] for row in rows if "loss" in row)  # of all processes
         watched = [row["watch/open/kl"] for row in rows if "watch/open/kl" in row]
         return loss, watched, [int(f.read_text()) for f in tmp_path.glob(f"{name}.peak.*")]
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     one, two = run("one", "large", 4), run("two", "large", 2, torchrun, **SHARDED)
-    (other,) = run("none", "small", 4)[2]  # what is no weights, gradients or moments
-    print("peaks beyond imports:", one[2], two[2], other, "losses:", one[0], two[0])
+    (alone,) = run("none", "small", 4)[2]  # what is no weights, gradients or moments
+    beside = max(run("nones", "small", 2, torchrun, **SHARDED)[2])
+    print("peaks beyond imports:", one[2], alone, two[2], beside, "losses:", one[0], two[0])
     assert two[0] == pytest.approx(one[0], abs=1e-3)
     assert two[1] == pytest.approx(one[1], rel=1e-2, abs=1e-6) and len(one[1]) == 3
-    assert len(two[2]) == 2 and max(two[2]) - other <= 0.6 * (one[2][0] - other)
+    assert len(two[2]) == 2 and max(two[2]) - beside <= 0.6 * (one[2][0] - alone)
     whole, gathered = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     assert whole.keys() == gathered.keys()
     for name, tensor in whole.items():

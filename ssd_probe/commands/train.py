@@ -61,7 +61,8 @@ def train_stage(
         watched = read_texts(_watchable(watch.texts)) if watch else []
         arguments = arguments_of(config, out)  # first: a sharded model is loaded in parts
         kept_dtype = "bfloat16" if config.half and config.lora_rank else "float32"
-        loaded = load_model(model, kept_dtype, "cpu", config.attn)  # the Trainer places it
+        attn = None if config.flash else config.attn
+        loaded = load_model(model, kept_dtype, "cpu", attn)  # the Trainer places it
         used, dropped = fitting(kept, loaded, config)
         if stubs := len(rows) - len(kept):
             dropped = {"empty or of one line": stubs, **dropped}

@@ -77,6 +77,11 @@ class TrainConfig:
         """Whether it computes in bfloat16."""
         return self.bf16 or self.dtype == "bfloat16"
 
+    @property
+    def flash(self) -> bool:
+        """Whether it attends by kernels of GPUs alone."""
+        return (self.attn or "").startswith("flash")
+
     def recorded(self) -> dict[str, Any]:
         """What the weights depend on; the newer settings, which older records lack, where used."""
         settings = dataclasses.asdict(self)

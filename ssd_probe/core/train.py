@@ -62,6 +62,7 @@ def train(
     work, processes = out / TRAINER, arguments.world_size
     resumed = last_whole(work, processes) if config.save_steps else None
     loss = _loss(model, config)
+    _attend(model, config)
     trainer = Trainer(
         model=model,
         compute_loss_func=loss,
@@ -85,12 +86,24 @@ def train(
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+def _attend(model: Any, config: TrainConfig) -> None:
+    """Switch to flash attention, which the CPU's tries of layer and packing cannot have had."""
+    if not config.flash:
+        return
+    try:
+        model.set_attn_implementation(config.attn)
+    except (ImportError, ValueError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise UserError(f"attn = {config.attn!r}: not to be had here ({why})") from None
+
+
 def _save(trainer: Trainer, out: Path) -> None:
     """The checkpoint. FSDP2's parts are gathered by the first process, whatever the config says."""
     if not (trainer.is_fsdp_enabled and trainer.accelerator.is_fsdp2):
         trainer.save_model(str(out))
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.optimizer.state.clear()  # the whole weights take their place
     whole = {}
     for name, value in model.state_dict().items():
         tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
