@@ -95,8 +95,9 @@ class Vllm:
                 yield {"place": place, "ids": list(ids), "params": params}
 
         request = Request("draws", 0, ids, 1)
-        found = self._worker.ask(lines(), len(starts))
-        return [self._drawn(request, reply).ids[0] for _, replies in found for reply in replies]
+        found = dict(self._worker.ask(lines(), len(starts)))
+        given = (reply for place in range(len(starts)) for reply in found[place])
+        return [self._drawn(request, reply).ids[0] for reply in given]
 
     def _params(self, policy: Policy, room: int, seed: int | None) -> dict[str, Any]:
         decoding = plain_decoding(policy, self.name)
