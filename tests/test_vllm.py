@@ -68,6 +68,7 @@ def serving(model, log, port=0):
     place = Path(PLACE)
     vllm = (place / "bin" if place.is_dir() else place.parent) / "vllm"
     command = [str(vllm), "serve", str(model), "--dtype", "float32", "--enforce-eager"]
+    command += ["--no-enable-chunked-prefill"]  # see engines/vllm_worker.py
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny"]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("ab") as words:
