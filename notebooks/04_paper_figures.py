@@ -59,7 +59,8 @@ gains = gains[(gains["model"] == run.main) & (gains["k"] == 1)].reset_index(drop
 pairs = gains[["group"]].rename(columns={"group": "name"})
 with paper_style():
     bars = {"base": gains["base"], "ssd": gains["tuned"]}
-    fig_1(pd.concat(pairs.assign(model=name, estimate=bars[name]) for name in bars))
+    ax = fig_1(pd.concat(pairs.assign(model=name, estimate=bars[name]) for name in bars))
+    ax.set_ylabel("pass@1")
 
 # %%
 say(read_gains(gains))

@@ -21,7 +21,7 @@ from ssd_probe.errors import Failed, UserError
 
 T = TypeVar("T")
 AHEAD = 2  # jobs of a worker that are under way or wait for it
-SECONDS = 10  # to reach a scheduler
+SECONDS = 30  # to reach a scheduler
 
 
 class Here(Executor):

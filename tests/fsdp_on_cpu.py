@@ -29,7 +29,8 @@ _made = AcceleratorState.__init__
 
 def _as_gpus(self, *arguments, **kwargs):
     PartialState(cpu=True)
-    if os.environ.get("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if sharded and not AcceleratorState._shared_state:  # once: it is FSDP afterwards
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     _made(self, *arguments, **kwargs)
 

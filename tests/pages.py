@@ -34,7 +34,8 @@ def text_of(tokens: list[str], logits: np.ndarray, name: str = "s", **other: np.
         log_p = torch.tensor(z).log_softmax(-1)[np.arange(len(z)), ids]
         return probe_of(z, ranks=24).assign(
             sample_id=name, problem_id="p", position=np.arange(len(tokens)) + 1, token_id=ids,
-            token=tokens, segment="code", syntax=np.resize(["Name", "Call"], len(tokens)),
+            token=pd.Series(tokens, dtype=object),  # a lone surrogate is in no string column
+            segment="code", syntax=np.resize(["Name", "Call"], len(tokens)),
             logprob=log_p.numpy().astype(np.float32), rank=1,
         )  # fmt: skip
 

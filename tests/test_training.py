@@ -1,6 +1,7 @@
 """Fine-tuning as large models need it: packed, in bfloat16, adapted, reported, killed, sharded."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,12 @@ from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.core.loss import completion_loss
 from ssd_probe.core.train import train
+from ssd_probe.core.training.adapters import with_lora
 from ssd_probe.core.training.batches import collate, collator, example
 from ssd_probe.core.training.resuming import last_whole
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import load_model
+from tests.fsdp_on_cpu import SHARDED
 from tests.models import FAMILIES, save, tiny_model, tiny_tokenizer
 from tests.test_loss import gradients
 
@@ -131,6 +134,8 @@ def test_lora_trains_adapters_alone_and_is_loaded_as_a_model(tmp_path, checkpoin
     base, student = (load_model(str(tmp_path / n)) for n in ("base", "student"))
     with torch.no_grad():
         assert (base(ids).logits - student(ids).logits).abs().max() > 1e-3
+    with pytest.raises(UserError, match="an adapter itself"):
+        with_lora(student, config)
     record = json.loads((tmp_path / "student" / "run.json").read_text())
     assert record["settings"]["lora_rank"] == 4 and "packing" not in record["settings"]
 
@@ -158,9 +163,11 @@ def test_only_whole_checkpoints_are_gone_on_from(tmp_path):
     for step, state in ((2, '{"global_step": 2}'), (4, '{"global_st'), (10, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
+        (folder / "epoch_rng_0.pt").write_text("")
         if state:
             (folder / "trainer_state.json").write_text(state)
     assert last_whole(tmp_path).name == "checkpoint-2"
+    assert last_whole(tmp_path, processes=2) is None
     assert last_whole(tmp_path / "none") is None
 
 
@@ -175,3 +182,53 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path)
     lines = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
     steps, resumed = ([json.loads(line)["step"] for line in text.splitlines()] for text in lines)
     assert steps == resumed
+
+
+LARGE = {  # whose weights outweigh what else a process holds
+    **{"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 10, "head_dim": 64},
+    **{"num_attention_heads": 8, "vocab_size": 4000, "initializer_range": 0.02},
+}
+
+
+@pytest.mark.slow(reason="three processes of a model of 40 million weights")
+def test_two_sharded_processes_train_as_one_and_hold_half_each(tmp_path):
+    """Also watched, which every process has to take part in."""
+    save(tmp_path / "large", "qwen3", **LARGE)
+    save(tmp_path / "small", "qwen3", **LARGE | {"hidden_size": 32, "intermediate_size": 64})
+    torch.manual_seed(0)
+    samples = [
+        {"problem_id": str(i), "prompt_ids": torch.randint(3, 380, (4,)).tolist(),
+         "completion_ids": torch.randint(3, 380, (20,)).tolist()}
+        for i in range(24)
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    options = ["--samples", str(tmp_path / "s.jsonl"), "--max-steps", "4", "--warmup-steps", "0"]
+    options += ["--learning-rate", "1e-3"]
+    options += ["--watch", str(tmp_path / "s.jsonl"), "--watch-every", "2"]
+
+    def run(name, model, batch, launcher=(), **variables):
+        command = [sys.executable, *launcher, "-m", "tests.fsdp_on_cpu", "train", *options]
+        command += ["--model", str(tmp_path / model)]
+        paths = {"PEAK": str(tmp_path / f"{name}.peak"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "--batch-size", str(batch), "--out", str(tmp_path / name)],
+            env={**os.environ, **paths, **variables}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        loss = next(row["train_loss"] for row in rows if "train_loss" in row)
+        watched = [row["watch/open/kl"] for row in rows if "watch/open/kl" in row]
+        return loss, watched, [int(f.read_text()) for f in tmp_path.glob(f"{name}.peak.*")]
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    one, two = run("one", "large", 4), run("two", "large", 2, torchrun, **SHARDED)
+    (other,) = run("none", "small", 4)[2]  # what is no weights, gradients or moments
+    print("peaks beyond imports:", one[2], two[2], other, "losses:", one[0], two[0])
+    assert two[0] == pytest.approx(one[0], abs=1e-3)
+    assert two[1] == pytest.approx(one[1], rel=1e-2, abs=1e-6) and len(one[1]) == 3
+    assert len(two[2]) == 2 and max(two[2]) - other <= 0.6 * (one[2][0] - other)
+    whole, gathered = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert whole.keys() == gathered.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(gathered[name], tensor, rtol=1e-2, atol=1e-3, msg=name)

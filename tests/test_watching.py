@@ -14,9 +14,13 @@ from transformers import Trainer, TrainingArguments
 from ssd_probe import Decoding, ForkLockCallback, UserError
 from ssd_probe.analysis.labels import EntropyRule
 from ssd_probe.analysis.theory import kl_divergence, support, three_term_loss
+from ssd_probe.commands.train import Watch, decoding_of, train_stage
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.core.train import train
 from ssd_probe.core.training.batches import collate, example
+from ssd_probe.decoding import PAPER_TRAIN
+from ssd_probe.files.record import begin
+from ssd_probe.files.writing import write_jsonl
 from ssd_probe.problems.texts import Text
 from ssd_probe.watching.contexts import Contexts
 from ssd_probe.watching.measuring import STATISTICS, compared, forward_of, means
@@ -259,3 +263,23 @@ def ranks(folder):
     folder = Path(folder)
     watch = watcher(folder / "w")
     plain(tiny_model("llama"), folder / "o", watch, steps=4, ddp_backend="gloo")
+
+
+def test_train_watches_what_is_held_out_and_says_what_is_not(tmp_path, capsys):
+    samples, watched = tmp_path / "s.jsonl", tmp_path / "w.jsonl"
+    ids = [{"problem_id": str(i), **row, "completion": "a\nb"} for i, row in enumerate(rows(8))]
+    write_jsonl(samples, ids)
+    write_jsonl(watched, ids[:3] + [{**ids[3], "problem_id": "new"}])
+    decoding = {"temperature": 1.3, "top_k": 10, "top_p": 0.9, "order": "x"}
+    begin(tmp_path / "s.jsonl.run.json", {"decoding": decoding})
+    assert decoding_of(samples) == Decoding(1.3, 10, 0.9)
+    assert decoding_of(watched) == PAPER_TRAIN
+    config = TrainConfig(max_steps=2, batch_size=4)
+    train_stage("tiny", samples, config, tmp_path / "out", Watch([str(watched)]))
+    assert "3 of 4 watched texts answer problems that are trained on" in capsys.readouterr().err
+    assert (tmp_path / "out/watch/watch.png").exists() and (tmp_path / "out/done.json").exists()
+    assert "T=1.3, top-k 10, top-p 0.9" in (tmp_path / "out/watch/watch.txt").read_text()
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe/probe.json").write_text("{}")
+    with pytest.raises(UserError, match="a probe keeps no prompts"):
+        train_stage("tiny", samples, config, tmp_path / "o", Watch([str(tmp_path / "probe")]))

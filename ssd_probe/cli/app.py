@@ -14,6 +14,7 @@ from ssd_probe.cli.analysis import compare, figures, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
+from ssd_probe.cli.exchange import diff, import_answers
 from ssd_probe.cli.options import AsJson, Config, Model, TopK, TopP, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
@@ -235,10 +236,11 @@ def doctor(
 
 
 for command in (
-    *(run, demo, branch, compare, evaluate, figures),
+    *(run, demo, branch, compare, diff, evaluate, figures),
     *(export, power, predict, report, sample, sweep, toy, view),
 ):
     app.command()(command)
+app.command(name="import")(import_answers)
 
 
 def _raise_interrupt(signum: int, frame: Any) -> None:

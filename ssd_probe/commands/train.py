@@ -96,7 +96,7 @@ def training_doubts(
 
 def _watchable(sources: Sequence[str]) -> Sequence[str]:
     for source in sources:
-        if (Path(source) / "run.json").is_file():
+        if (Path(source) / "probe.json").is_file():
             raise UserError(
                 f"{source}: a probe keeps no prompts; watch the texts that it was made of"
             )
@@ -106,6 +106,8 @@ def _watchable(sources: Sequence[str]) -> Sequence[str]:
 def decoding_of(samples: Path) -> Decoding:
     """What the samples were drawn by, as their record says; else, or beyond ranks, the paper's."""
     record = samples.with_name(samples.name + ".run.json")
+    if samples.name == "samples.jsonl" and not record.is_file():
+        record = samples.with_name("run.json")  # of shards
     found = read_record(record)["settings"].get("decoding") if record.is_file() else None
     if not isinstance(found, dict) or "policy" in found:
         return PAPER_TRAIN

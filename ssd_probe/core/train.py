@@ -23,6 +23,7 @@ from ssd_probe.core.training.progress import Metrics
 from ssd_probe.core.training.resuming import EpochOrder, last_whole
 from ssd_probe.errors import UserError
 
+TRAINER = "trainer"  # the folder of resumable checkpoints
 _NAMES = TrainingArguments.__dataclass_fields__  # transformers 6 has the first alone
 _CHECKPOINTING = next(f"{n}_checkpointing" for n in ("activation", "gradient")
                       if f"{n}_checkpointing" in _NAMES)  # fmt: skip
@@ -58,7 +59,8 @@ def train(
     collate = collator(model, tokenizer.pad_token_id or 0, config.packing)
     if config.lora_rank:
         model = with_lora(model, config)
-    resumed = last_whole(Path(arguments.output_dir)) if config.save_steps else None
+    work, processes = out / TRAINER, arguments.world_size
+    resumed = last_whole(work, processes) if config.save_steps else None
     loss = _loss(model, config)
     trainer = Trainer(
         model=model,
@@ -108,7 +110,10 @@ def _loss(model: Any, config: TrainConfig) -> CompletionLoss | None:
     first = os.environ.get("RANK", "0") == "0"
     loss = completion_loss(model, half) if first else None
     form = broadcast_object_list([loss and (loss.head.scale, loss.head.softcap)])[0]
-    return loss if first or form is None else CompletionLoss.of(model, *form, half)
+    if first or form is None:
+        return loss
+    scale, softcap = form
+    return CompletionLoss.of(model, scale, softcap, half)
 
 
 def _in_pieces(trainer: Trainer) -> bool:
@@ -137,12 +142,13 @@ def arguments_of(config: TrainConfig, out: Path) -> TrainingArguments:
     for name in reports:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"report_to = {name!r}: {name} is missing; pip install {name}")
+    checkpointing: dict[str, Any] = {_CHECKPOINTING: config.gradient_checkpointing}
     cpu, ranks = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         use_cpu=cpu,
         ddp_backend="gloo" if cpu and ranks > 1 else None,  # else each rank trains alone
         ddp_find_unused_parameters=False,
-        output_dir=str(out / "trainer"),
+        output_dir=str(out / TRAINER),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
@@ -156,7 +162,7 @@ def arguments_of(config: TrainConfig, out: Path) -> TrainingArguments:
         train_sampling_strategy="group_by_length",
         length_column_name="length",
         bf16=config.half,
-        **{_CHECKPOINTING: config.gradient_checkpointing},
+        **checkpointing,
         logging_steps=10,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # reading a table must not wait for transformers
     from ssd_probe.probing.forward import Encoded
 
 SCHEMA_VERSION = "2"
+IMPORTED = "imported"  # of `foreign.table`: no probe, and refused as one
 # Columns of the table, and the field of `PositionStats` each is.
 SCALARS = {
     "logprob": "target_logprob",
@@ -132,6 +133,11 @@ class Probe:
         record = read_record(path / "probe.json")
         if "rows" not in record:
             raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
+        if record.get("settings", {}).get("schema") == IMPORTED:
+            raise UserError(
+                f"{path}: imported log-probabilities, known in part by intervals; only "
+                "`ssd-probe import` reads them, or pandas its imported.parquet"
+            )
         if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
             raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
         probe = cls(path, record, columns, side)

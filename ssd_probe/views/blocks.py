@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ssd_probe.analysis.frames import stats_of
+from ssd_probe.analysis.frames import stacked, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.results import COMPARISONS
@@ -192,7 +192,7 @@ class Names:
         tokens = text.frame[["token_id", "token"]].drop_duplicates("token_id")
         self._seen |= dict(zip(tokens["token_id"].tolist(), tokens["token"], strict=True))
         for frame in frames:
-            ids = np.unique(np.stack(frame["top_ids"].tolist())[:, :ranks])
+            ids = np.unique(stacked(frame, "top_ids")[:, :ranks])
             self._wanted.update(ids[ids >= 0].tolist())
         self._wanted.update(tokens["token_id"].tolist())
 

@@ -32,7 +32,7 @@ def at_equal_temperatures(summary: dict[str, Any], run: RunFolder) -> list[Block
     if not problems:
         return []
     own = set(summary["best_temperature"].values())
-    tested = (
+    on_test = (
         f"the test problems were answered at T_eval {own.pop():g} by all"
         if len(own) == 1
         else "the test problems were answered at each model's own T_eval only"
@@ -40,7 +40,7 @@ def at_equal_temperatures(summary: dict[str, Any], run: RunFolder) -> list[Block
     return [
         Prose(
             f"Each arm beside the base at the same T_eval, on the {problems} dev problems. T_eval "
-            f"was chosen on these, so that the highest numbers are too high; {tested}."
+            f"was chosen on these, so that the highest numbers are too high; {on_test}."
         ),
         Table("pass@1 on dev, differences paired by problem", pd.DataFrame(rows).fillna("")),
     ]
@@ -138,6 +138,10 @@ def _differences(table: list[dict[str, Any]]) -> pd.Series:
     """Of the statistics that are told first, by label and statistic, with their intervals."""
     shown = pd.DataFrame(table)
     shown = shown[shown["statistic"].isin(FRONT) & (shown["label"] != ALL)]
-    numbers = shown[["difference", "low", "high"]].astype(float).itertuples(index=False)
+    numbers = (shown[name].astype(float) for name in ("difference", "low", "high"))
     names = [shown["label"], shown["statistic"].str.replace("_", " ")]
-    return pd.Series([with_interval(*row, sign=True) for row in numbers], index=names)
+    told = [
+        with_interval(difference, low, high, sign=True)
+        for difference, low, high in zip(*numbers, strict=True)
+    ]
+    return pd.Series(told, index=names)

@@ -1,5 +1,6 @@
 """LoRA through peft: a few new weights are trained, the model's own stay as they are."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ def with_lora(model: Any, config: TrainConfig) -> Any:
 
         W + (alpha / r) B A,   A [r, in], B [out, r]
 
-    Errors: `UserError` without peft. Source: Hu et al. 2021, arXiv 2106.09685.
+    Errors: `UserError` without peft, and for a model that has adapters already.
+    Source: Hu et al. 2021, arXiv 2106.09685.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise UserError("lora_rank: peft is missing; pip install 'ssd-probe[lora]'") from None
-    import warnings
-
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        raise UserError("lora_rank: the model is an adapter itself; merge it into its base first")
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,

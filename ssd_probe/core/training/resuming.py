@@ -6,20 +6,25 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from ssd_probe.files.writing import atomic_path
+
 STATE = "trainer_state.json"  # which the Trainer writes last
+ORDER = "epoch_rng_{}.pt"  # of each process, which `EpochOrder` writes after that
 
 
-def last_whole(work: Path) -> Path | None:
+def last_whole(work: Path, processes: int = 1) -> Path | None:
     """The newest checkpoint in `work` that was written to its end; None where there is none."""
-    found = [path for path in work.glob("checkpoint-*") if _is_whole(path)]
+    found = [path for path in work.glob("checkpoint-*") if _is_whole(path, processes)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, processes: int) -> bool:
     try:
-        return "global_step" in json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    ends = (path / ORDER.format(rank) for rank in range(processes))
+    return "global_step" in state and all(file.is_file() for file in ends)
 
 
 class EpochOrder(TrainerCallback):
@@ -31,14 +36,14 @@ class EpochOrder(TrainerCallback):
     """
 
     def __init__(self, resumed: Path | None, rank: int):
-        self.resumed, self.name = resumed, f"epoch_rng_{rank}.pt"
+        self.resumed, self.name = resumed, ORDER.format(rank)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        file = self.resumed / self.name if self.resumed else None
-        if file and file.is_file():
-            torch.set_rng_state(torch.load(file, weights_only=True))
+        if self.resumed:
+            torch.set_rng_state(torch.load(self.resumed / self.name, weights_only=True))
         self.resumed, self.began = None, torch.get_rng_state()
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        torch.save(self.began, folder / self.name)
+        with atomic_path(folder / self.name) as temporary:
+            torch.save(self.began, temporary)
