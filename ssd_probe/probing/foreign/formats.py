@@ -205,4 +205,4 @@ def _named(text: str, logprob: float | None) -> Token:
 
 def _ranked(tokens: Any) -> list[Token]:
     told = [token for token in tokens if token.logprob is not None]
-    return sorted(told, key=lambda token: -token.logprob)
+    return sorted(told, key=lambda token: -(token.logprob or 0.0))
