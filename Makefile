@@ -64,8 +64,12 @@ bench: $(READY)
 	$(PY) benchmarks/compare.py
 	$(PY) benchmarks/evaluate.py
 
-aot: $(READY)
-	$(PY) benchmarks/aot.py
+# TRITON=3.5.1: with that version.
+aot: $(READY) $(TRITON:%=.venv/triton-%)
+	PYTHONPATH=$(TRITON:%=.venv/triton-%) $(PY) benchmarks/aot.py
+
+.venv/triton-%: $(READY)
+	.venv/bin/pip install -q --no-deps --upgrade --target $@ triton==$*
 
 gpu-check: $(READY)
 	$(PY) benchmarks/gpu_check.py --out gpu-check.md

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import torch
 
 from ssd_probe.core.drawing import draw
@@ -111,8 +112,9 @@ class FakeServer:
             if tuple(ids) not in self.logits:
                 self.logits[tuple(ids)] = self.model(torch.tensor([ids])).logits[0, -1]
             p = policy.probabilities(self.logits[tuple(ids)])
-        generator = torch.Generator().manual_seed(seed % 2**63)
-        return torch.multinomial(p, n, replacement=True, generator=generator).tolist()
+        mass = p.cumsum(-1).numpy()
+        u = np.random.default_rng(seed).random(n) * mass[-1]  # fewer draws are the first of these
+        return np.searchsorted(mass, u, side="right").tolist()
 
 
 class _Handler(BaseHTTPRequestHandler):

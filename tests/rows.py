@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ssd_probe.kernels.cpu.pair import BLOCK as PAIR_BLOCK
 from ssd_probe.kernels.cpu.stats import BLOCK
-from ssd_probe.kernels.gpu.scan import LANES, SEGMENT, UNROLL
+from ssd_probe.kernels.gpu.scan import LANES, SEGMENT, STEPS
 from tests.interpreter import INTERPRETED
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Of logits: a thread's load, a block on CPUs, all lanes' loads, what they take at once, a segment.
 PERIODS = tuple(sorted({
-    4, 8, BLOCK, PAIR_BLOCK, 4 * LANES.value, 8 * LANES.value, UNROLL * LANES.value, SEGMENT,
+    4, 8, BLOCK, PAIR_BLOCK, 4 * LANES.value, 8 * LANES.value, 4 * STEPS * LANES.value, SEGMENT,
 }))  # fmt: skip
 REAL = Path(__file__).with_name("data") / "smollm2_logits.npz"
 

@@ -12,7 +12,7 @@ from ssd_probe.commands.diffing.stage import compared, diff_stage
 from ssd_probe.commands.loop.presets import PAPER, choose
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_json
-from ssd_probe.views.diff import told
+from ssd_probe.views.outside import differences
 
 VERSIONS = {"transformers": "5.23.0"}
 MODEL = {"weights": "a" * 64, "template": "b" * 64}
@@ -102,13 +102,15 @@ def test_samples_are_told_apart_by_content_not_by_name(tmp_path):
     one, two = sampled(tmp_path / "a.jsonl"), sampled(tmp_path / "b.jsonl", weights="d" * 64)
     found = diff_stage(one, str(two))
     assert names(found) == ["model"]
-    assert "m (another content)" in str(told(found.to_dict()))
-    assert str(told(diff_stage(one, str(one)).to_dict())).startswith("No difference in what both")
+    assert "m (another content)" in str(differences(found.to_dict()))
+    assert str(differences(diff_stage(one, str(one)).to_dict())).startswith(
+        "No difference in what both"
+    )
 
 
 def test_the_table_has_100_columns_and_a_sentence_for_each(tmp_path):
     found = diff_stage(run_folder(tmp_path / "run", changes={"seed": 3}), "ml-ssd").to_dict()
-    said = str(told(found))
+    said = str(differences(found))
     assert max(map(len, said.splitlines())) <= 100
     assert all(
         " ".join(row["why"].split()) in " ".join(said.split()) for row in found["differences"]

@@ -7,7 +7,7 @@ import torch
 
 from ssd_probe.commands.sampling.export import export_stage
 from ssd_probe.core.sample import sample
-from ssd_probe.core.train import _example, collate
+from ssd_probe.core.training.batches import collate, example
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
@@ -30,8 +30,9 @@ def samples(tmp_path, rows):
 
 def test_ids_are_what_train_trains_on(samples, rows, tmp_path):
     assert export_stage(samples, "ids", tmp_path / "ids.jsonl") == (4, 0)
-    wanted = [{k: _example(row)[k] for k in ("input_ids", "labels")} for row in rows]
-    assert read_jsonl(tmp_path / "ids.jsonl") == wanted
+    for row, made in zip(rows, read_jsonl(tmp_path / "ids.jsonl"), strict=True):
+        prompt, new = row["prompt_ids"], row["completion_ids"]
+        assert made == {"input_ids": prompt + new, "labels": [-100] * len(prompt) + new}
 
 
 def test_messages_end_with_the_answer_and_raw_text_stays_text(samples, rows, tmp_path):
@@ -90,7 +91,7 @@ def test_trl_takes_them_as_they_are_and_has_the_same_loss(samples, rows, tmp_pat
         processing_class=load_tokenizer("tiny"),
     )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
-    ours = collate([_example(row) for row in rows])
+    ours = collate([example(row) for row in rows])
     assert int((batch["labels"] != -100).sum()) == int((ours["labels"] != -100).sum())
     with torch.no_grad():
         theirs = trainer.compute_loss(trainer.model, dict(batch))

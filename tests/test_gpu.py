@@ -6,6 +6,7 @@ the kernels are imported, so a child process runs this file.
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import runpy
 import subprocess
@@ -64,41 +65,47 @@ def test_the_first_run_on_a_gpu_does_not_end_at_a_typo(tmp_path):
     assert "All steps passed." in report and "_finalise" in report and "0 differ" in report
 
 
+@pytest.fixture
+def aot(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return runpy.run_path(str(ROOT / "benchmarks/aot.py"))
+
+
 @compiled
-def test_the_gate_sees():
-    aot = runpy.run_path(str(ROOT / "benchmarks/aot.py"))
+def test_the_gate_sees(aot):
     fine = {"kernel": "scan", "target": "sm_90", "dtype": "fp32", "spills": 0, "load_bits": [128],
-            "instructions_a_logit": 11.0}  # fmt: skip
+            "instructions_a_logit": 10.0, "from_itself": 0}  # fmt: skip
     assert aot["problems"](fine) == []
     for worse in ({"spills": 3}, {"load_bits": [32, 128]}, {"load_bits": []},
-                  {"instructions_a_logit": 12.5}):  # fmt: skip
+                  {"instructions_a_logit": 12.5}, {"from_itself": 1}):  # fmt: skip
         assert len(aot["problems"](fine | worse)) == 1
     loop = [(0, "LDG.E.128 R4, desc[UR4][R2.64]", None), (16, "MUFU.EX2 R1, R1", None),
             (32, "LDG.E.U16 R4, desc[UR4][R2.64]", None), (48, "@P0 BRA 0x0", 0)]  # fmt: skip
-    assert len(aot["_main_loop"](loop, True)) == 4 and aot["_target"](loop[3][1]) == 0
-    widths = [aot["_load_width"](text) for _, text, _ in loop]
-    assert widths == [128, 0, 16, 0] and aot["_load_width"]("LDG.E.CONSTANT R0, [R2]") == 32
-    assert aot["_load_width"]("buffer_load_dwordx4 v[6:9], v29, s[12:15], 0 offen") == 128
-    assert [(a, b) for a, b, _ in aot["_loops"](loop)] == [(0, 3)]
+    code = importlib.import_module("compiled.code")
+    assert len(code.main_loop(loop, True)) == 4 and code.target(loop[3][1]) == 0
+    widths = [code.load_width(text) for _, text, _ in loop]
+    assert widths == [128, 0, 16, 0] and code.load_width("LDG.E.CONSTANT R0, [R2]") == 32
+    assert code.load_width("buffer_load_dwordx4 v[6:9], v29, s[12:15], 0 offen") == 128
+    assert [(a, b) for a, b, _ in code.loops(loop)] == [(0, 3)]
 
 
 @compiled
-def test_the_gate_sees_the_whole_call():
-    aot = runpy.run_path(str(ROOT / "benchmarks/aot.py"))
-
+def test_the_gate_sees_the_whole_call(aot):
     def report(kernel, times):
-        return {"kernel": kernel, "target": "sm_90", "dtype": "bf16", "times_the_floor": times}
+        return {"kernel": kernel, "target": "sm_90", "dtype": "bf16", "times_the_floor": times,
+                "with_code_around": {device: x + 0.1 for device, x in times.items()}}  # fmt: skip
 
-    scanned = report("scan", {"H100": 1.25})
+    scanned = report("scan", {"H100": 1.125})
     for rest, wrong in ((0.25, 0), (0.5, 1)):
         closed = report("finalise, K = 64", {"H100": rest})
         lines, found = aot["whole_calls"]([scanned, closed])
-        assert f"H100: {1.25 + rest:.2f}" in lines[0] and len(found) == wrong
+        assert f"H100: {1.125 + rest:.2f}" in lines[0] and len(found) == wrong
+        assert f"[{1.225 + rest:.2f}]" in lines[0]
     assert aot["whole_calls"]([scanned, report("finalise, K = 64", {})])[1]
     assert aot["whole_calls"]([scanned]) == ([], [])
     # 2 reads of the floor, and as long issuing, on a device that issues a lane a clock.
-    assert aot["_model"]((2e3, 500, 0), 1e3, 1, 1.0, 1e-3, 1) == 2
-    assert aot["_model"]((1e3, 1e3, 0), 1e3, 1, 1.0, 1e-3, 1) == 2
+    assert aot["times_the_floor"]((2e3, 500, 0), 1e3, 1, 1.0, 1e-3, 1) == 2
+    assert aot["times_the_floor"]((1e3, 1e3, 0), 1e3, 1, 1.0, 1e-3, 1) == 2
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_probe.analysis.frames import stacked
 from ssd_probe.commands.pictures.view import view_stage
 from ssd_probe.commands.probe import probe_stage
 from ssd_probe.errors import UserError
-from ssd_probe.kernels.fields import RANKED
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import Names, pack, texts_of
@@ -120,11 +118,6 @@ def test_texts_of_some_parts_are_those_of_all(tmp_path):
     assert [text.sample_id for text in texts_of(probe, probe, parts=[1])] == names[64:]
     some = [names[3], names[66]]
     assert [text.sample_id for text in texts_of(probe, probe, only=some)] == some
-    for frame, packed in zip(probe.batches(), probe.batches(packed=True), strict=True):
-        for rows in (slice(None), slice(5, 50), [7, 2]):
-            for name in RANKED:
-                left, right = (stacked(each.iloc[rows], name) for each in (frame, packed))
-                assert left.dtype == right.dtype and (left == right).all()
 
 
 def test_the_joined_modules_say_nothing_of_modules():

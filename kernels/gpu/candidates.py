@@ -8,13 +8,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu.order import NOTHING, _count, _key, _logit, _order, _places, _reaches
-from ssd_probe.kernels.gpu.scan import _add, _below, _rescale, _shift
+from ssd_probe.kernels.gpu.order import (
+    NOTHING,
+    _count,
+    _key,
+    _logit,
+    _order,
+    _places,
+    _reaches,
+)
+from ssd_probe.kernels.gpu.scan import _below, _over, _plus, _rescale, _shift, _terms
 
 
 @triton.jit
-def _candidates(of, begin, E: tl.constexpr, W: tl.constexpr):
-    """The order of the logits of W groups found, and their ids: E columns [W].
+def _candidates(of, begin, E: tl.constexpr, D: tl.constexpr, W: tl.constexpr):
+    """The order of the logits of W groups found, and their ids: [W, E].
 
     The V % E last logits come after the groups found.
     """
@@ -22,69 +30,48 @@ def _candidates(of, begin, E: tl.constexpr, W: tl.constexpr):
     at = begin + tl.arange(0, W)
     group = tl.load(found + at, mask=at < count, other=size // E)
     stop = tl.where(at <= count, size, 0)
-    order, ids = (), ()
-    for i in tl.static_range(E):
-        index = group * E + i
-        logit = tl.load(row + index, mask=index < stop, other=-float("inf"))
-        order, ids = order + (_order(logit.to(tl.float32), E),), ids + (index,)
-    return order, ids
+    ids = group[:, None] * E + tl.arange(0, E)[None, :]
+    logit = tl.load(row + ids, mask=ids < stop[:, None], other=-float("inf"))
+    return _order(logit.to(tl.float32), D), ids
 
 
 @triton.jit
-def _tally(of, cut, last, E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
+def _tally(of, cut, last, E: tl.constexpr, D: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
            ALIGNED: tl.constexpr):  # fmt: skip
     """How many candidates reach (cut, last)."""
     reached = tl.zeros([W], tl.int32)
     for begin in tl.range(0, of[2] + 1, W):
-        order, ids = _candidates(of, begin, E, W)
-        for i in tl.static_range(E):
-            reached += _reaches(order[i], ids[i], cut, last).to(tl.int32)
+        order, ids = _candidates(of, begin, E, D, W)
+        reached += tl.sum(_reaches(order, ids, cut, last).to(tl.int32), 1)
     return tl.sum(reached)
 
 
 @triton.jit
-def _keep(of, cut, last, ranked, E: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr):
-    """Write the keys of the candidates that reach (cut, last) to `ranked`, the first LIST of them.
+def _keep(of, cut, last, kept, inverse_t, E: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+          LIST: tl.constexpr):  # fmt: skip
+    """Write which candidates reach (cut, last) to `kept`, int16, the first LIST of them.
 
-    Returns how many there are.
+    Returns how many there are; of the others, each thread's largest logit and sums [W].
     """
     live = 0 * of[2]
-    for begin in tl.range(0, of[2] + 1, W):
-        order, ids = _candidates(of, begin, E, W)
-        many = tl.zeros([W], tl.int32)
-        for i in tl.static_range(E):
-            many += _reaches(order[i], ids[i], cut, last).to(tl.int32)
-        place = live + tl.cumsum(many, 0) - many
-        live += tl.sum(many)
-        for i in tl.static_range(E):
-            near = _reaches(order[i], ids[i], cut, last)
-            tl.store(ranked + place, _key(order[i], ids[i], E), mask=near & (place < LIST))
-            place += near.to(tl.int32)
-    return live
-
-
-@triton.jit
-def _extras(of, cut, last, inverse_t, E: tl.constexpr, W: tl.constexpr):
-    """Each thread's largest logit and sums [W] of the candidates that do not reach (cut, last)."""
     top = tl.full([W], -float("inf"), tl.float32)
     sums = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
     for begin in tl.range(0, of[2] + 1, W):
-        order, ids = _candidates(of, begin, E, W)
-        rest, new = (), top
-        for i in tl.static_range(E):
-            head = _reaches(order[i], ids[i], cut, last)
-            rest = rest + (tl.where(head, -float("inf"), _logit(order[i], E)),)
-            new = tl.maximum(new, rest[i])
+        order, ids = _candidates(of, begin, E, D, W)
+        near = _reaches(order, ids, cut, last)
+        one = near.to(tl.int32)
+        many = tl.sum(one, 1)
+        place = (live + tl.cumsum(many, 0) - many)[:, None] + (tl.cumsum(one, 1) - one)
+        live += tl.sum(many)
+        which = ((begin + tl.arange(0, W)) * E)[:, None] + tl.arange(0, E)[None, :]
+        place = tl.max_contiguous(tl.multiple_of(place, [1, E]), [1, E])  # false, see `_choose`
+        tl.store(kept + place, which.to(tl.int16), mask=near & (place < LIST))
+        rest = tl.where(near, -float("inf"), _logit(order, D))
+        new = tl.maximum(top, tl.max(rest, 1))
         shift, moved = _shift(top, new, False)
-        added = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
-        for i in tl.static_range(E):
-            added = _add(added, _below(rest[i][:, None], shift, False), inverse_t)
-        old = _rescale(sums, moved, inverse_t)
-        sums = ()
-        for i in tl.static_range(3 + len(inverse_t)):
-            sums = sums + (old[i] + added[i],)
-        top = new
-    return top, sums
+        added = _over(_terms(_below(rest, shift, False), inverse_t), 1)
+        top, sums = new, _plus(_rescale(sums, moved, inverse_t), added)
+    return live, top, sums
 
 
 @triton.jit
@@ -96,15 +83,29 @@ def _unusual(row, size, E: tl.constexpr):
 
 
 @triton.jit
-def _rank_keys(ranked, live, LIST: tl.constexpr, KP: tl.constexpr):
-    """The `live` keys at `ranked`, in order: the first KP of them, else NOTHING."""
+def _rank_keys(of, kept, live, ranked, E: tl.constexpr, D: tl.constexpr, LIST: tl.constexpr,
+               K: tl.constexpr, KP: tl.constexpr):  # fmt: skip
+    """The keys of the `live` candidates in `kept`, in order: the first KP of them, else NOTHING.
+
+    Also the logits [LIST] of those beyond rank K, else -inf.
+    """
+    row, found, count, size = of
     at = _places(LIST)
-    keys = tl.load(ranked + at, mask=at < live, other=NOTHING)
+    which = tl.load(kept + at, mask=at < live, other=0).to(tl.int32)
+    listed = which >> (3 if E == 8 else 2)  # = which // E
+    group = tl.load(found + listed, mask=listed < count, other=size // E)
+    ids = group * E + (which & (E - 1))
+    there = (at < live) & (ids < size)
+    order = _order(tl.load(row + ids, mask=there, other=-float("inf")).to(tl.float32), D)
+    keys = tl.where(there, _key(order, ids, D), NOTHING)
+    tl.store(ranked + at, keys)
+    tl.debug_barrier()
     rank = tl.zeros([LIST], tl.int32)
     for i in tl.range(0, live, loop_unroll_factor=4):
         rank += (tl.load(ranked + i) > keys).to(tl.int32)
     tl.debug_barrier()
-    tl.store(ranked + rank, keys, mask=(at < live) & (rank < KP))
+    tl.store(ranked + rank, keys, mask=there & (rank < KP))
     tl.debug_barrier()
     first = _places(KP)
-    return tl.load(ranked + first, mask=first < live, other=NOTHING)
+    beyond = tl.where(there & (rank >= K), _logit(order, D), -float("inf"))
+    return tl.load(ranked + first, mask=first < live, other=NOTHING), beyond

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu.scan import LOG2_E, _rescale
+from ssd_probe.kernels.gpu.scan import LOG2_E, _rescale, _terms
 
 LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -20,6 +20,17 @@ def _moved(tops, sums, top, inverse_t, W: tl.constexpr):
     result = ()
     for i in tl.static_range(3 + len(inverse_t)):
         result = result + (tl.sum(tl.reshape(sums[i], [tops.shape[0] // W, W]), 0).to(tl.float64),)
+    return result
+
+
+@triton.jit
+def _moved_one(logits, top, inverse_t):
+    """The sums of `logits`, of which -inf are none, relative to `top`, in float64."""
+    terms = _terms((logits - top) * LOG2_E, inverse_t)
+    result = ()
+    for i in tl.static_range(3 + len(inverse_t)):
+        some = tl.where(logits == -float("inf"), 0.0, terms[i])
+        result = result + (tl.sum(some).to(tl.float64),)
     return result
 
 
@@ -42,9 +53,12 @@ def _close(fields, n, x, at, live, top, tail_top, tail, inverse_t, ok, K: tl.con
     d = tl.where(head, x.to(tl.float64) - top.to(tl.float64), 0.0)
     gap = tail_top.to(tl.float64) - top.to(tl.float64)
     w0, w1, w2 = tail[0], tail[1] * LN_2, tail[2] * (LN_2 * LN_2)
-    log_partition = _log1p(tl.sum(tl.where(others, tl.exp(d), 0.0)) + tl.exp(gap) * w0)
+    heads, tails = tl.where(head, tl.exp(d), 0.0), tl.exp(gap)
+    rest = tl.sum(tl.where(others, heads, 0.0)) + tails * w0
+    log_partition = _log1p(rest)
 
-    p, q = tl.where(head, tl.exp(d - log_partition), 0.0), tl.exp(gap - log_partition)
+    share = 1 / (1 + rest)
+    p, q = heads * share, tails * share
     mean = tl.sum(p * d) + q * (w1 + gap * w0)
     b = gap - mean
     varentropy = tl.sum(p * (d - mean) * (d - mean)) + q * (w2 + 2 * b * w1 + b * b * w0)

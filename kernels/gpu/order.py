@@ -17,29 +17,28 @@ def _ordered(x):
 
 
 @triton.jit
-def _order(x, E: tl.constexpr):
-    """int32 in the order of logits x; the 13 bits that 16-bit logits lack are gone. NaN is some."""
-    return _ordered(x) >> (13 if E == 8 else 0)
+def _order(x, D: tl.constexpr):
+    """int32 in the order of logits x, without the D last bits, which they lack. NaN is some."""
+    return _ordered(x) >> D
 
 
 @triton.jit
-def _logit(order, E: tl.constexpr):
+def _logit(order, D: tl.constexpr):
     """The logit of an order."""
-    bits = order << (13 if E == 8 else 0)
+    bits = order << D
     return tl.where(bits < 0, -(2**31) - bits, bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _empty(E: tl.constexpr):
+def _empty(D: tl.constexpr):
     """`_order` of -inf."""
-    return -0x7F800000 >> (13 if E == 8 else 0)
+    return -0x7F800000 >> D
 
 
 @triton.jit
-def _key(order, index, E: tl.constexpr):
+def _key(order, index, D: tl.constexpr):
     """int64 keys by (logit descending, index ascending)."""
-    high = order << (13 if E == 8 else 0)
-    return (high.to(tl.int64) << 32) + (-index + INT_MAX)
+    return ((order << D).to(tl.int64) << 32) + (-index + INT_MAX)
 
 
 @triton.jit
@@ -61,7 +60,9 @@ def _places(n: tl.constexpr):
 
 @triton.jit
 def _count(mask):
-    return tl.sum(mask.to(tl.int32))
+    """How many there are; of two dimensions, the first lies within a thread."""
+    count = mask.to(tl.int32)
+    return tl.sum(tl.sum(count, 0), 0) if len(mask.shape) == 2 else tl.sum(count)
 
 
 @triton.jit

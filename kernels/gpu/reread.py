@@ -8,8 +8,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu.order import INT_MAX, _logit, _middle
-from ssd_probe.kernels.gpu.scan import LANES, _add, _below, _best, _groups, _rescale, _shift
+from ssd_probe.kernels.gpu.order import INT_MAX, _count, _logit, _middle, _reaches
+from ssd_probe.kernels.gpu.scan import (
+    LANES,
+    _below,
+    _best,
+    _groups,
+    _over,
+    _plus,
+    _rescale,
+    _shift,
+    _terms,
+)
+
+AGAIN = 4  # groups of a lane read again at once
 
 
 @triton.jit
@@ -21,37 +33,38 @@ def _homes(chosen, begin, held, steps, size, W: tl.constexpr, E: tl.constexpr):
 
 
 @triton.jit
-def _again(row, group, end, cut, last, size, E: tl.constexpr, ALIGNED: tl.constexpr):
-    """Logits of the groups that come before `end`, their largest, and which reach (cut, last).
+def _again(row, home, step, end, cut, last, size, E: tl.constexpr, U: tl.constexpr,
+           ALIGNED: tl.constexpr):  # fmt: skip
+    """U groups of each lane from `step`: [U, W] ids, which come before `end`, and which of these
+    reach (cut, last); their logits, tiles [U, W, ...], and the largest [U, W].
 
     Other threads read the row's last group: -inf for each of 8 logits would cost more.
     """
-    inside = group < end
+    group = home[None, :] + (step + tl.arange(0, U))[:, None] * LANES
+    inside = group < end[None, :]
     tiles = _groups(row, tl.minimum(group, size // E - 1), inside, size, E, False, ALIGNED)
     best = tl.where(inside, _best(tiles), -float("inf"))
-    return tiles, best, (best > cut) | ((best == cut) & (group <= last))
+    return group, inside, _reaches(best, group, cut, last), tiles, best
 
 
 @triton.jit
-def _survey(of, cut, last, E: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
+def _survey(of, cut, last, E: tl.constexpr, D: tl.constexpr, U: tl.constexpr, W: tl.constexpr,
             ALIGNED: tl.constexpr):  # fmt: skip
     """How many groups of the chosen lanes reach (cut, last)."""
     row, chosen, held, steps, size = of
-    reached = tl.zeros([W], tl.int32)
-    cut = _logit(cut, E)
+    reached = 0 * held
+    cut = _logit(cut, D)
     for begin in tl.range(0, held, W):
         home, end = _homes(chosen, begin, held, steps, size, W, E)
         for step in tl.range(0, steps, U):
-            for u in tl.static_range(U):
-                group = home + (step + u) * LANES
-                _, _, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
-                reached += hit.to(tl.int32)
-    return tl.sum(reached)
+            _, _, hit, _, _ = _again(row, home, step, end, cut, last, size, E, U, ALIGNED)
+            reached += _count(hit)
+    return reached
 
 
 @triton.jit
-def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, U: tl.constexpr,
-            W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, D: tl.constexpr,
+            U: tl.constexpr, W: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """A (cut, last) that k..most entries reach; more reach the one given, and none `high`.
 
     As in `_select`, but COUNT(of, cut, last, ...) reads them again each time.
@@ -60,7 +73,7 @@ def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, 
     low = cut
     while (count > most) & (low + 1 < high):
         middle = _middle(low, high)
-        reached = COUNT(of, middle, INT_MAX, E, U, W, ALIGNED)
+        reached = COUNT(of, middle, INT_MAX, E, D, U, W, ALIGNED)
         count = tl.where(reached >= k, reached, count)
         low = tl.where(reached >= k, middle, low)
         high = tl.where(reached >= k, high, middle)
@@ -68,7 +81,7 @@ def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, 
     before = -1 + 0 * last
     while (count > most) & (before + 1 < last):
         middle = _middle(before, last)
-        reached = COUNT(of, low, middle, E, U, W, ALIGNED)
+        reached = COUNT(of, low, middle, E, D, U, W, ALIGNED)
         count = tl.where(reached >= k, reached, count)
         before = tl.where(reached >= k, before, middle)
         last = tl.where(reached >= k, middle, last)
@@ -77,8 +90,8 @@ def _narrow(COUNT: tl.constexpr, of, cut, last, high, k, most, E: tl.constexpr, 
 
 @triton.jit
 def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.constexpr,
-             U: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr, FUSED: tl.constexpr,
-             ALIGNED: tl.constexpr):  # fmt: skip
+             D: tl.constexpr, U: tl.constexpr, W: tl.constexpr, LIST: tl.constexpr,
+             FUSED: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """Write the chosen lanes' groups that reach (cut, last) to `found`, the first LIST of them.
 
     Returns how many there are; of the others, each thread's largest logit and sums [W].
@@ -86,34 +99,26 @@ def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.
     top = tl.full([W], -float("inf"), tl.float32)
     sums = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
     count = 0 * held
-    cut = _logit(cut, E)
+    cut = _logit(cut, D)
     for begin in tl.range(0, held, W):
         home, end = _homes(chosen, begin, held, steps, size, W, E)
         for step in tl.range(0, steps, U):
-            x, rest, hits = (), (), ()
-            many = tl.zeros([W], tl.int32)
-            new = top
-            for u in tl.static_range(U):
-                group = home + (step + u) * LANES
-                tiles, best, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
-                other = (group < end) & ~hit
-                new = tl.where(other, tl.maximum(new, best), new)
-                many += hit.to(tl.int32)
-                x, rest, hits = x + (tiles,), rest + (other,), hits + (hit,)
-            place = count + tl.cumsum(many, 0) - many
+            group, inside, hit, tiles, best = _again(
+                row, home, step, end, cut, last, size, E, U, ALIGNED
+            )
+            one = hit.to(tl.int32)
+            many = tl.sum(one, 0)
+            place = (count + tl.cumsum(many, 0) - many)[None, :] + (tl.cumsum(one, 0) - one)
             count += tl.sum(many)
+            tl.store(found + place, group, mask=hit & (place < LIST))
+
+            rest = inside & ~hit
+            new = tl.maximum(top, tl.max(tl.where(rest, best, -float("inf")), 0))
             shift, moved = _shift(top, new, FUSED)
-            added = (tl.zeros([W], tl.float32),) * (3 + len(inverse_t))
-            for u in tl.static_range(U):
-                mask = hits[u] & (place < LIST)
-                tl.store(found + place, home + (step + u) * LANES, mask=mask)
-                place += hits[u].to(tl.int32)
-                under = tl.where(rest[u], shift, float("inf"))
-                for tile in tl.static_range(len(x[u])):
-                    added = _add(added, _below(x[u][tile], under, FUSED), inverse_t)
-            old = _rescale(sums, moved, inverse_t)
-            sums = ()
-            for i in tl.static_range(3 + len(inverse_t)):
-                sums = sums + (old[i] + added[i],)
-            top = new
+            under = tl.where(rest, shift[None, :], float("inf"))
+            added = ()
+            for i in tl.static_range(len(tiles)):
+                terms = _over(_terms(_below(tiles[i], under, FUSED), inverse_t), 0)
+                added = terms if len(added) == 0 else _plus(added, terms)
+            top, sums = new, _plus(_rescale(sums, moved, inverse_t), _over(added, 1))
     return count, top, sums

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-UNROLL = 32  # logits a lane takes for one rescaling of its sums
+STEPS = 8  # groups a lane takes for one rescaling of its sums
 SEGMENTS, SEGMENT = 8, 8192  # at most so many segments a row, at least so many logits in each
 LANES = tl.constexpr(128)  # = the threads of a program
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -41,7 +41,7 @@ def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
     single ones, and a thread keeps its groups. Without the false hint it would not: the compiler
     would spread a group over threads, at 30 to 40 instructions a logit.
     """
-    mask = inside[:, None]
+    mask = tl.expand_dims(inside, -1)
     if not ALIGNED:
         mask = mask & (tl.arange(0, E) < size)[None, :]  # a group exists, so size >= E
     return tl.load(pointers, mask=mask, other=-float("inf")).to(tl.float32)
@@ -50,7 +50,7 @@ def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
 @triton.jit
 def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
             ALIGNED: tl.constexpr):  # fmt: skip
-    """Logits of `group` [n] from `start`, -inf where not `inside`: tiles [n, E / tiles].
+    """Logits of `group` [..., n] from `start`, -inf where not `inside`: tiles [..., n, E / tiles].
 
     The bits of a bfloat16 are the upper half of a float32: two tiles, cut from words of 32 bits,
     take 0.5 instructions a logit less than widening.
@@ -58,45 +58,66 @@ def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
     HALVES: tl.constexpr = start.dtype.element_ty == tl.bfloat16
     if HALVES and ALIGNED:
         words = start.to(tl.pointer_type(tl.int32), bitcast=True)
-        words += group[:, None] * (E // 2) + tl.arange(0, E // 2)[None, :]
+        words += tl.expand_dims(group * (E // 2), -1) + tl.arange(0, E // 2)[None, :]
         if MASKED:
-            word = tl.load(words, mask=inside[:, None], other=TWO_NOTHINGS)
+            word = tl.load(words, mask=tl.expand_dims(inside, -1), other=TWO_NOTHINGS)
         else:
             word = tl.load(words)
         lower, upper = word << 16, word & -65536
         tiles = lower.to(tl.float32, bitcast=True), upper.to(tl.float32, bitcast=True)
     else:
-        pointers = start + (group[:, None] * E + tl.arange(0, E)[None, :])
+        pointers = start + (tl.expand_dims(group * E, -1) + tl.arange(0, E)[None, :])
         if MASKED or not ALIGNED:
             x = _load(pointers, inside, size, E, ALIGNED)
         else:
             x = tl.load(pointers).to(tl.float32)
-        # In halves too: the same sums to the bit.
-        tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2])) if HALVES else (x,)
+        tiles = (x,)
+        if HALVES:  # in halves too: the same sums to the bit
+            if len(group.shape) == 1:
+                tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2]))
+            else:
+                tiles = tl.split(tl.reshape(x, [group.shape[0], group.shape[1], E // 2, 2]))
     return tiles
 
 
 @triton.jit
 def _best(tiles):
-    best = tl.max(tiles[0], 1)
+    last: tl.constexpr = len(tiles[0].shape) - 1
+    best = tl.max(tiles[0], last)
     for i in tl.static_range(1, len(tiles)):
-        best = tl.maximum(best, tl.max(tiles[i], 1))
+        best = tl.maximum(best, tl.max(tiles[i], last))
     return best
 
 
 @triton.jit
-def _add(sums, below, inverse_t):
-    """`sums` = of w, w y, w y^2, and w^(1/T), plus those of a tile over its last dimension.
+def _terms(below, inverse_t):
+    """w, w y, w y^2, and w^(1/T) of each logit, under its shift and times log2 e: w = 2^y.
 
-    `below` [..., n] = logits under their shift, times log2 e; y = max(below, -126), w = 2^y.
-    NaN and +inf make the sums NaN.
+    y = max(below, -126). NaN and +inf make their sums NaN.
     """
     y = tl.maximum(below, LEAST, propagate_nan=tl.PropagateNan.ALL)
     w = tl.exp2(y)
     wy = w * y
-    result = (sums[0] + tl.sum(w, 1), sums[1] + tl.sum(wy, 1), sums[2] + tl.sum(wy * y, 1))
+    result = (w, wy, wy * y)
     for i in tl.static_range(len(inverse_t)):
-        result = result + (sums[3 + i] + tl.sum(tl.exp2(below * inverse_t[i]), 1),)
+        result = result + (tl.exp2(below * inverse_t[i]),)
+    return result
+
+
+@triton.jit
+def _plus(a, b):
+    """Tuples of tensors, added each to each; products in `b` are fused with the additions."""
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (a[i] + b[i],)
+    return result
+
+
+@triton.jit
+def _over(terms, axis: tl.constexpr):
+    result = ()
+    for i in tl.static_range(len(terms)):
+        result = result + (tl.sum(terms[i], axis),)
     return result
 
 
@@ -126,11 +147,11 @@ def _shift(top, new, FUSED: tl.constexpr):
 
 @triton.jit
 def _below(x, shift, FUSED: tl.constexpr):
-    """Logits [n, m] under the largest, times log2 e.
+    """Logits [..., n, m] under the largest, times log2 e.
 
     FUSED takes one instruction and rounds once, relative to largest * log2 e, rounded.
     """
-    under = shift[:, None]
+    under = tl.expand_dims(shift, -1)
     return tl.fma(x, LOG2_E, -under) if FUSED else (x - under) * LOG2_E
 
 
@@ -145,12 +166,13 @@ def _settle(top, sums, inverse_t):
     lost = tl.where(top > -float("inf"), -tl.fma(top, LOG2_E, -shift), 0.0)
     sums = _rescale(sums, lost, inverse_t)
     limit = tl.full(top.shape, FUSED_UP_TO, tl.float32)
-    wrong = sums[0] - sums[0] != 0
+    # Not x - x != 0: x is a product, and fused with it that would be the product's rounding error.
+    finite = tl.abs(sums[0]) < float("inf")
     for i in tl.static_range(1, len(sums)):
-        wrong |= sums[i] - sums[i] != 0
+        finite &= tl.abs(sums[i]) < float("inf")
     for i in tl.static_range(len(inverse_t)):
         limit = tl.minimum(limit, FUSED_UP_TO / inverse_t[i])
-    return sums, wrong | ((top > -float("inf")) & (tl.abs(top) > limit))
+    return sums, ~finite | ((top > -float("inf")) & (tl.abs(top) > limit))
 
 
 @triton.jit
@@ -171,16 +193,12 @@ def _advance(
         first = tl.where(best > new, step + u, first)
         new = tl.maximum(new, best)
     shift, moved = _shift(top, new, FUSED)
-    zero = tl.zeros([LANES], tl.float32)
-    added = (zero,) * (3 + len(inverse_t))
+    added = ()
     for u in tl.static_range(U):
         for tile in tl.static_range(len(x[u])):
-            added = _add(added, _below(x[u][tile], shift, FUSED), inverse_t)
-    old = _rescale(sums, moved, inverse_t)
-    result = ()
-    for i in tl.static_range(3 + len(inverse_t)):
-        result = result + (old[i] + added[i],)
-    return new, first, result
+            terms = _terms(_below(x[u][tile], shift, FUSED), inverse_t)
+            added = terms if len(added) == 0 else _plus(added, terms)
+    return new, first, _plus(_rescale(sums, moved, inverse_t), _over(added, 1))
 
 
 @triton.jit
@@ -190,10 +208,15 @@ def _walk(row, start, stop, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
     top = tl.full([LANES], -float("inf"), tl.float32)
     first = tl.zeros([LANES], tl.int32)
     sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
-    full = start + tl.maximum(tl.minimum(stop, size // E // LANES) - start, 0) // U * U
-    for step in range(start, full, U):
+    full = tl.maximum(tl.minimum(stop, size // E // LANES) - start, 0)
+    whole, full = start + full // U * U, start + full // (U // 2) * (U // 2)
+    for step in range(start, whole, U):
         top, first, sums = _advance(
             top, first, sums, row, step, size, inverse_t, E, U, False, FUSED, ALIGNED
+        )
+    for step in range(whole, full, U // 2):  # once, or not
+        top, first, sums = _advance(
+            top, first, sums, row, step, size, inverse_t, E, U // 2, False, FUSED, ALIGNED
         )
     for step in range(full, stop):
         top, first, sums = _advance(
@@ -231,7 +254,7 @@ def geometry(size: int, itemsize: int) -> tuple[int, int, int]:
     """Logits a group, steps a segment, segments a row: from V and the dtype alone."""
     per_group = 16 // itemsize
     groups = size // per_group
-    whole = LANES.value * UNROLL  # logits that all lanes take for one rescaling
+    whole = LANES.value * (STEPS // 2) * per_group  # logits that all lanes take without a mask
     segment = triton.cdiv(max(SEGMENT, triton.cdiv(size, SEGMENTS)), whole) * whole
     segments = max(1, triton.cdiv(groups * per_group, segment))
     steps = min(segment // (LANES.value * per_group), max(1, triton.cdiv(groups, LANES.value)))

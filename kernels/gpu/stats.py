@@ -21,7 +21,8 @@ from torch import Tensor
 from ssd_probe.kernels.gpu.finalise import _finalise
 from ssd_probe.kernels.gpu.launch import launch, warp
 from ssd_probe.kernels.gpu.order import _ordered, _value
-from ssd_probe.kernels.gpu.scan import LANES, UNROLL, _load, _row, _scan, geometry
+from ssd_probe.kernels.gpu.reread import AGAIN
+from ssd_probe.kernels.gpu.scan import LANES, STEPS, _load, _row, _scan, geometry
 from ssd_probe.kernels.results import PositionStats
 
 LEAST_NORMAL = 2.0**-126  # of float32; 1 / T below it may become 0, and 0 * -inf is NaN
@@ -110,12 +111,12 @@ def position_stats(
     top_logits, top_ids = empty(n, top_k), empty(n, top_k, dtype=torch.int32)
     launch(
         _scan, (n, segments), logits, stride, size, steps, inverse_t, scratch,
-        U=UNROLL // per_group, **shared,
+        U=STEPS, **shared,
     )  # fmt: skip
     launch(
         _finalise, (n,), logits, stride, size, steps, segments, inverse_t, scratch, fields, valid,
         top_logits, top_ids, K=top_k, KP=kp, S=triton.next_power_of_2(segments),
-        U=UNROLL // per_group, W=threads, threads=threads, **limit, **shared,
+        U=AGAIN, W=threads, threads=threads, **limit, **shared,
     )  # fmt: skip
     top, log_partition, entropy, varentropy, tail, *_ = fields.unbind()
     stats = PositionStats(

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.cli.analysis import compare, figures, toy
+from ssd_probe.cli.analysis import compare, diff, figures, import_answers, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.exchange import diff, import_answers
 from ssd_probe.cli.options import AsJson, Config, Model, TopK, TopP, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict

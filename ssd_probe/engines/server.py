@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -115,8 +114,8 @@ class Server:
         request = Request("draws", 0, ids, 1)
         queue = Queue(self.peers, asked, self)
         try:
-            found = queue.run({place: request for place in range(len(sizes))})
-            given = chain.from_iterable(replies for _, replies in found)
+            found = dict(queue.run({place: request for place in range(len(sizes))}))
+            given = (reply for place in range(len(sizes)) for reply in found[place])
             return [self._drawn(request, reply).ids[0] for reply in given]
         finally:
             queue.stop()

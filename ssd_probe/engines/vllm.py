@@ -95,8 +95,9 @@ class Vllm:
                 yield {"place": place, "ids": list(ids), "params": params}
 
         request = Request("draws", 0, ids, 1)
-        found = self._worker.ask(lines(), len(starts))
-        return [self._drawn(request, reply).ids[0] for _, replies in found for reply in replies]
+        found = dict(self._worker.ask(lines(), len(starts)))
+        given = (reply for place in range(len(starts)) for reply in found[place])
+        return [self._drawn(request, reply).ids[0] for reply in given]
 
     def _params(self, policy: Policy, room: int, seed: int | None) -> dict[str, Any]:
         decoding = plain_decoding(policy, self.name)
@@ -124,7 +125,7 @@ class Worker:
     """The process with vLLM in it, which ends with this one. `Failed` where it does not start."""
 
     def __init__(self, python: Path, said: dict[str, Any]) -> None:
-        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (while it runs)
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (while it runs)
         env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # Isolated: the folder of the script holds a vllm.py, which is not the one to import.
@@ -176,11 +177,17 @@ class Worker:
         self.log.close()
 
     def _last_words(self) -> str:
+        """The error behind what vLLM said last, and the file with all that it said."""
         self.process.wait()
         self.log.seek(0)
-        lines = [line.strip() for line in self.log if line.strip()]
-        errors = [line for line in lines if "Error" in line] or lines or ["no reason given"]
-        return errors[-1][-300:]
+        said = self.log.read()
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line and "EngineDead" not in line]
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="vllm-", suffix=".log", delete=False, encoding="utf-8"
+        ) as kept:
+            kept.write(said)
+        return f"{(errors or lines or ['no reason given'])[-1][-300:]}; all it said: {kept.name}"
 
 
 def python_of() -> Path:

@@ -24,6 +24,7 @@ ASPECTS = tuple(Aspect(*each) for each in (
     ("dedup", "de-duplication", "A prompt that stands there twice weighs twice in training."),
     ("seed", "seeds", "One seed is one draw: pass@1 of two seeds differs by points of its own."),
     ("warmup", "warm-up", "A warm-up that takes most of the steps never trains at the full rate."),
+    ("weights", "trained weights", "Adapters learn less of the target than all weights do."),
     ("rate", "learning rate", "It sets how far the student gets towards its target."),
     ("steps", "training length", "Too short, and the student is still the base."),
     ("batch", "batch", "With the steps it is how many samples are seen."),

@@ -75,7 +75,13 @@ def recipe(name: str, run: Side) -> Side:
     hub = run.facts["model"].value if "model" in run.facts else ""
     model = model or next((n for n, (h, _) in PAPER.items() if h == hub), PAPER_MODEL)
     facts = _declared(choose(model).loop, None, "its preset: Tables 3 and 4, appendix")
-    for key in ("seed", "n", "timeout", "precision"):  # what the preset takes from this tool
+    for key in (
+        "seed",
+        "n",
+        "timeout",
+        "precision",
+        "weights",
+    ):  # what the preset takes from this tool
         facts.pop(key, None)
     facts["n"] = Fact("1", "section 1")
     return Side(f"{content['title']} ({model})", facts | own)
@@ -115,7 +121,7 @@ def _declared(loop: Loop, arm: Arm | None, source: str) -> dict[str, Fact]:
         "style": loop.style if loop.style != "auto" else None,
         "train": arm.decoding and _decoding(arm.decoding),
         "source": arm.source or BASE,
-        "seed": f"{loop.seed}, {STREAMS}",
+        "seed": _seed(loop.seed),
         "eval": ", or ".join(map(_decoding, loop.eval_decodings)),
         "eval_n": loop.test.n,
         "window": _window(loop.test.problems, loop.test.limit),
@@ -135,9 +141,10 @@ def _sampled(content: Mapping[str, Any], source: str) -> dict[str, Fact]:
     made = settings["decoding"]
     decoding = Decoding(made["temperature"], made["top_k"], made["top_p"])
     said = {
-        "model": content.get("model"), "style": settings.get("style"), "order": made.get("order"),
-        "train": str(settings.get("policy") or _decoding(decoding)),
-        "seed": f"{settings['seed']}, {STREAMS}", "dedup": "none",
+        "model": content.get("model"), "style": settings.get("style"),
+        "order": content.get("order") or made.get("order"),
+        "train": str(made.get("policy") or _decoding(decoding)),
+        "seed": _seed(settings.get("seed")), "dedup": "none",
         "prompts": content.get("source"), "count": content.get("prompts"), "n": settings["n"],
         "max_new_tokens": settings["max_new_tokens"],
     }  # fmt: skip
@@ -181,7 +188,8 @@ def _hyper(values: Mapping[str, Any]) -> dict[str, str]:
         "batch": str(values["batch_size"] * values["gradient_accumulation"]),
         "decay": f"{values['weight_decay']:g}",
         "max_length": f"{values['max_length']} tokens",
-        "precision": "bfloat16" if values["bf16"] else "float32",
+        "precision": "bfloat16" if values["bf16"] else str(values.get("dtype") or "float32"),
+        "weights": f"LoRA of rank {rank}" if (rank := values.get("lora_rank")) else "all",
     }
     left_out = OURS + ", and what was cut by its length" * bool(values["drop_unfinished"])
     return (
@@ -208,8 +216,12 @@ def _template(model: Mapping[str, Any], source: str) -> Fact:
 
 
 def _engine(content: Mapping[str, Any], source: str) -> Fact:
-    named = content.get("engine") or content.get("settings", {}).get("engine")
+    named = content.get("engine_version") or content["settings"].get("engine")
     return Fact(str(named or f"transformers {content['versions']['transformers']}"), source)
+
+
+def _seed(seed: int | None) -> str:
+    return "none when sampling" if seed is None else f"{seed}, {STREAMS}"
 
 
 def _identify(facts: dict[str, Fact], key: str, identity: str | None) -> None:

@@ -37,9 +37,8 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     run = RunFolder.load(folder)
     record = read_record(folder / "run.json")
     title = f"What self-distillation did to {record.get('model', run.loop.model)}"
-    subtitle = (
-        f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {record['created']}."
-    )
+    begun = record["created"].replace("T", " ").replace("+00:00", " UTC")
+    subtitle = f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {begun}."
     what = Section("what", "What was run?", _what(run, record))
     repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
     if not (folder / "summary.json").is_file():

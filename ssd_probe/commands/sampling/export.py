@@ -7,8 +7,6 @@ from ssd_probe.errors import UserError
 from ssd_probe.files.reading import numbered_rows
 from ssd_probe.files.writing import write_jsonl
 
-IGNORED = -100  # of labels: the prompt's tokens, which have no loss
-
 
 def as_messages(row: dict, where: str) -> dict:
     """The conversation with its answer; of a raw sample `prompt` and `completion`. Text alone."""
@@ -24,10 +22,12 @@ def as_messages(row: dict, where: str) -> dict:
 
 def as_ids(row: dict, where: str) -> dict:
     """`input_ids` and `labels`, what `train` trains on: the prompt's labels are -100."""
-    prompt, new = row.get("prompt_ids"), row.get("completion_ids")
-    if not all(isinstance(ids, list) for ids in (prompt, new)):
+    from ssd_probe.core.training.batches import example
+
+    if not all(isinstance(row.get(key), list) for key in ("prompt_ids", "completion_ids")):
         raise UserError(f"{where}: no token ids; make samples with `ssd-probe sample`")
-    return {"input_ids": [*prompt, *new], "labels": [IGNORED] * len(prompt) + [*new]}  # type: ignore[misc, arg-type]
+    made = example(row)
+    return {key: made[key] for key in ("input_ids", "labels")}
 
 
 FORMS: dict[str, Callable[[dict, str], dict]] = {"messages": as_messages, "ids": as_ids}
