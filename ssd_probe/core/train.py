@@ -103,7 +103,8 @@ def _save(trainer: Trainer, out: Path) -> None:
         trainer.save_model(str(out))
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    trainer.optimizer.state.clear()  # the whole weights take their place
+    optimizer: Any = trainer.optimizer
+    optimizer.state.clear()  # the whole weights take their place
     whole = {}
     for name, value in model.state_dict().items():
         tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
