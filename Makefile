@@ -1,11 +1,12 @@
 PY := .venv/bin/python
 READY := .venv/.ready
 LOWEST := .venv-lowest/.ready
+VLLM := .venv-vllm/.ready
 OUT ?= runs/demo
 WORKERS ?= logical
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: demo test test-all test-long test-lowest lint bench aot tiny notebooks
+.PHONY: demo test test-all test-long test-lowest test-vllm lint bench aot tiny notebooks
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv .venv
@@ -22,7 +23,7 @@ test-all: $(READY)
 	$(PYTEST)
 
 test-lowest: $(LOWEST)  # FILES: only these
-	LOWEST=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
 		-m "not slow" -W ignore::DeprecationWarning $(FILES)  # of old packages for newer ones
 
 # What pyproject.toml allows at least, in an environment of its own.
@@ -31,6 +32,16 @@ $(LOWEST): pyproject.toml tests/lowest.py
 	python3 tests/lowest.py > .venv-lowest/lowest.txt
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
 	touch $(LOWEST)
+
+test-vllm: $(READY) $(VLLM)
+	SSD_PROBE_TEST_VLLM=$(CURDIR)/.venv-vllm $(PY) -m pytest -n 0 tests/test_vllm.py
+
+# vLLM wants other versions than ours. What it brings for pictures and sound is not of our torch.
+$(VLLM): tests/vllm.txt
+	python3 -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q -r tests/vllm.txt
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $(VLLM)
 
 test-long: $(READY)
 	SSD_PROBE_LONG=1 $(PYTEST) -m long

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import entr, xlog1py
 
-from ssd_probe.analysis.frames import require_columns, require_exact, stats_of
+from ssd_probe.analysis.frames import require_columns, require_exact, stacked, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.results import PositionStats
@@ -69,7 +69,7 @@ def position_statistics(
         np.arange(max(1, int(kept.size.max()))) < kept.size.numpy()
     )  # [N, S]: S is a prefix of ranks
     ids = own.top_ids.numpy()[:, : support.shape[1]]
-    at_base_top = base.get("other_at_base_top")
+    at_base_top = stacked(base, "other_at_base_top") if "other_at_base_top" in base else None
     sides = {
         "base": (own, kept.entropy, *_base_masses(own, support)),
         "tuned": (
@@ -105,34 +105,33 @@ def require_same_rows(base: pd.DataFrame, tuned: pd.DataFrame) -> None:
             raise UserError(f"the probes differ in {name} from row {unequal[0]}: probe both alike")
 
 
-def _log_probs(stats: PositionStats) -> Floats:
-    """log p of the K ranks, [N, K]."""
-    return (stats.top_logits.double() - stats.logsumexp[:, None]).numpy()
+def _log_probs(stats: PositionStats, ranks: int) -> Floats:
+    """log p of the leading ranks, [N, ranks]."""
+    return (stats.top_logits[:, :ranks].double() - stats.logsumexp[:, None]).numpy()
 
 
 def _base_masses(stats: PositionStats, support: NDArray) -> tuple[Floats, Floats]:
     """log p of the tokens of S, -inf beside it [N, S], and p(not S) [N]."""
-    log_p = _log_probs(stats)
-    width = support.shape[1]
-    outside = np.exp(log_p)
-    outside[:, :width][support] = 0
-    return np.where(support, log_p[:, :width], -np.inf), outside.sum(1) + _beyond(stats)
+    outside = stats.top_probs().numpy()
+    outside[:, : support.shape[1]][support] = 0
+    log_p = _log_probs(stats, support.shape[1])
+    return np.where(support, log_p, -np.inf), outside.sum(1) + _beyond(stats)
 
 
 def _tuned_masses(
-    stats: PositionStats, support: NDArray, ids: NDArray, at_base_top: pd.Series | None
+    stats: PositionStats, support: NDArray, ids: NDArray, at_base_top: NDArray | None
 ) -> tuple[Floats, Floats]:
     """The same of the tuned model: log p of the base's tokens of S, and p(not S)."""
-    log_p = _log_probs(stats)
     places = _places(np.where(support, ids, -1), stats.top_ids.numpy())
     found = places >= 0
-    head = np.where(found, np.take_along_axis(log_p, places.clip(0), 1), -np.inf)
-    outside = np.exp(log_p)
+    logits = np.take_along_axis(stats.top_logits.numpy(), places.clip(0), 1).astype(float)
+    head = np.where(found, logits - stats.logsumexp.numpy()[:, None], -np.inf)
+    outside = stats.top_probs().numpy()
     rows, columns = np.nonzero(found)
     outside[rows, places[rows, columns]] = 0
     tail = outside.sum(1) + _beyond(stats)
     if at_base_top is not None:
-        logits = np.asarray(at_base_top.tolist(), np.float64)[:, : support.shape[1]]
+        logits = at_base_top[:, : support.shape[1]].astype(float)
         exact = np.where(support, logits - stats.logsumexp.numpy()[:, None], -np.inf)
         tail = np.maximum(tail - np.where(found, 0, np.exp(exact)).sum(1), 0)
         head = np.where(found, head, exact)

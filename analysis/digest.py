@@ -1,16 +1,14 @@
 """All that two probes of the same texts have to say, in one pass over their parts.
 
-Memory holds one part of each probe and sums by problem, however many positions there are.
+Memory holds a part of each probe for each worker, and sums by problem, however many positions
+there are.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 
 from ssd_probe.analysis.compare import (
     Verdict,
@@ -37,11 +35,14 @@ from ssd_probe.analysis.leverage import LEAST_SLIP, Leverage, conflict_totals, l
 from ssd_probe.analysis.rates import fork_rates, label_counts
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.executors import ALONE, Crew
+from ssd_probe.kernels.results import PositionStats
 
 SIDES = ("base", "tuned")
 FIGURE_RANKS = 60  # of Figure 6a
 BIN_RANKS = 20  # that Figure 6d needs
-Parts = Iterable[tuple[pd.DataFrame, pd.DataFrame]]
+Part = tuple[pd.DataFrame, pd.DataFrame]  # of base and tuned model
+Parts = Iterable[Part | Callable[[], Part]]
 
 
 class Digest(NamedTuple):
@@ -78,33 +79,27 @@ def digest(
     tokenizer: Any = None,
     n_resamples: int = 2000,
     seed: int = 0,
+    crew: Crew = ALONE,
 ) -> Digest:
     """Compare two probes part by part, with locks and forks by `rule` on the base.
 
-    parts: (base, tuned) frames of the same whole texts; decoding: the training one, whose support S
-    is measured; its top-k and top-p are also those of the curves over T_eval; where: which texts
+    parts: (base, tuned) frames of the same whole texts, or what gives them when a worker of `crew`
+    calls it (for other processes: what pickle can carry); decoding: the training one, whose support
+    S is measured; its top-k and top-p are also those of the curves over T_eval; where: which texts
     and positions, for captions; noise: as in `compare`; names: of the two models in the curves;
     tokenizer: names Figure 5's tokens. The examples come from the first part, and are typical ones
     (`examples.chosen`). What a figure lacks its data for is `Missing`.
     Raises UserError as `compare` does, and without parts.
     """
-    source = iter(parts)
-    first = next(source, None)
-    if first is None:
-        raise UserError("no position is valid in both probes")
-    labels = rule.label(first[0])
     noisy = set() if noise is None else set(noise["sample_id"])
-
-    def work(base: pd.DataFrame, tuned: pd.DataFrame) -> _Part | None:
-        return _part(base, tuned, rule.label(base), decoding, noisy)
-
     marking = getattr(rule, "decoding", LABELLING)
-    chosen = example_positions(*first, labels, decoding)
-    shown = examples(chosen, decoding, names, tokenizer)
-    text = attempt(lambda: example_text(first[0], labels, marking))
-    read = [part for part in _worked(chain([first], source), work) if part is not None]
+    work = partial(_worked, rule=rule, decoding=decoding, marking=marking, noisy=noisy)
+    results = list(crew.map(work, ((part, not n) for n, part in enumerate(parts))))
+    read = [sums for sums, _ in results if sums is not None]
     if not read:
         raise UserError("no position is valid in both probes")
+    chosen, text = results[0][1]
+    shown = examples(chosen, decoding, names, tokenizer)
     random: dict[str, int] = {"n_resamples": n_resamples, "seed": seed}
     floors = _floors(read, noise, decoding)
     comparison = summarise(add_totals(part.totals for part in read), floors, **random)
@@ -129,22 +124,24 @@ def digest(
     )
 
 
-def _worked(parts: Parts, work: Callable[..., Any]) -> Iterator[Any]:
-    """`work` of each part, in order: two at a time, while the next is read."""
-    source = iter(parts)
-    pending: deque[Future] = deque()
-    threads = torch.get_num_threads()
-    # One torch thread in each: threads of two teams wait spinning, and take each other's cores.
-    workers = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
-    with ThreadPoolExecutor(1) as reader, workers:
-        coming = reader.submit(next, source, None)
-        while (part := coming.result()) is not None:
-            coming = reader.submit(next, source, None)
-            pending.append(workers.submit(work, *part))
-            if len(pending) > 1:
-                yield pending.popleft().result()
-        yield from (future.result() for future in pending)
-    torch.set_num_threads(threads)
+def _worked(
+    part: Part | Callable[[], Part],
+    shows: bool,
+    *,
+    rule: Rule,
+    decoding: Decoding,
+    marking: Decoding,
+    noisy: set,
+) -> "tuple[_Part | None, Any]":
+    """What a part adds, and where it `shows` the examples: their positions, Figure 4's text."""
+    base, tuned = part() if callable(part) else part
+    stats = stats_of(base), stats_of(tuned)
+    labels = rule.label(base, stats[0])
+    shown = None
+    if shows:
+        chosen = example_positions(base, tuned, labels, decoding)
+        shown = chosen, attempt(lambda: example_text(base, labels, marking))
+    return _part(base, tuned, stats, labels, decoding, noisy), shown
 
 
 def leverage_verdict(found: Leverage | None, counts: Mapping[str, int]) -> Verdict:
@@ -173,10 +170,14 @@ class _Part(NamedTuple):
 
 
 def _part(
-    base: pd.DataFrame, tuned: pd.DataFrame, labels: pd.Series, decoding: Decoding, noisy: set
+    base: pd.DataFrame,
+    tuned: pd.DataFrame,
+    both: tuple[PositionStats, PositionStats],
+    labels: pd.Series,
+    decoding: Decoding,
+    noisy: set,
 ) -> _Part | None:
     """None where no position is valid in both probes."""
-    both = stats_of(base), stats_of(tuned)
     sums = totals(base, tuned, labels, decoding, stats=both)
     if sums.empty:
         return None

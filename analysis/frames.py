@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ssd_probe.decoding import Decoding
@@ -70,9 +71,13 @@ def require_exact(stats: PositionStats, *decodings: Decoding) -> None:
 
 
 def stacked(frame: pd.DataFrame, name: str) -> NDArray:
-    """A column of K-long rows as one array [N, K]. Raises UserError where K differs."""
+    """A column of K-long rows as one array [N, K], read-only. Raises UserError where K differs."""
+    column = frame[name]
+    if isinstance(column.dtype, pd.ArrowDtype):  # of `Probe.batches`: one block already
+        whole = pa.chunked_array(column.array.__arrow_array__()).combine_chunks()
+        return whole.flatten().to_numpy().reshape(len(frame), -1)
     try:
-        return np.asarray(frame[name].tolist())  # [N, K]
+        return np.asarray(column.tolist(), np.int32 if name.endswith("_ids") else np.float32)
     except ValueError:
         raise UserError(f"the probe's '{name}' holds rows of different length") from None
 

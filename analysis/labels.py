@@ -39,8 +39,8 @@ class Rule(Protocol):
         """A number for each position, NaN where not valid: high at forks, low at locks."""
         ...
 
-    def label(self, frame: pd.DataFrame) -> pd.Series:
-        """One of `KINDS` for each row of a probe frame, on the frame's index."""
+    def label(self, frame: pd.DataFrame, stats: PositionStats | None = None) -> pd.Series:
+        """One of `KINDS` for each row of a probe frame, on the frame's index; stats: its own."""
         ...
 
 
@@ -93,9 +93,9 @@ class SupportRule:
         require_exact(stats, self.decoding)
         return pd.Series(self._branching(stats), index=frame.index, name="branching")
 
-    def label(self, frame: pd.DataFrame) -> pd.Series:
+    def label(self, frame: pd.DataFrame, stats: PositionStats | None = None) -> pd.Series:
         """Open without a head; else a fork from `fork_at_least` on, a lock up to `lock_at_most`."""
-        stats = stats_of(frame)
+        stats = stats_of(frame) if stats is None else stats
         require_exact(stats, self.decoding)
         return pd.Series(self.kinds(stats), index=frame.index, name="label")
 
@@ -149,7 +149,7 @@ class EntropyRule:
         """H(p) of each position, nats."""
         return _entropy(frame)
 
-    def label(self, frame: pd.DataFrame) -> pd.Series:
+    def label(self, frame: pd.DataFrame, stats: PositionStats | None = None) -> pd.Series:
         """Open above `open_above`, a fork from `fork_at_least` on, a lock up to `lock_at_most`."""
         entropy = self.score(frame)
         labels = _labels(entropy, self.lock_at_most, self.fork_at_least)
@@ -201,7 +201,7 @@ class QuantileRule:
         """H(p) of each position, nats."""
         return _entropy(frame)
 
-    def label(self, frame: pd.DataFrame) -> pd.Series:
+    def label(self, frame: pd.DataFrame, stats: PositionStats | None = None) -> pd.Series:
         """Labels by the quantiles of this frame."""
         return self.fitted([self.score(frame).to_numpy()]).label(frame)
 

@@ -4,11 +4,14 @@
     python benchmarks/compare.py --positions 500000       # memory should be the same
 
 Two probe folders of synthetic distributions (their making is not timed) go through `ssd-probe
-compare --out` in a process of its own. The last line is JSON.
+compare --out`. Seconds are those of the clock and of the processor, in all its processes; memory is
+the largest resident set of one of them. The last line is JSON.
 """
 
 import argparse
+import ctypes
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -75,23 +78,49 @@ def write_part(path: Path, number: int, table: pa.Table) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--positions", type=int, default=2_000_000)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--keep", type=Path, help="folder for the probes, used again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root = args.keep or Path(folder)
         for name, sharpen in (("base", 1.0), ("tuned", 1.2)):
-            write_probe(root / name, args.positions, sharpen)
+            if not (root / name).exists():
+                write_probe(root / name, args.positions, sharpen)
         command = [sys.executable, "-m", "ssd_probe.cli", "compare", "--base", str(root / "base"),
-                   "--tuned", str(root / "tuned"), "--out", str(root / "out")]  # fmt: skip
-        start = time.perf_counter()
+                   "--tuned", str(root / "tuned"), "--out", str(root / "out"),
+                   "--workers", str(args.workers)]  # fmt: skip
+        adopt_orphans()
+        load, start = os.getloadavg()[0], time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
+        await_orphans()
         drawn = len(list((root / "out").glob("*.png")))
-    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{args.positions} positions: {seconds:.0f} s, {megabytes:.0f} MB, {drawn} figures")
-    print(json.dumps({
-        "benchmark": "compare", "positions": args.positions, "ranks": RANKS, "seconds": seconds,
-        "mb": megabytes, "figures": drawn, "time": time.strftime("%Y-%m-%d"),
-    }))  # fmt: skip
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {
+        "benchmark": "compare", "positions": args.positions, "ranks": RANKS,
+        "workers": args.workers, "seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime,
+        "mb": used.ru_maxrss / 1024, "figures": drawn, "load": load,
+        "time": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    print(
+        "{positions} positions, {workers} workers: {seconds:.0f} s by the clock, {cpu_seconds:.0f} "
+        "s of the processor, {mb:.0f} MB, {figures} figures; load {load:.1f}".format(**found)
+    )
+    print(json.dumps(found))
+
+
+def adopt_orphans() -> None:
+    """Processes that outlive the command are waited for here, so that their seconds count."""
+    PR_SET_CHILD_SUBREAPER = 36
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def await_orphans() -> None:
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     OMP_NUM_THREADS=1 python benchmarks/sampling.py --model smollm2     # on one core
 
 `loop` is transformers' `generate` with `num_return_sequences`, a prompt at a time, with torch's own
-threads. Each method is a process that holds its model; they take turns, so that a busy machine
+threads; `static` is `generate` on padded batches of `--batch-size`, each as long as its longest
+answer. Each method is a process that holds its model; they take turns, so that a busy machine
 slows all alike. The answers of `now` and `before` are compared. The last line is JSON.
 """
 
@@ -55,7 +56,29 @@ def work(args: argparse.Namespace) -> None:
         rows = sample(model, tokenizer, prompts, Decoding(*DECODING), **size)
         return [row["completion_ids"] for row in rows]
 
-    method = loop if args.work == "loop" else ours
+    def static() -> list[list[int]]:
+        temperature, top_k, top_p = DECODING
+        asked = [render_prompt(tokenizer, p) for p in prompts for _ in range(args.n)]
+        answers: list[list[int]] = []
+        for start in range(0, len(asked), args.batch_size):
+            batch = asked[start : start + args.batch_size]
+            width = max(map(len, batch))
+            pads = [[tokenizer.pad_token_id] * (width - len(ids)) for ids in batch]
+            rows = zip(pads, batch, strict=True)
+            made = model.generate(
+                torch.tensor([pad + ids for pad, ids in rows]),
+                attention_mask=torch.tensor(
+                    [[0] * len(pad) + [1] * (width - len(pad)) for pad in pads]
+                ),
+                max_new_tokens=MOST, do_sample=True, temperature=temperature, top_k=top_k,
+                top_p=top_p, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            ends = [tokenizer.pad_token_id, tokenizer.eos_token_id]
+            for row in made[:, width:].tolist():
+                answers.append(row[: next((i for i, t in enumerate(row) if t in ends), len(row))])
+        return answers
+
+    method = {"loop": loop, "static": static}.get(args.work, ours)
     for _ in sys.stdin:
         start = time.perf_counter(), time.process_time()
         answers = method()
@@ -79,13 +102,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--before", type=Path, help="a checkout of this project at an older commit")
-    parser.add_argument("--work", choices=("now", "loop", "before"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--work", choices=("now", "loop", "static", "before"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
     if args.work:
         work(args)
         return
     here = Path(__file__).parents[1]
-    methods = {name: begin(name, here) for name in ("now", "loop")}
+    methods = {name: begin(name, here) for name in ("now", "loop", "static")}
     if args.before:
         methods["before"] = begin("before", args.before)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -109,7 +134,15 @@ def main() -> None:
         busy = statistics.median(cpu[name])
         about = f"{tokens[name]} tokens, {rates[name]:.0f} tokens/s"
         print(f"{name}: {median:.1f} s, {busy:.1f} s of CPU, {about}")
-    found: dict = {"seconds": seconds, "cpu_seconds": cpu, "tokens": tokens, "tokens_per_s": rates}
+    lengths = sorted(map(len, answers["now"]))
+    spread = {"shortest": lengths[0], "median": statistics.median(lengths), "longest": lengths[-1]}
+    found: dict = {
+        "lengths": spread,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "tokens": tokens,
+        "tokens_per_s": rates,
+    }
     if args.before:
         pairs = zip(answers["now"], answers["before"], strict=True)
         found["equal_answers"] = sum(one == other for one, other in pairs)

@@ -31,8 +31,7 @@ def shoot(browser: Any, page_file: Path, name: str, out: Path) -> list[Path]:
     made = []
     for look, context in LOOKS.items():
         page = browser.new_context(**context).new_page()
-        page.goto(page_file.resolve().as_uri())
-        page.wait_for_selector(".token")
+        opened(page, page_file, name)
         page.wait_for_timeout(300)
         target = out / f"{name}_{look}.png"
         page.screenshot(path=target)
@@ -41,11 +40,18 @@ def shoot(browser: Any, page_file: Path, name: str, out: Path) -> list[Path]:
     return made + printed(browser, page_file, name, out)
 
 
+def opened(page: Any, file: Path, name: str) -> None:
+    """The page as one sees it first; a viewer where its first text changed most."""
+    page.goto(file.resolve().as_uri())
+    page.wait_for_selector(".token")
+    if name == "viewer":
+        page.keyboard.press("l")
+
+
 def printed(browser: Any, page_file: Path, name: str, out: Path) -> list[Path]:
     """The first printed page of a viewer; of a report the page of the first figure too."""
     page = browser.new_context().new_page()
-    page.goto(page_file.resolve().as_uri())
-    page.wait_for_selector(".token")
+    opened(page, page_file, name)
     with tempfile.TemporaryDirectory() as folder:
         pdf = Path(folder) / "page.pdf"
         page.pdf(path=pdf, format="A4", print_background=False)

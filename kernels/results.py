@@ -74,20 +74,32 @@ class PositionStats(Fields):
 
         Errors: `UserError` where `log_partition_at` lacks the temperature (1 is always there).
         """
+        if temperature == 1:
+            return self._probs.clone()
         log_partition = self.log_partition_of(temperature)
-        below_max = self.top_logits.double() - self.max_logit.double()[:, None]
-        return (below_max / temperature - log_partition[:, None]).exp()
+        return (self._below_max / temperature - log_partition[:, None]).exp()
+
+    @property
+    def _below_max(self) -> Tensor:
+        return self.top_logits.double() - self.max_logit.double()[:, None]
+
+    @property
+    def _probs(self) -> Tensor:
+        """`top_probs` at T=1, made once: labels, comparison and curves all begin with it."""
+        held: dict[str, Tensor] = self.__dict__.setdefault("_held", {})  # no field: not a tensor
+        if "probs" not in held:
+            held["probs"] = (self._below_max - self.log_partition.double()[:, None]).exp()
+        return held["probs"]
 
     def top_mass(self, k: int) -> Tensor:
         """Mass [N] of the first k ranks, 0 <= k <= K, at T=1."""
         self._require_rank(k)
-        return self.top_probs()[:, :k].sum(-1).clamp(max=1)
+        return self._probs[:, :k].sum(-1).clamp(max=1)
 
     def tail_probability(self, k: int) -> Tensor:
         """Mass [N] beyond rank k, 0 <= k <= K, at T=1: a sum of what lies there, never 1 - head."""
         self._require_rank(k)
-        beyond = self.top_logits[:, k:].double() - self.logsumexp[:, None]
-        return beyond.exp().sum(-1) + self.tail_log_mass.double().exp()
+        return self._probs[:, k:].sum(-1) + self.tail_log_mass.double().exp()
 
     def renyi_entropy(self, temperature: float) -> Tensor:
         """Renyi entropy [N] of order 1/T, the one of the reshaping term.
@@ -197,7 +209,7 @@ class PositionStats(Fields):
         if not decoding.truncates:
             return torch.ones_like(self.logsumexp).masked_fill(~self.valid, torch.nan)
         kept = self.support(decoding)
-        mass = self.top_probs().where(kept, 0).sum(-1).clamp(max=1)
+        mass = self._probs.where(kept, 0).sum(-1).clamp(max=1)
         return mass.masked_fill(~self.valid, torch.nan)
 
     def _require_rank(self, k: int) -> None:

@@ -23,14 +23,15 @@ import os
 import textwrap
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from ssd_probe import Run
 from ssd_probe.figures.changes import fig_4_bars, fig_loss, fig_rates_panels
 from ssd_probe.figures.distributions import fig_4, fig_5_pair, fig_6a, fig_6b, fig_6c, fig_6d
-from ssd_probe.figures.pass_at_k import fig_2
+from ssd_probe.figures.pass_at_k import fig_1, fig_2
 from ssd_probe.figures.steps import fig_8
 from ssd_probe.figures.style import PAGE_WIDTH, paper_style
-from ssd_probe.views.readings import read_out, read_passes
+from ssd_probe.views.readings import read_gains, read_out, read_passes
 
 
 def say(sentence: str) -> None:
@@ -46,6 +47,27 @@ first_k = None if curves is None else curves[curves["k"] == curves["k"].min()]
 say(f"Base and {run.main} of {run.summary['model']}, {found.where}; decoding {found.decoding}.")
 for doubt in run.summary["doubts"]:
     say(f"Read with care: {doubt}.")
+
+# %% [markdown]
+# ## Figure 1: did it help?
+# *Look for:* the solid bar above the hatched one, and in which group of problems the gain, written
+# above, is largest. Each model at its own T_eval, on the test problems.
+
+# %%
+gains = pd.DataFrame(run.summary["differences"])
+gains = gains[(gains["model"] == run.main) & (gains["k"] == 1)].reset_index(drop=True)
+pairs = gains[["group"]].rename(columns={"group": "name"})
+with paper_style():
+    bars = {"base": gains["base"], "ssd": gains["tuned"]}
+    ax = fig_1(pd.concat(pairs.assign(model=name, estimate=bars[name]) for name in bars))
+    ax.set_ylabel("pass@1")
+
+# %%
+say(read_gains(gains))
+
+# %% [markdown]
+# *It cannot say:* that self-distillation did it. The control, trained in the same way on samples
+# without temperature and truncation, may gain too: notebook 01 ends with its numbers.
 
 # %% [markdown]
 # ## Figure 2: pass@k against T_eval

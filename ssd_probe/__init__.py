@@ -17,11 +17,13 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers
     from ssd_probe.views.notebook.extension import (
         unload_ipython_extension as unload_ipython_extension,
     )
+    from ssd_probe.watching.callback import ForkLockCallback as ForkLockCallback
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "Decoding": "ssd_probe.decoding",
+    "ForkLockCallback": "ssd_probe.watching.callback",
     "Probe": "ssd_probe.probing.table",
     "Run": "ssd_probe.commands.loop.opened",
     "UserError": "ssd_probe.errors",

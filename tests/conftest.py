@@ -20,7 +20,7 @@ FOREIGN = (
 )  # names begin so
 # How thorough tests/test_parts.py and test_order.py are, and where a real model is kept.
 LONG = "SSD_PROBE_LONG"  # set: `make test-long`, what takes longer than CI may
-KEPT = (LONG, "SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME")
+KEPT = (LONG, "SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME", "SSD_PROBE_TEST_VLLM")
 
 for name in [*os.environ]:
     if name.startswith(FOREIGN) and name not in KEPT:

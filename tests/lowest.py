@@ -4,8 +4,16 @@ import re
 import tomllib
 from pathlib import Path
 
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-extras = project["optional-dependencies"]
-for each in [*project["dependencies"], *(name for extra in extras.values() for name in extra)]:
-    if bound := re.match(r"([\w-]+)>=([\w.]+)", each):
-        print(f"{bound[1]}=={bound[2]}")
+
+def lowest(*extras: str) -> dict[str, str]:
+    """Version by name, of the dependencies and of those extras."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(each for extra in extras for each in optional[extra])]
+    bounds = (re.match(r"([\w-]+)>=([\w.]+)", each) for each in asked)
+    return {bound[1]: bound[2] for bound in bounds if bound}
+
+
+if __name__ == "__main__":
+    for name, version in lowest("eval", "notebook", "dev").items():
+        print(f"{name}=={version}")

@@ -22,7 +22,7 @@ HOSTILE = [
     "__proto__", "constructor", "hasOwnProperty", "\\u003cscript\\u003e", "\\", "\\n", "\u202eevil",
     "\u2066\u2069", "\u200b", "\ufeff", "a\u0301\u0301\u0301", "\x00", "\x1b[31m", "\r", "\t",
     "\u2028", "\u2029", "\ufffd", "\U000e0041", "\U0001f468\u200d\U0001f469", "نص", "中文字",
-    "", " ", "\n\n", "x" * 1_000_000, "<" * 3000,
+    "", " ", "\n\n", "x" * 1_000_000, "<" * 3000, "\ud800", "a\udfffb",
 ]  # fmt: skip
 
 
@@ -34,7 +34,8 @@ def text_of(tokens: list[str], logits: np.ndarray, name: str = "s", **other: np.
         log_p = torch.tensor(z).log_softmax(-1)[np.arange(len(z)), ids]
         return probe_of(z, ranks=24).assign(
             sample_id=name, problem_id="p", position=np.arange(len(tokens)) + 1, token_id=ids,
-            token=tokens, segment="code", syntax=np.resize(["Name", "Call"], len(tokens)),
+            token=pd.Series(tokens, dtype=object),  # a lone surrogate is in no string column
+            segment="code", syntax=np.resize(["Name", "Call"], len(tokens)),
             logprob=log_p.numpy().astype(np.float32), rank=1,
         )  # fmt: skip
 

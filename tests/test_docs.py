@@ -31,6 +31,9 @@ SETUP = ("git clone <this repository> && cd ssd-probe", "make demo")
 NEEDS = {  # why a line is not run here
     "the hub": "tests run offline",
     "an index of packages": "test_gguf fetches it",
+    "a Dask cluster": "test_executors starts one",
+    "vLLM": "test_vllm runs it where it is installed",
+    "a server": "test_server and test_vllm ask servers",
     "several GPUs": "the ranks' own tests run on CPUs",
     "hours": "a real model samples some thousand answers",
     "a quarter of an hour": "it fetches a model, and takes so long",

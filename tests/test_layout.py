@@ -12,11 +12,11 @@ import ssd_probe
 ROOT = Path(__file__).parents[1]
 SHARED = ("kernels", "analysis")  # folders at the root, symlinks in the package
 LAYERS = (  # lowest first: imports go down, or sideways
-    {"errors", "decoding", "config_fields"},
+    {"errors", "decoding", "config_fields", "executors"},
     {"files", "kernels", "tiny"},
     {"problems", "models"},
-    {"core", "execution", "probing", "analysis", "policies"},
-    {"figures", "views"},
+    {"core", "engines", "execution", "probing", "analysis", "policies"},
+    {"figures", "views", "watching"},
     {"commands"},
     {"cli"},
 )
@@ -24,12 +24,14 @@ LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {  # sideways and down
     "kernels": {"files", "tiny"},
     "execution": {"models", "core", "kernels", "probing", "analysis"},
-    "core": {"execution", "probing"},
+    "core": {"engines", "execution", "probing"},
+    "engines": {"execution", "probing", "analysis", "policies"},
     "policies": {"core", "execution", "probing"},
     "analysis": {"policies"},
     "probing": {"core", "execution"},
-    "figures": {"probing", "files", "views"},
-    "views": {"models"},
+    "figures": {"probing", "files", "views", "watching"},
+    "views": {"models", "watching"},
+    "watching": {"core", "execution", "views"},
 }
 FILES_A_FOLDER = 13
 

@@ -9,7 +9,8 @@ from ssd_probe.core import loss as module
 from ssd_probe.core import train as training
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.core.loss import CompletionLoss, completion_loss
-from ssd_probe.core.train import IGNORED, collate, train
+from ssd_probe.core.train import train
+from ssd_probe.core.training.batches import IGNORED, collate
 from ssd_probe.kernels.head import Head
 from tests.models import FAMILIES, tiny_model, tiny_tokenizer
 from tests.test_heads import Doubling

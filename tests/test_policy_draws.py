@@ -12,7 +12,8 @@ from ssd_probe.commands import sweep as sweeps
 from ssd_probe.commands.grid import read_grid
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.drawing import Request, draw
+from ssd_probe.core.drawing import draw
+from ssd_probe.core.requests import Request
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox

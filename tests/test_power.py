@@ -64,6 +64,74 @@ def test_the_power_is_the_share_of_trials_whose_interval_leaves_none_out():
     assert told / 300 == pytest.approx(spread.power(0.0693, 120, 3), abs=0.09)
 
 
+def together(p, q, samples, rng):
+    """Answers of two models to the same problems, each pair drawn with one random number."""
+    noise = rng.random((len(p), samples))
+    problem, sample = np.indices(noise.shape)
+    return [
+        pd.DataFrame({
+            "problem_id": [f"p{i}" for i in problem.ravel()], "sample": sample.ravel(),
+            "verdict": np.where(noise < chance[:, None], "pass", "error").ravel(),
+        })
+        for chance in (p, q)
+    ]  # fmt: skip
+
+
+def test_answers_of_the_same_seeds_vary_together_and_the_power_knows():
+    """Shared noise: the share of 2,000 trials that are told is what a pilot says, at 2 sizes.
+
+    Independent answers of the same chances would need a half more problems.
+    """
+    rng = np.random.default_rng(6)
+    p, q = chances(20_000, rng)
+    pilot = together(p, q, 5, rng)
+    spread = paired_spread(*pilot)
+    shared = np.minimum(p, q) - p * q  # the covariance of u < p and u < q
+    within = (p * (1 - p) + q * (1 - q) - 2 * shared).mean()
+    assert spread.within == pytest.approx(within, rel=0.03)
+    assert spread.between == pytest.approx((q - p).var(), rel=0.1)
+    apart = paired_spread(pilot[0], pilot[1].assign(sample=pilot[1]["sample"] + 5))
+    assert apart.within > 1.5 * spread.within  # no index is shared: nothing is known of c
+    true = float((q - p).mean())
+    for problems, samples in ((60, 4), (40, 8)):
+        told = 0
+        for _ in range(2000):
+            p, q = chances(problems, rng)
+            noise = rng.random((problems, samples, 1))
+            passes = (noise < np.stack([p, q], -1)[:, None]).mean(1)
+            gain = passes[:, 1] - passes[:, 0]
+            told += abs(gain.mean()) > 1.96 * gain.std(ddof=1) / problems**0.5
+        assert told / 2000 == pytest.approx(spread.power(true, problems, samples), abs=0.04)
+
+
+def test_some_shared_indices_give_what_all_do():
+    rng = np.random.default_rng(7)
+    p, q = chances(20_000, rng)
+    base, tuned = together(p, q, 6, rng)
+    fewer = tuned[tuned["sample"] > 1]
+    own, other = paired_spread(base, fewer), paired_spread(base, tuned)
+    assert own.within == pytest.approx(other.within, rel=0.05)
+    assert own.between == pytest.approx(other.between, rel=0.1)
+
+
+def test_a_pilot_without_variation_between_problems_says_nothing_of_endless_answers():
+    rng = np.random.default_rng(10)
+    base, tuned = answers([0.5] * 40, 3, rng), answers([0.6] * 40, 3, rng)
+    spread = paired_spread(base, tuned)
+    assert spread.between == 0 and np.isnan(spread.problems_for(0.05, np.inf))
+    found = power_stage(Pilot(base, tuned, ("base", "student")), 0.05)
+    endless = found["problems_for"][-1]
+    assert endless["estimate"] is None and endless["low"] is None and endless["high"] > 2
+    said = " ".join(str(told(found)).split())
+    assert f"however many answers, {endless['high']:,.0f} at most." in said
+
+
+def test_two_evaluations_that_agree_everywhere_are_refused():
+    frame = answers([0.5] * 9, 3, np.random.default_rng(9))
+    with pytest.raises(UserError, match="no answer of the two evaluations differs"):
+        paired_spread(frame, frame)
+
+
 def test_resampled_pilots_lie_about_the_pilot():
     rng = np.random.default_rng(2)
     p, q = chances(150, rng)

@@ -12,7 +12,7 @@ from ssd_probe.analysis.frames import Missing
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.decoding import Decoding
 from ssd_probe.figures.comparison_set import draw_digest
-from ssd_probe.views.readings import read_out, read_passes
+from ssd_probe.views.readings import read_gains, read_out, read_passes
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
 
@@ -128,3 +128,18 @@ class TestReadOut:
             "pass@1 on 6 dev problems: base has 0.300 at T_eval 1.6 and 0.200 at 1; ssd has 0.400 "
             "at T_eval 1 and 0.100 at 1.6."
         )
+
+
+def test_what_each_group_gained_and_what_is_told_from_none():
+    row = {"k": 1, "base": 0.3, "tuned": 0.4, "estimate": 0.1, "problems": 9}
+    gains = pd.DataFrame([
+        row | {"group": "all", "low": 0.05, "high": 0.15},
+        row | {"group": "hard", "low": -0.1, "high": 0.3},
+        row | {"group": "easy", "low": None, "high": None},
+    ])  # fmt: skip
+    assert read_gains(gains) == (
+        "pass@1 on the test problems: all 0.300 -> 0.400 (+0.100, 9 problems); hard 0.300 -> 0.400 "
+        "(+0.100, 9 problems); easy 0.300 -> 0.400 (+0.100, 9 problems). "
+        "By the 95 % intervals told from no difference: all."
+    )
+    assert read_gains(gains[1:]).endswith("By the 95 % intervals none is told from none.")

@@ -1,6 +1,8 @@
 """`ssd-probe report`: what changed most, and the pages of a run, a comparison and a probe."""
 
+import html
 import json
+import re
 import shutil
 
 import numpy as np
@@ -15,8 +17,10 @@ from ssd_probe.commands.reporting.stage import report_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
+from ssd_probe.probing.table import Probe
 from ssd_probe.views.report.content import Commands, Figure, Notes, Prose, Report, Section, Table
 from ssd_probe.views.report.render import render
+from ssd_probe.views.report.terms import COMPARED, VIEWED
 from ssd_probe.views.signs import on_a_line
 from ssd_probe.views.story import judged
 from tests.browser import serious_faults
@@ -124,6 +128,38 @@ def test_of_a_probe(compared, visit):
     assert page.locator("#viewer .token").count() > 10
 
 
+def test_what_is_left_out_is_said(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(f"{name} = [1, 2, 3]\n")
+    sources = [str(tmp_path / "a.py"), str(tmp_path / "b.py")]
+    probe_stage("tiny", sources, tmp_path / "two", ProbeConfig(top_k=24))
+    line = report_stage(tmp_path / "two", tmp_path / "r.html", positions=10)[-1]
+    rows = len(Probe.load(tmp_path / "two"))
+    assert f"with every token of 1 texts, {rows // 2} of the probe's {rows} positions" in line
+    assert line.endswith("`ssd-probe view` shows all")
+    page = html.unescape((tmp_path / "r.html").read_text())
+    assert line.removeprefix("with every token of ") in page
+
+
+def test_of_a_probe_without_forks(compared, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssd_probe.commands.reporting.probe.SupportRule",
+                        lambda: SupportRule(fork_at_least=1e6))  # fmt: skip
+    lines = report_stage(compared / "base", tmp_path / "r.html")
+    assert "There is no fork among them by the default rule." in lines
+
+
+def test_words_are_linked_to_what_they_mean(compared, tmp_path, visit):
+    report_stage(compared / "comparison", tmp_path / "c.html")
+    page = visit(tmp_path / "c.html")
+    told = page.locator("#words dt").all_inner_texts()
+    assert told == list(COMPARED) and "leverage" in told
+    links = page.locator("#inside td a[href^='#word-']").all()
+    assert len(links) > 5
+    for link in links:  # each leads to a word on the page
+        assert page.locator(f"[id='{link.get_attribute('href')[1:]}']").count() == 1
+    assert page.locator("#viewer .words dt").count() == len(VIEWED)
+
+
 def test_of_a_comparison_also_without_its_probes(compared, tmp_path, visit):
     report_stage(compared / "comparison", tmp_path / "whole.html")
     page = visit(tmp_path / "whole.html")
@@ -225,13 +261,16 @@ def test_of_a_run(demo_run, tmp_path, visit):
     headings = [each.inner_text() for each in page.locator(".report h2").all()]
     assert headings == [
         "What was run?", "Did it work?", "What changed inside?", "Could we have known?",
-        "What to distrust?", "How to repeat it",
+        "What to distrust?", "How to repeat it", "What the words mean",
     ]  # fmt: skip
     text = page.inner_text(".report")
     differences = {(r["model"], r["group"], r["k"]): r for r in summary["differences"]}
     found = differences["ssd", "all", 1]
     assert f"difference {found['estimate']:+.2f}" in lines[0] and lines[0] in text
     assert judged(found) in lines[0] and f"T_eval {summary['best_temperature']['base']:g}" in text
+    assert "Of control nothing is said here: not probed" in page.inner_text("#inside")
+    beside = r"beside the base at the same T_eval, on the \d+ dev problems"
+    assert re.search(beside, page.inner_text("#worked"))
     for doubt in summary["doubts"]:
         assert doubt in page.inner_text("#doubts")
     assert page.locator("figure img").count() >= 8

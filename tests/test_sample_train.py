@@ -11,15 +11,18 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
-from ssd_probe.core import drawing
+from ssd_probe.core import requests
 from ssd_probe.core import sample as core
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample, sample_to_file, usable
-from ssd_probe.core.train import IGNORED, _example, train
+from ssd_probe.core.train import train
+from ssd_probe.core.training.batches import IGNORED, example
 from ssd_probe.decoding import Decoding
+from ssd_probe.engines.hf import Hf
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.checkpoints import bundled_checkpoint, load_model, load_tokenizer
+from ssd_probe.models.identity import Checkpoint
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.problems.prompts import Prompt, read_prompts
 from tests.models import ARCHITECTURES, save, tiny_model, tiny_tokenizer
@@ -81,9 +84,9 @@ def test_an_interrupted_file_resumes_to_the_undisturbed_one(tiny, tmp_path):
     draw(tiny, batch_size=2, part=part)
     lines = part.read_text().splitlines(keepends=True)
     part.write_text("".join(lines[:3]) + lines[3][: len(lines[3]) // 2])  # killed while writing
-    rows = sample_to_file(
-        path, model, tokenizer, PROMPTS, DECODING, max_new_tokens=48, batch_size=2
-    )
+    engine = Hf(Checkpoint("tiny"), batch_size=2)
+    rows = sample_to_file(path, engine, tokenizer, PROMPTS, DECODING, CONFIG)
+    whole = [row | engine.about(DECODING) for row in whole]
     assert rows == whole == [json.loads(line) for line in path.read_text().splitlines()]
     assert not part.exists()
 
@@ -93,7 +96,7 @@ def test_a_file_goes_on_with_another_batch_size(tmp_path):
     whole = sample_stage("tiny", "tiny:dev", DECODING, tmp_path / "w", CONFIG, limit=6)
     path, other = tmp_path / "s.jsonl", replace(CONFIG, batch_size=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "append_part", interrupt_after(drawing.append_part, 2))
+        patch.setattr(requests, "append_part", interrupt_after(requests.append_part, 2))
         with pytest.raises(KeyboardInterrupt):
             sample_stage("tiny", "tiny:dev", DECODING, path, CONFIG, limit=6)
     assert sample_stage("tiny", "tiny:dev", DECODING, path, other, limit=6) == whole
@@ -218,9 +221,9 @@ def loss_of(model, rows):
 
 def test_only_the_completion_has_a_loss():
     row = {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9]}
-    example = _example(row)
-    assert example["labels"] == [IGNORED] * 3 + [8, 9]
-    assert example["input_ids"] == [5, 6, 7, 8, 9]
+    found = example(row)
+    assert found["labels"] == [IGNORED] * 3 + [8, 9]
+    assert found["input_ids"] == [5, 6, 7, 8, 9]
 
 
 def test_samples_without_ids_or_all_too_long_are_refused(tiny, tmp_path):

@@ -50,13 +50,25 @@ COMPARED = ["--base", "probes/base", "--tuned", "probes/tuned"]
 # By command, in order: what is typed, and which of its files (`""`: stdout) hold a null. Whatever
 # else it leaves is parsed as well.
 CASES: dict[str, list[tuple[list[str], list[str]]]] = {
-    "doctor": [(["--json"], [])],
+    "doctor": [
+        (["--json"], []),
+        (["--engine", "hf", "--draws", "1000", "--json", "--out", "certificate.json"], []),
+    ],
     "sample": [
         (["--prompts", "odd-prompts.jsonl", "--out", "odd.jsonl"], ["odd.jsonl"]),
         (["--prompts", "tiny:ssd", "--limit", "4", "--out", "ssd.jsonl"], []),
         (["--prompts", "tiny:test", "--limit", "4", "--out", "own.jsonl"], []),
+        (["--prompts", "tiny:dev", "--limit", "2", "--shard", "1/2", "--out", "shared"], []),
+        (["--status", "--out", "shared", "--json"], []),
     ],
-    "train": [(["--samples", "ssd.jsonl", "--max-steps", "1", "--out", "student"], [])],
+    "export": [(["ssd.jsonl", "--as", "messages", "--out", "chats.jsonl"], [])],
+    "train": [
+        (
+            ["--samples", "ssd.jsonl", "--max-steps", "1", "--watch", "own.jsonl"]
+            + ["--out", "student"],
+            [],
+        ),
+    ],
     "probe": [
         (["--text", "line.py", "--out", "probes/base", "--verify", "1"], []),
         (["--text", "line.py", "--model", "student", "--out", "probes/tuned"], []),
@@ -75,7 +87,12 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
             [],
         ),
     ],
-    "power": [(["pilot.json", "--json"], [""]), (["pilot.json", "pilot.json", "--json"], [])],
+    "diff": [(["ssd.jsonl", "paper", "--json"], []), (["student", "ml-ssd", "--json"], [])],
+    "import": [(["server.json", "--out", "imported", "--json"], ["", "imported/probe.json"])],
+    "power": [
+        (["pilot.json", "--json"], [""]),
+        (["pilot.json", "other-pilot.json", "--json"], [""]),
+    ],
     "predict": [
         (["--probe", "probes/lines", "--json", "--out", "map"], []),
         (
@@ -84,7 +101,10 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
     ],
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
-    "run": [(["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"])],
+    "run": [
+        (["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"]),
+        (["loop.yaml", "--dry-run", "--json"], []),
+    ],
     "report": [(["loop"], [])],
     "toy": [(["--json", "--out", "toy"], [])],
     "figures": [(["--sweep", "sweep/sweep.csv", "--published", "--out", "published"], [])],
@@ -138,8 +158,12 @@ def prepare(folder, patch):
     (problem,) = tiny_problems("dev", 1)
     answer = {"problem_id": problem.problem_id, "completion": "def solve(xs):\n    return 1"}
     Path("answers.jsonl").write_text(json.dumps(answer) + "\n")
+    top = [{"token": each, "logprob": -1.0} for each in "ab"]
+    said = {"choices": [{"logprobs": {"content": [top[0] | {"top_logprobs": top}]}}]}
+    Path("server.json").write_text(json.dumps(said))
     answered = [{"task_id": t, "verdict": v} for t in "ab" for v in ("pass", "error")]
     Path("pilot.json").write_text(json.dumps({"results": answered}))
+    Path("other-pilot.json").write_text(json.dumps({"results": answered[::-1]}))
 
 
 def run(patch, words):

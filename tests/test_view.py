@@ -116,6 +116,8 @@ def test_texts_of_some_parts_are_those_of_all(tmp_path):
     names = [text.sample_id for text in texts_of(probe, None)]
     assert len(names) == 70 and probe.record["parts"] == 2
     assert [text.sample_id for text in texts_of(probe, probe, parts=[1])] == names[64:]
+    some = [names[3], names[66]]
+    assert [text.sample_id for text in texts_of(probe, probe, only=some)] == some
 
 
 def test_the_joined_modules_say_nothing_of_modules():

@@ -13,7 +13,8 @@ from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.views.blocks import Text, pack
 from ssd_probe.views.page import VIEWER, meta_of, script, style
-from tests.pages import about, page_of_two_models, text_of
+from ssd_probe.views.report.terms import RUN, VIEWED
+from tests.pages import about, page_of, page_of_two_models, text_of
 from tests.probes import random_logits
 
 
@@ -75,6 +76,35 @@ def test_the_panel_recomputes_supports_and_labels(two_models, visit):
     page.get_by_label("top-p", exact=True).fill("7")  # refused, the last settings stay
     assert page.get_by_label("top-p", exact=True).get_attribute("aria-invalid") == "true"
     assert "top-p 0.9" in page.inner_text(".numbers caption")
+
+
+def test_a_page_may_open_at_another_decoding_than_that_of_its_labels(tmp_path, visit):
+    """As in a report, whose tables are at the training decoding and their labels are not."""
+    text, at = text_of([f" t{i}" for i in range(60)], random_logits(60)), Decoding(0.8, 6, 0.9)
+    page = visit(page_of(tmp_path / "v.html", [text], decoding=at))
+    by_rule = SupportRule().label(text.frame)
+    by_setting = replace(SupportRule(), decoding=at).label(text.frame)
+    assert (by_rule != by_setting).any()
+    kinds = """() => [...document.querySelectorAll(".token.first")].map(
+                 (t) => [...t.classList].find((c) => c.startsWith("k-")).slice(2))"""
+    stats = stats_of(text.frame)
+    for i in (0, 25, 59):
+        page.click(f"#token-{i}")
+        assert int(cells(page, ".numbers")["support, tokens"][0]) == stats.support_size(at)[i]
+        assert page.inner_text(".kinds .tag") == by_rule[i]
+    assert page.evaluate(kinds) == by_rule.tolist()
+    assert "by the support rule at T=1.6, top-k 20, top-p 0.8" in page.inner_text(".legend")
+    page.get_by_label("labels too").check()
+    assert page.evaluate(kinds) == by_setting.tolist()
+    assert "by the support rule at T=0.8, top-k 6, top-p 0.9" in page.inner_text(".legend")
+
+
+def test_the_words_are_said_once_for_report_and_viewer(two_models, visit):
+    page = visit(two_models[0])
+    assert page.get_by_label("labels too").count() == 0  # they follow the settings
+    page.get_by_text("Words", exact=True).click()
+    said = page.locator(".words dt").all_inner_texts(), page.locator(".words dd").all_inner_texts()
+    assert dict(zip(*said, strict=True)) == VIEWED and set(VIEWED) < set(RUN)
 
 
 def test_bounds_are_said_where_the_ranks_do_not_decide(two_models, visit):

@@ -89,7 +89,8 @@ def test_hostile_tokens_are_text(tmp_path, visit):
     tokens = HOSTILE
     assert len(tokens) >= 40
     text = text_of(tokens, random_logits(len(tokens)), name="</script><b>'\"&")
-    names = Names(lambda ids: [HOSTILE[i % len(HOSTILE)].encode()[:5000] for i in ids])
+    names = Names(lambda ids: [HOSTILE[i % len(HOSTILE)].encode(errors="surrogatepass")[:5000]
+                              for i in ids])  # fmt: skip
     path = tmp_path / "v.html"
     write_page(path, [text], about(title="</title><script>alert(1)</script>"), names, 20)
     page = visit(path)
@@ -104,6 +105,7 @@ def test_hostile_tokens_are_text(tmp_path, visit):
     shown = page.inner_text(f"#token-{HOSTILE.index('x' * 1_000_000)}")
     assert len(shown) < 1000
     assert "‹U+202E›" in page.inner_text(f"#token-{HOSTILE.index(chr(0x202E) + 'evil')}")
+    assert "‹U+D800›" in page.inner_text(f"#token-{HOSTILE.index(chr(0xD800))}")
     assert "‹U+200B›" in page.inner_text(f"#token-{HOSTILE.index(chr(0x200B))}")
 
 

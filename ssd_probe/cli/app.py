@@ -5,32 +5,23 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.cli.analysis import compare, figures, toy
+from ssd_probe.cli.analysis import compare, diff, figures, import_answers, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import (
-    AsJson,
-    Config,
-    Device,
-    Model,
-    Policy,
-    Style,
-    flags_of,
-    print_json,
-)
+from ssd_probe.cli.options import AsJson, Config, Model, TopK, TopP, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
+from ssd_probe.cli.sample import AllowText, EngineArgs, Served, Url, export, sample
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import report, view
-from ssd_probe.core.config import SampleConfig, TrainConfig
+from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.files.writing import disk_is_full
@@ -64,77 +55,23 @@ def settings(
 
 
 @app.command()
-@flags_of(SampleConfig)
-def sample(
-    settings: SampleConfig,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            help="JSONL file, `humaneval`, `basics[:dev|test]`, `stdlib[:ssd|dev|test]`, or "
-            "`tiny:ssd|dev|test`."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
-    model: Model = "tiny",
-    style: Style = "auto",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help=f"T >= 0; 0 is greedy; default: {PAPER_TRAIN.temperature}, 1 of a policy."
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep the k most likely tokens; 0 keeps all; "
-            f"default: {PAPER_TRAIN.top_k}, 0 of a policy."
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Then keep the smallest prefix with this mass; "
-            f"default: {PAPER_TRAIN.top_p}, 1 of a policy."
-        ),
-    ] = None,
-    policy: Policy = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
-    device: Device = None,
-    config: Config = None,
-) -> None:
-    """Sample solutions and keep their token ids (step 1 of SSD).
-
-    \b
-    Examples:
-      ssd-probe sample --prompts tiny:ssd --limit 100 --out samples.jsonl
-      ssd-probe sample --model Qwen/Qwen3-4B-Instruct-2507 --prompts prompts.jsonl --out s.jsonl
-      ssd-probe sample --model ./my-model --prompts humaneval --max-new-tokens 256 --out he.jsonl
-      ssd-probe sample --model ./base --prompts stdlib:ssd --style raw --limit 50 --out s.jsonl
-      ssd-probe sample --prompts tiny:dev --policy "min-p(0.1)" --temperature 1.3 --out m.jsonl
-    """
-    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in given.items() if value is not None}
-    # Refused before the slow imports.
-    decoding: Any = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
-    if policy is not None:
-        from ssd_probe.policies.parsing import policy_of
-
-        decoding = policy_of(policy, decoding)
-    from ssd_probe.commands.sample import sample_stage
-
-    about: dict[str, Any] = {"limit": limit, "device": device, "style": style}
-    rows = sample_stage(model, prompts, decoding, out, settings, **about)
-    finished = sum(row["finished"] for row in rows)
-    print(f"{len(rows)} samples in {out}, {finished} of them finished before --max-new-tokens")
-
-
-@app.command()
 @flags_of(TrainConfig)
 def train(
     settings: TrainConfig,
     samples: Annotated[Path, typer.Option(help="JSON Lines file of `ssd-probe sample`.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     model: Model = "tiny",
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Held-out samples or texts whose locks and forks are watched meanwhile, into "
+            "OUT/watch; repeatable."
+        ),
+    ] = None,
+    watch_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between; default: so many that it takes 3 % of the time."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Fine-tune on raw samples, completion tokens only (step 2 of SSD).
@@ -142,12 +79,17 @@ def train(
     \b
     Examples:
       ssd-probe train --samples samples.jsonl --learning-rate 1e-3 --out student
+      ssd-probe train --samples samples.jsonl --watch dev.jsonl --out student
       torchrun --nproc-per-node 8 -m ssd_probe.cli train --model ./base --samples s.jsonl --out s
     """
-    from ssd_probe.commands.train import train_stage
+    from ssd_probe.commands.train import Watch, train_stage
 
-    train_stage(model, samples, settings, out)
+    if watch_every and not watch:
+        raise UserError("--watch-every: nothing is watched; give --watch FILE, too")
+    train_stage(model, samples, settings, out, Watch(watch, watch_every) if watch else None)
     print(f"checkpoint in {out}")
+    if watch:
+        print(f"locks and forks on the way in {out / 'watch'}: watch.csv, watch.png")
 
 
 @app.command()
@@ -229,29 +171,75 @@ def fetch(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Look at this engine's draws instead: `hf`, `vllm` or `server`."),
+    ] = None,
+    model: Model = "tiny",
+    url: Url = None,
+    served_model: Served = None,
+    allow_text: AllowText = False,
+    engine_arg: EngineArgs = None,
+    temperature: Annotated[float, typer.Option(help="T > 0.")] = PAPER_TRAIN.temperature,
+    top_k: TopK = PAPER_TRAIN.top_k,
+    top_p: TopP = PAPER_TRAIN.top_p,
+    draws: Annotated[int, typer.Option(min=1000, help="Seeded, and as many unseeded.")] = 20_000,
+    rounding: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="By how much an engine of another dtype may be off, relative."
+        ),
+    ] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="The certificate, for `sample --certificate`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
+
+    With --engine: whether that engine draws what the decoding says, in that order.
 
     \b
     Examples:
       ssd-probe doctor
       ssd-probe doctor --json
+      ssd-probe doctor --engine hf --temperature 1.6 --top-k 20 --top-p 0.8 --out certificate.json
+      ssd-probe doctor --engine server --url http://localhost:8000 --model ./base
     """
-    from ssd_probe.commands.doctor import doctor_stage
+    if engine is None:
+        from ssd_probe.commands.doctor import doctor_stage
 
-    found = doctor_stage()
-    if as_json:
-        print_json(found)
+        found = doctor_stage()
+        if as_json:
+            print_json(found)
+            return
+        for name, line in found.items():
+            print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
         return
-    for name, line in found.items():
-        print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
+    decoding = Decoding(temperature, top_k, top_p)
+    if decoding.is_greedy:
+        raise UserError("temperature = 0: greedy has no frequencies to look at")
+    from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
+    from ssd_probe.engines.choice import Choice
+    from ssd_probe.models.identity import Checkpoint
+
+    choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
+    certificate = conformance_stage(
+        Checkpoint(model), decoding, choice, draws=draws, rounding=rounding, out=out
+    )
+    if as_json:
+        print_json(certificate)
+    else:
+        print(*conformance_lines(certificate), sep="\n")
 
 
 for command in (
-    *(run, demo, branch, compare, evaluate, figures),
-    *(power, predict, report, sweep, toy, view),
+    *(run, demo, branch, compare, diff, evaluate, figures),
+    *(export, power, predict, report, sample, sweep, toy, view),
 ):
     app.command()(command)
+app.command(name="import")(import_answers)
 
 
 def _raise_interrupt(signum: int, frame: Any) -> None:

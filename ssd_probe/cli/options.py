@@ -120,6 +120,12 @@ Unsandboxed = Annotated[
         help="Where nothing isolates: run programs under limits only. Recorded.",
     ),
 ]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes; default: one a core, for large probes.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Of a Dask cluster that computes instead: tcp://HOST:8786.")
+]
 Full = Annotated[bool, typer.Option("--full", help="Every table, not only what comes first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ssd_probe.cli.options import AsJson, Seed, Unsandboxed, print_json, print_told
+from ssd_probe.errors import UserError
 
 
 def run(
@@ -13,10 +14,18 @@ def run(
         str,
         typer.Argument(
             help="YAML file, or a preset: tiny, smollm2, llama-3.1-8b-instruct, qwen3-4b-instruct, "
-            "qwen3-4b-thinking, qwen3-30b-instruct, qwen3-30b-thinking, gpt-oss-20b."
+            "qwen3-4b-thinking, qwen3-30b-instruct, qwen3-30b-thinking, gpt-oss-20b, released-4b."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run is resumed.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; an interrupted run is resumed.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Do nothing: print every command, and the tokens, memory and disk."
+        ),
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="The small run that the file declares, else a tenth.")
     ] = False,
@@ -45,6 +54,8 @@ def run(
       ssd-probe run tiny --quick --out runs/tiny
       ssd-probe run smollm2 --quick --out runs/smollm2
       ssd-probe run loop.yaml --out runs/mine
+      ssd-probe run qwen3-4b-instruct --dry-run
+      ssd-probe run released-4b --out runs/released
       ssd-probe run qwen3-4b-instruct --scale 0.01 --prompts p.jsonl --test lcb.jsonl --out runs/q
     """
     changes: dict[str, Any] = {
@@ -56,10 +67,42 @@ def run(
         "processes": processes,
     }
     given = {key: value for key, value in changes.items() if value is not None}
-    from ssd_probe.commands.loop.presets import choose
+    if out is None and not dry_run:
+        raise UserError("Missing option '--out': the run's folder (or --dry-run)")
+    folder = out or Path("runs") / Path(config).stem
+    from ssd_probe.commands.loop.presets import choose, released
 
+    if pairs := released(config):
+        if given or quick or scale is not None:
+            raise UserError(f"{config}: published pairs are only probed; it takes --out alone")
+        _run_pairs(pairs, config, folder, dry_run, as_json)
+        return
     chosen = choose(config, quick=quick, scale=scale, changes=given)
-    summary = _run(chosen, out, as_json, unsandboxed)
+    if dry_run:
+        from ssd_probe.commands.loop.dry import dry_run as lines_of
+
+        _tell_lines(lines_of(chosen, folder), as_json)
+        return
+    summary = _run(chosen, folder, as_json, unsandboxed)
+    if as_json:
+        print_json(summary)
+
+
+def _tell_lines(lines: list[str], as_json: bool) -> None:
+    if as_json:
+        commands = [line for line in lines if line and not line.startswith("#")]
+        print_json({"commands": commands, "lines": lines})
+    else:
+        print(*lines, sep="\n")
+
+
+def _run_pairs(pairs: Any, name: str, out: Path, dry: bool, as_json: bool) -> None:
+    from ssd_probe.commands.loop.released import released_lines, released_stage
+
+    if dry:
+        _tell_lines(released_lines(pairs, name, out), as_json)
+        return
+    summary = released_stage(pairs, name, out, (lambda text: None) if as_json else print)
     if as_json:
         print_json(summary)
 

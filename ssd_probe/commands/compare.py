@@ -1,11 +1,14 @@
 """`ssd-probe compare`: two probes of the same texts in; no model is loaded here."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.executors import ALONE, Crew, crew
 from ssd_probe.files.writing import write_json
 from ssd_probe.probing.table import Probe, require_comparable
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPARISON = "comparison.json"  # what a folder of `compare --out` is of
+LEAST_POSITIONS = 2**18  # from which on processes save more than their start takes
+PRELOAD = ("ssd_probe.analysis.digest", "ssd_probe.probing.table",
+           "ssd_probe.figures.comparison_set")  # fmt: skip
 RULES = ("support", "entropy", "quantile")
 
 
@@ -24,28 +30,32 @@ def compare_stage(
     rule: str = "support",
     out: Path | None = None,
     labelling: Decoding = LABELLING,
+    scheduler: str | None = None,
+    workers: int | None = None,
 ) -> "Compared":
     """Two probes of the same texts -> their `Digest`, and what sums it up.
 
     decoding: of the tuned model's training samples; labelling: of the support rule. Read part by
-    part. With `out`: figures, tables as Markdown, LaTeX and CSV, and what is missing.
+    part, by `crew_for` scheduler and workers. With `out`: figures, tables as Markdown, LaTeX and
+    CSV, and what is missing.
     """
     from ssd_probe.analysis.digest import digest
     from ssd_probe.views.comparison import sentences
 
     before, after = _sides(base, tuned, pair)
-    found = digest(
-        paired_parts(before, after),
-        rule_of(rule, before, labelling),
-        decoding,
-        where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
-        noise=before.noise,
-        tokenizer=None if out is None else tokenizer_of(before, after),
-    )
+    with crew_for(before, scheduler, workers) as workforce:
+        found = digest(
+            part_readers(before, after),
+            rule_of(rule, before, labelling),
+            decoding,
+            where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
+            noise=before.noise,
+            tokenizer=None if out is None else tokenizer_of(before, after),
+            crew=workforce,
+        )
+        written = [] if out is None else _write_comparison(found, out, workforce)
     lines = sentences(found)
-    written: list[str] = []
     if out is not None:
-        written = _write_comparison(found, out)
         about = {
             "base": _about(before),
             "tuned": _about(after),
@@ -53,6 +63,15 @@ def compare_stage(
         }  # fmt: skip
         write_json(out / COMPARISON, {**about, "lines": lines, **content_of(found)})
     return Compared(found, lines, written)
+
+
+def crew_for(
+    probe: Probe, scheduler: str | None = None, workers: int | None = None
+) -> AbstractContextManager[Crew]:
+    """Who reads the probe's parts: see `executors.crew`. A short one is left to this process."""
+    if scheduler is None and workers is None and len(probe) < LEAST_POSITIONS:
+        workers = 1
+    return crew(probe.record["parts"], scheduler, workers, PRELOAD)
 
 
 class Compared(NamedTuple):
@@ -94,9 +113,22 @@ def paired_parts(
 
     Raises UserError unless they hold the same texts in like parts.
     """
+    return (part() for part in part_readers(base, tuned, columns))
+
+
+def part_readers(
+    base: Probe,
+    tuned: Probe,
+    columns: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
+) -> "list[partial[tuple[pd.DataFrame, pd.DataFrame]]]":
+    """The same as calls for a `Crew`, whose workers read the parts themselves."""
     if len(base) != len(tuned) or base.record["parts"] != tuned.record["parts"]:
         raise UserError(f"the probes differ: {len(base)} base rows, {len(tuned)} tuned rows")
-    return zip(base.batches(columns[0]), tuned.batches(columns[1]), strict=True)
+    return [partial(_read, base, tuned, columns, n) for n in range(base.record["parts"])]
+
+
+def _read(base: Probe, tuned: Probe, columns: Any, number: int) -> Any:
+    return base.part(number, columns[0]), tuned.part(number, columns[1])
 
 
 def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:
@@ -113,11 +145,11 @@ def rule_of(name: str, probe: Probe, labelling: Decoding = LABELLING) -> Any:
     raise UserError(f"--rule {name}: choose {', '.join(RULES)}")
 
 
-def _write_comparison(found: Any, out: Path) -> list[str]:
+def _write_comparison(found: Any, out: Path, crew: Crew) -> list[str]:
     from ssd_probe.analysis.sweeps.printed import comparison_table, write_table
     from ssd_probe.figures.comparison_set import draw_digest
 
-    drawn = draw_digest(found, out)
+    drawn = draw_digest(found, out, crew=crew if crew.is_near else ALONE)
     tables = write_table(comparison_table(found.comparison), out / "comparison")
     for name, frame in (("comparison", found.comparison), ("fork_rates", found.rates)):
         path = out / f"{name}.csv"

@@ -18,6 +18,7 @@ from ssd_probe.commands.sweep import verdicts
 from ssd_probe.errors import UserError
 from ssd_probe.files.record import read_object
 
+ENDS = (0.025, 0.975)
 SAMPLES = (1, 2, 3, 5, 10, 20, 50)
 
 
@@ -58,7 +59,8 @@ def power_stage(pilot: Pilot, difference: float, power: float = POWER, seed: int
     power, `between` and `within` (see `Spread`; None and one model's doubled with one model),
     `now` (the chance that the pilot's own size tells `difference` from none), `resolvable` (by
     samples, the least difference told at the pilot's problems) and `problems_for` (by samples, for
-    `difference`; samples None: without end). low, high: 95 % bootstrap over the pilot's problems;
+    `difference`; samples None: without end, where None is what no pilot without a variation
+    between its problems can say). low, high: 95 % bootstrap over the pilot's problems;
     with one model the least and the most that it leaves open, and no estimate.
     """
     if not 0 < abs(difference) < 1:
@@ -77,10 +79,13 @@ def power_stage(pilot: Pilot, difference: float, power: float = POWER, seed: int
     samples = sorted({*SAMPLES, own})
 
     def row(value: Callable[[Spread], Any]) -> dict[str, Any]:
-        values = [float(value(spread)) for spread in spreads]
-        ends = np.quantile(values, (0.025, 0.975)) if point else (min(values), max(values))
+        values = np.array([float(value(spread)) for spread in spreads])
+        # What is not known is below all: there a spread was 0.
+        ordered = np.nan_to_num(values, nan=-np.inf)
+        ends = np.quantile(ordered, ENDS, method="nearest") if point else np.sort(ordered)
         estimate = float(value(point)) if point else None
-        return {"estimate": estimate, "low": float(ends[0]), "high": float(ends[1])}
+        named = {"estimate": estimate, "low": float(ends[0]), "high": float(ends[-1])}
+        return {n: v if v is not None and np.isfinite(v) else None for n, v in named.items()}
 
     return {
         **{"names": list(pilot.names), "problems": problems, "samples": own},

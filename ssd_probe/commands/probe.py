@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
 
 
@@ -21,11 +19,12 @@ def probe_stage(
     style: str = "raw",
 ) -> list[str]:
     """Probe the texts of `sources` into `out`; what to tell the person, line by line."""
+    from ssd_probe.models.checkpoints import quantised
     from ssd_probe.probing.probe import probe
     from ssd_probe.problems.texts import read_texts
 
     texts = read_texts(sources, limit, style)
-    config = replace(config, model_kwargs={**config.model_kwargs, **_quantised(load_in)})
+    config = replace(config, model_kwargs={**config.model_kwargs, **quantised(load_in)})
     done = probe(model, texts, out, config, pair=pair, revision=revision)
     if not done.finished:
         return [f"{out}: {len(done)} positions so far; other ranks are still at work"]
@@ -47,14 +46,3 @@ def probe_stage(
             f"{noise['entropy']:.1e} nats of entropy; `compare` uses it as a floor"
         )
     return lines
-
-
-def _quantised(load_in: str | None) -> dict[str, Any]:
-    """Keyword arguments of from_pretrained for weights of 4 or 8 bits."""
-    if load_in is None:
-        return {}
-    if load_in not in ("4bit", "8bit"):
-        raise UserError(f"--load-in {load_in}: choose 4bit or 8bit")
-    from transformers import BitsAndBytesConfig
-
-    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{load_in}": True})}

@@ -1,11 +1,14 @@
 """`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
 
-import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
+from ssd_probe.commands.sampling.shards import Job, Shard, say, share
 from ssd_probe.core.config import SampleConfig
+from ssd_probe.core.requests import CONTEXT, Engine
 from ssd_probe.decoding import Policy
+from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
@@ -26,47 +29,77 @@ def sample_stage(
     limit: int | None = None,
     device: str | None = None,
     style: str = "auto",
+    choice: Choice | None = None,
+    shard: Shard | None = None,
+    certificate: Path | None = None,
 ) -> list[dict]:
     """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
 
     `style` of a benchmark's prompts: `chat`, `raw`, or `auto`, chat for chat models.
     A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
+    With a `shard`, `out` is a folder that all shards fill (`shards.share`), its record run.json;
+    the rows are this shard's. `certificate`: of `doctor --engine`, put into the record.
     """
-    from ssd_probe.core.batching import batching
-    from ssd_probe.core.sample import at_context, sample_to_file
-
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
     style = style_for(prompts, checkpoint, style)
     chosen = read_prompts(prompts, limit, style)
-    settings = {
-        "model": checkpoint.identity,
-        "style": style_of(chosen),
-        "prompts": digest(chosen),
-        "decoding": policy.to_dict(),
-        **config.recorded(),
+    about = {
+        **named(checkpoint.name),
+        "source": str(prompts),
+        "limit": limit,
+        "asked": style,
+        "prompts": len(chosen),
+        "device": device_name(checkpoint.device),
     }
-    with claim(out, is_file=True):
-        about = {
-            **named(checkpoint.name),
-            "source": str(prompts),
-            "prompts": len(chosen),
-            "device": device_name(checkpoint.device),
+    doubts = _doubts(checkpoint, chosen)
+    with closing(engine_of(choice or Choice(), checkpoint, config.batch_size)) as engine:
+        settings = {
+            "model": checkpoint.identity,
+            "style": style_of(chosen),
+            "prompts": digest(chosen),
+            "decoding": policy.to_dict(),
+            **config.recorded(),
+            **engine.settings(),
         }
+        if certificate is not None:
+            about["conformance"] = certified(certificate, checkpoint, engine, policy)
+        job = Job(engine, checkpoint.tokenizer, chosen, policy, config, settings, about, doubts)
+        return _alone(out, job) if shard is None else share(out, shard, job)
+
+
+def _alone(out: Path, job: Job) -> list[dict]:
+    """All rows, into a file."""
+    with claim(out, is_file=True):
         made = out, out.with_name(out.name + ".part")
         record = out.with_name(out.name + ".run.json")
-        with recording(record, settings, about, made, newer={"style"}):
+        with recording(record, job.settings, job.about, made, newer={"style"}):
             if out.exists():
                 return read_jsonl(out)
-            loaded, tokenizer = checkpoint.model, checkpoint.tokenizer
-            doubts = _doubts(checkpoint, chosen)
-            for doubt in doubts:
-                print(doubt, file=sys.stderr)
-            how = batching(loaded)
-            rows = sample_to_file(out, loaded, tokenizer, chosen, policy, config, how=how)
+            say(job.doubts)
+            rows = job.rows(out)
             finished = sum(row["finished"] for row in rows)
-            counts = {"finished": finished, "ended_at_context": at_context(loaded, rows)}
-            add(record, batches=how, samples=len(rows), doubts=doubts, **counts)
+            ended = sum(row["stop_reason"] == CONTEXT for row in rows)
+            counts = {"finished": finished, "ended_at_context": ended}
+            add(record, samples=len(rows), doubts=job.doubts, **counts, **job.engine_said())
             return rows
+
+
+def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy) -> dict:
+    """A certificate of this model, engine and decoding; `UserError` for another, or a failure."""
+    from ssd_probe.files.record import read_object
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with `ssd-probe doctor --engine`")
+    found = read_object(path, "make it again with `ssd-probe doctor --engine`")
+    wanted = {**engine.about(policy), "model": checkpoint.identity, "decoding": policy.to_dict()}
+    if other := [key for key, value in wanted.items() if found.get(key) != value]:
+        raise UserError(
+            f"{path}: certifies another {other[0].replace('_', ' ')} than these samples would "
+            "have; make one for this with `ssd-probe doctor --engine`"
+        )
+    if not found.get("passed"):
+        raise UserError(f"{path}: says that this engine failed; its samples are not of {policy}")
+    return found
 
 
 def style_for(prompts: str | Path, checkpoint: Checkpoint, style: str = "auto") -> str:

@@ -7,6 +7,9 @@ from typing import Any
 from ssd_probe.config_fields import SEEDS, check_limits, setting
 from ssd_probe.errors import UserError
 
+DTYPES = ("float32", "bfloat16")  # of a training
+REPORTS = ("none", "tensorboard", "wandb", "trackio")
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
@@ -47,16 +50,45 @@ class TrainConfig:
     max_length: int = setting(65_536, "Longer samples are left out.", least=1)
     drop_unfinished: bool = setting(False, "Leave out samples that were cut by their length.")
     save_steps: int = setting(0, "Keep resumable checkpoints; 0: none.", least=0)
-    bf16: bool = setting(False, "Mixed precision.")
+    bf16: bool = setting(False, "Short for --dtype bfloat16.")
     gradient_checkpointing: bool = setting(False, "Less memory, more time.")
     seed: int = setting(0, "Of the order of the samples.", least=0, most=SEEDS)
+    dtype: str = setting(
+        "float32", "Of the computation: float32, bfloat16; weights that are trained are float32."
+    )
+    attn: str | None = setting(None, "eager, sdpa, flash_attention_2 ...; default: the model's.")
+    packing: bool = setting(False, "Samples end to end, without padding, and apart.")
+    lora_rank: int = setting(0, "Train adapters of this rank (peft); 0: all weights.", least=0)
+    lora_alpha: int | None = setting(None, "Of the adapters; default: twice the rank.", least=1)
+    report_to: str = setting("none", "tensorboard, wandb or trackio.")
 
     def __post_init__(self) -> None:
         check_limits(self)
+        for name, known in (("dtype", DTYPES), ("report_to", REPORTS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} = {getattr(self, name)!r}: one of {', '.join(known)}")
         if self.max_steps == 0:
             raise UserError("max_steps = 0: must be at least 1, or -1 to train by epochs")
         if self.max_steps < 0 and self.epochs == 0:
             raise UserError("epochs = 0: nothing would be trained; must be above 0")
+
+    @property
+    def half(self) -> bool:
+        """Whether it computes in bfloat16."""
+        return self.bf16 or self.dtype == "bfloat16"
+
+    @property
+    def flash(self) -> bool:
+        """Whether it attends by kernels of GPUs alone."""
+        return (self.attn or "").startswith("flash")
+
+    def recorded(self) -> dict[str, Any]:
+        """What the weights depend on; the newer settings, which older records lack, where used."""
+        settings = dataclasses.asdict(self)
+        del settings["report_to"]
+        new = {"dtype", "attn", "packing", "lora_rank", "lora_alpha"}
+        plain = {each.name: each.default for each in dataclasses.fields(self)}
+        return {k: v for k, v in settings.items() if k not in new or v != plain[k]}
 
     def steps(self, samples: int, devices: int = 1) -> int:
         """How many the training has, as transformers' Trainer counts them."""

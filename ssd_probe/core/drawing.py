@@ -4,44 +4,24 @@ Many answers are drawn side by side; how, is what the model bears (`batching`). 
 not depend on it, but for rounding.
 """
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ssd_probe.core.batching import ALONE, PADDED, SHARED, batching
 from ssd_probe.core.generation import call_padded, undisturbed
+from ssd_probe.core.requests import Answers, Drawn, Request, collect
 from ssd_probe.core.running import STEPS, Answer, Draws, Running, divided, in_order, run
 from ssd_probe.core.streams import StreamedDraws, stream
 from ssd_probe.core.threads import cores, interleaved, is_small, lane_count
 from ssd_probe.decoding import Policy
-from ssd_probe.files.writing import strict_json
 from ssd_probe.models.limits import input_rows
 from ssd_probe.models.tokens import stop_ids
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to draw. `name` and `index` (with the seed) name its stream of random numbers.
-
-    `ids`: all that the model sees before, the last `begun` of them of the answer already; `room`:
-    how many new tokens at most; `stop`: strings that end it, of which it then holds nothing.
-    """
-
-    name: str
-    index: int
-    ids: Sequence[int]
-    room: int
-    stop: tuple[str, ...] = ()
-    begun: int = 0
 
 
 def draw(
@@ -50,57 +30,57 @@ def draw(
     requests: Sequence[Request],
     policy: Policy,
     *,
-    seed: int = 0,
-    batch_size: int = 64,
     part: Path | None = None,
     label: str = "sampling",
+    progress: bool = True,
+    **settings: Any,
+) -> list[list[int]]:
+    """The new ids of each request, in their order: see `collect`, and `answers` for `settings`."""
+
+    def source(left: Mapping[int, Request]) -> Answers:
+        return answers(model, tokenizer, left, policy, **settings)
+
+    found = collect(source, requests, part=part, label=label, progress=progress)
+    return [drawn.ids for drawn in found]
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    requests: Mapping[int, Request],
+    policy: Policy,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
     how: str | None = None,
     stops: Iterable[int] = (),
-    progress: bool = True,
-) -> list[list[int]]:
-    """The new ids of each request, in their order; see `finished`.
+) -> Answers:
+    """The new ids of requests as they end.
 
-    What prompts begin with is computed once, where the model bears it. With `part`, what is drawn
-    is kept in that file as it comes, and not drawn again: `{"place": request's number, "ids": ...}`
-    a line. The caller sees to it that the requests are those of the file, and deletes it. `stops`:
-    further ids at which answers end.
+    What prompts begin with is computed once, where the model bears it. `stops`: further ids at
+    which answers end.
 
     Errors: `UserError` where the model's logits are no numbers.
     """
-    drawn = read_part(part)
     left = [
         Answer(place, list(request.ids), request.room, request.stop, request.begun)
-        for place, request in enumerate(requests)
-        if place not in drawn
+        for place, request in requests.items()
     ]
     ends = stop_ids(model.generation_config, tokenizer) | set(stops)
     works = _works(model, tokenizer, requests, left, policy, seed, batch_size, how, ends)
-    about = {
-        "desc": label,
-        "unit": "answer",
-        "disable": None if progress else True,
-        "initial": len(drawn),
-    }
-    tokens, start = 0, time.monotonic()
     with (
-        tqdm(total=len(requests), **about) as bar,
         undisturbed(model),
         cores(1 if is_small(model) else torch.get_num_threads()),
+        closing(interleaved(works)) as ended,  # type: ignore[type-var]
     ):
-        for ended in interleaved(works) if left else ():
-            new = {answer.place: answer.new for answer in ended}
-            append_part(part, new)
-            drawn |= new
-            tokens += sum(map(len, new.values()))
-            bar.set_postfix({"tokens/s": f"{tokens / (time.monotonic() - start):.0f}"}, False)
-            bar.update(len(new))
-    return [drawn[place] for place in range(len(requests))]
+        for some in ended:
+            yield {answer.place: Drawn(answer.new) for answer in some}
 
 
 def _works(
     model: Any,
     tokenizer: Any,
-    requests: Sequence[Request],
+    requests: Mapping[int, Request],
     left: Sequence[Answer],
     policy: Policy,
     seed: int,
@@ -178,29 +158,3 @@ def _ended(tokenizer: Any, batch: Sequence[Answer], width: int) -> Callable[[Ten
         return torch.tensor(ended, device=ids.device)
 
     return until
-
-
-def finished(request: Request, ids: Sequence[int], stops: set[int]) -> bool:
-    """Whether an answer came to its end: a stop id, or, then cut off, a stop string."""
-    return len(ids) < request.room or ids[-1] in stops
-
-
-def append_part(part: Path | None, drawn: dict[int, list[int]]) -> None:
-    if part is None or not drawn:
-        return
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("a", encoding="utf-8") as file:
-        file.writelines(strict_json({"place": p, "ids": ids}) + "\n" for p, ids in drawn.items())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_part(part: Path | None) -> dict[int, list[int]]:
-    """What an interrupted run drew; a last line that the interruption cut short is dropped."""
-    if part is None or not part.exists():
-        return {}
-    whole, newline, torn = part.read_text(encoding="utf-8").rpartition("\n")
-    if torn:
-        part.write_text(whole + newline, encoding="utf-8")
-    entries = [json.loads(line) for line in whole.split("\n") if line]
-    return {entry["place"]: entry["ids"] for entry in entries if "ids" in entry}

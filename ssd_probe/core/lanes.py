@@ -7,15 +7,15 @@ independent of the machine's number of cores.
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ssd_probe.errors import Resumable
+from ssd_probe.executors import belong_to_parent, processes
 
 Run = Callable[..., None]
 
@@ -31,30 +31,25 @@ def lanes(count: int = 2) -> Iterator[Run]:
     numbers = context.Queue()
     for number in range(count):
         numbers.put(number)
-    pool = ProcessPoolExecutor(count, context, initializer=_enter, initargs=(numbers,))
+    with processes(count, context, _enter, (numbers,)) as pool:
+        yield partial(_run, pool)
 
-    def run(
-        task: Callable[..., None], arguments: Iterable[tuple], done: Callable = lambda: None
-    ) -> None:
-        for future in as_completed([pool.submit(task, *each) for each in arguments]):
-            try:
-                future.result()
-            except BrokenProcessPool:
-                raise Resumable(
-                    "one of the processes side by side was killed, perhaps for its memory; the "
-                    "same command goes on, and fewer processes need less"
-                ) from None
-            done()
 
-    try:
-        yield run
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
+def _run(
+    pool: Executor,
+    task: Callable[..., None],
+    arguments: Iterable[tuple],
+    done: Callable = lambda: None,
+) -> None:
+    for future in as_completed([pool.submit(task, *each) for each in arguments]):
+        try:
+            future.result()
+        except BrokenProcessPool:
+            raise Resumable(
+                "one of the processes side by side was killed, perhaps for its memory; the "
+                "same command goes on, and fewer processes need less"
+            ) from None
+        done()
 
 
 @contextmanager
@@ -77,18 +72,9 @@ def _one_by_one(
 
 def _enter(numbers: Any) -> None:
     """Prepare a process: its own line for progress bars, one thread, Ctrl-C left to the parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    belong_to_parent()
     os.environ["TQDM_POSITION"] = str(numbers.get())
     os.environ["TQDM_LEAVE"] = "0"
     import torch
 
     torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """A killed parent can end nobody: without this its tasks would go on and hold their files."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -6,6 +6,7 @@ L = 65,536 and V = 151,936 (the paper's) 40 GB for one sequence in float32.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,14 +29,25 @@ class CompletionLoss:
     their logits take `LOGITS_BYTES`; their gradients are made from logits computed again.
 
     Within `installed` the model's output layer passes nothing on, its forward's logits mean
-    nothing, and calling this with the labels [B, L] gives the loss of the forward just done.
+    nothing, and calling this with the labels [B, L] gives the loss of the forward just done. Where
+    no gradient is wanted, as in an evaluation between two steps, the layer is itself.
     """
 
     def __init__(self, model: Any, head: Head, mixed: torch.dtype | None = None):
         self.layer: Any = without_adapter(model).get_output_embeddings()
-        self.head, self.mixed = head, mixed
+        self.rows = len(head.weight)
+        # Not its weight: once it is sharded, that would be the whole of it, kept from before.
+        self.head, self.mixed = replace(head, weight=head.weight.new_empty(0), bias=None), mixed
         self.linear: Callable[[Tensor], Tensor] = self.layer.forward
         self.hidden: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, model: Any, scale: float, softcap: float | None, mixed: torch.dtype | None
+    ) -> "CompletionLoss":
+        """For a model without weights, of whose output layer another process knows the form."""
+        layer: Any = without_adapter(model).get_output_embeddings()
+        return cls(model, Head(layer.weight.detach(), None, scale, softcap), mixed)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -60,7 +72,7 @@ class CompletionLoss:
         targets = labels[:, 1:].to(hidden.device)
         scored = targets != -100
         first, hidden, targets = hidden[:, :1], hidden[:, :-1][scored], targets[scored]
-        rows = max(1, LOGITS_BYTES // (4 * len(self.head.weight)))
+        rows = max(1, LOGITS_BYTES // (4 * self.rows))
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(targets), rows):
             part = hidden[start : start + rows], targets[start : start + rows]
@@ -70,8 +82,10 @@ class CompletionLoss:
         return total / (len(targets) or 1 if num_items_in_batch is None else num_items_in_batch)
 
     def _keep(self, hidden: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.linear(hidden)
         self.hidden = hidden
-        return hidden[..., :1]
+        return hidden[..., :1].clone()  # FSDP refuses a view
 
     def _sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         with self._precision(hidden):

@@ -59,3 +59,12 @@ class StreamedDraws(LogitsProcessor):
         wanted = torch.minimum(u.to(mass.device) * whole, below)
         token = ids.gather(-1, torch.searchsorted(mass, wanted, right=True))
         return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+
+def seed_of(seed: int, problem_id: str, index: int, bits: int = 63) -> int:
+    """The seed of one sample for an engine with random numbers of its own, below 2^`bits`.
+
+    SHA-256 of the three names, as for `stream`.
+    """
+    name = hashlib.sha256(json.dumps([seed, problem_id, index]).encode()).digest()
+    return int.from_bytes(name[:8], "little") >> (64 - bits)

@@ -3,42 +3,50 @@
 The loop, the optimiser and everything distributed are transformers' Trainer.
 """
 
+import importlib.util
 import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.core.loss import completion_loss
+from ssd_probe.core.loss import CompletionLoss, completion_loss
+from ssd_probe.core.training.adapters import with_lora
+from ssd_probe.core.training.batches import collator, example, fitting, listed
+from ssd_probe.core.training.progress import Metrics
+from ssd_probe.core.training.resuming import EpochOrder, last_whole
 from ssd_probe.errors import UserError
-from ssd_probe.files.writing import strict_json
-from ssd_probe.models.limits import context_length, input_rows
-from ssd_probe.models.tokens import token_ids
 
-IGNORED = -100  # label of the prompt's tokens: only the completion has a loss
+TRAINER = "trainer"  # the folder of resumable checkpoints
+_NAMES = TrainingArguments.__dataclass_fields__  # transformers 6 has the first alone
+_CHECKPOINTING = next(f"{n}_checkpointing" for n in ("activation", "gradient")
+                      if f"{n}_checkpointing" in _NAMES)  # fmt: skip
 
 
 def train(
-    model: Any, tokenizer: Any, rows: Sequence[dict], config: TrainConfig, out: Path
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[dict],
+    config: TrainConfig,
+    out: Path,
+    watch: Callable[[Trainer], TrainerCallback] | None = None,
+    arguments: TrainingArguments | None = None,
 ) -> list[dict]:
     """Fine-tune `model` on `rows` (`prompt_ids`, `completion_ids`) and save it to `out`.
 
     Loss: token cross-entropy on the completion, in nats (`CompletionLoss`; the model's own where
-    that does not know its output layer, or weights are sharded). Writes `out`/metrics.jsonl and the
-    checkpoint (Hugging Face format, safetensors); returns the metrics. With `save_steps`, an
-    interrupted run goes on from its last checkpoint in `out`/trainer. Samples that do not fit are
-    left out, and counted on stderr; see `fitting`.
+    that does not know its output layer, or DeepSpeed has parted it). Writes `out`/metrics.jsonl and
+    the checkpoint (Hugging Face format, safetensors; of a LoRA the adapter); returns the metrics.
+    With `save_steps`, an interrupted run goes on from its last whole checkpoint in `out`/trainer,
+    to the weights of an undisturbed one. Samples that do not fit are left out, and counted on
+    stderr; see `fitting`. `watch` makes a callback for the trainer. `arguments`: of `arguments_of`,
+    for models that were loaded in parts, which has to begin with them.
     Errors: `UserError` if no sample has token ids, or none fits.
     """
     fit, dropped = fitting(rows, model, config)
@@ -46,91 +54,90 @@ def train(
         raise UserError(f"nothing to train on: {listed(len(rows), dropped)}")
     if dropped and os.environ.get("RANK", "0") == "0":
         print(f"training: {listed(len(rows), dropped)}", file=sys.stderr)
-    work = out / "trainer"
-    pad = tokenizer.pad_token_id or 0
-    loss = completion_loss(model, torch.bfloat16 if config.bf16 else None)
+    arguments = arguments or arguments_of(config, out)
+    arguments.warmup_steps = config.warmup(config.steps(len(fit), world()))
+    collate = collator(model, tokenizer.pad_token_id or 0, config.packing)
+    if config.lora_rank:
+        model = with_lora(model, config)
+    work, processes = out / TRAINER, arguments.world_size
+    resumed = last_whole(work, processes) if config.save_steps else None
+    loss = _loss(model, config)
+    _attend(model, config)
     trainer = Trainer(
         model=model,
         compute_loss_func=loss,
-        args=_arguments(config, work, config.steps(len(fit), world())),
-        train_dataset=[_example(row) for row in fit],  # type: ignore[arg-type]
-        data_collator=partial(collate, pad=pad if pad < input_rows(model) else 0),
-        callbacks=[_Metrics(out / "metrics.jsonl")],
+        args=arguments,
+        train_dataset=[example(row) for row in fit],  # type: ignore[arg-type]
+        data_collator=collate,
+        callbacks=[Metrics(out / "metrics.jsonl"), EpochOrder(resumed, arguments.process_index)],
     )
     if loss and _in_pieces(trainer):
         loss = trainer.compute_loss_func = None
-    trainer.remove_callback(PrinterCallback)  # `_Metrics` shows progress, on stderr
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    resumable = config.save_steps > 0 and any(work.glob("checkpoint-*"))
+    trainer.remove_callback(PrinterCallback)  # `Metrics` shows progress, on stderr
+    if watch is not None:
+        trainer.add_callback(watch(trainer))
     cached, model.config.use_cache = getattr(model.config, "use_cache", None), False
     with loss.installed() if loss else nullcontext():
-        trainer.train(resume_from_checkpoint=resumable)
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     model.config.use_cache = cached
     model.eval()
-    trainer.save_model(str(out))
+    _save(trainer, out)
     tokenizer.save_pretrained(out)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+def _attend(model: Any, config: TrainConfig) -> None:
+    """Switch to flash attention, which the CPU's tries of layer and packing cannot have had."""
+    if not config.flash:
+        return
+    try:
+        model.set_attn_implementation(config.attn)
+    except (ImportError, ValueError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise UserError(f"attn = {config.attn!r}: not to be had here ({why})") from None
+
+
+def _save(trainer: Trainer, out: Path) -> None:
+    """The checkpoint. FSDP2's parts are gathered by the first process, whatever the config says."""
+    if not (trainer.is_fsdp_enabled and trainer.accelerator.is_fsdp2):
+        trainer.save_model(str(out))
+        return
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.optimizer.state.clear()  # the whole weights take their place
+    whole = {}
+    for name, value in model.state_dict().items():
+        tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if trainer.is_world_process_zero():
+            whole[name] = tensor.cpu()
+    if trainer.is_world_process_zero():
+        model.save_pretrained(out, state_dict=whole)
+
+
+def _loss(model: Any, config: TrainConfig) -> CompletionLoss | None:
+    """`completion_loss`, as the process with the weights finds it."""
+    from accelerate.utils import broadcast_object_list
+
+    half = torch.bfloat16 if config.half else None
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") != "true" or world() == 1:
+        return completion_loss(model, half)
+    first = os.environ.get("RANK", "0") == "0"
+    loss = completion_loss(model, half) if first else None
+    form = broadcast_object_list([loss and (loss.head.scale, loss.head.softcap)])[0]
+    if first or form is None:
+        return loss
+    scale, softcap = form
+    return CompletionLoss.of(model, scale, softcap, half)
+
+
 def _in_pieces(trainer: Trainer) -> bool:
-    """Whether the output layer is sharded or copied: its loss is then the model's own affair."""
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.args.n_gpu > 1
+    """Whether the output layer is not whole when the loss is computed: then the model's own is.
 
-
-def fitting(
-    rows: Sequence[dict], model: Any, config: TrainConfig
-) -> tuple[list[dict], dict[str, int]]:
-    """The samples that can be trained on; how many others there are, by what is wrong with them.
-
-    `UserError` for a sample without token ids, or with ids that the model does not know.
+    DeepSpeed gathers a layer within its own forward alone, and nn.DataParallel copies it. FSDP2
+    keeps the output layer gathered from forward to backward; the older FSDP does not.
     """
-    vocabulary, context = input_rows(model), context_length(model)
-    longest = min(config.max_length, context or config.max_length)
-    what = "the model's context" if longest == context else "max_length"
-    fit, dropped = [], Counter[str]()
-    for row in rows:
-        prompt, completion = (
-            token_ids(row, key, vocabulary) for key in ("prompt_ids", "completion_ids")
-        )
-        if not completion:
-            dropped["empty"] += 1
-        elif config.drop_unfinished and row.get("finished") is False:
-            dropped["cut by their length"] += 1
-        elif len(prompt) + len(completion) > longest:
-            dropped[f"longer than {longest} tokens, {what}"] += 1
-        else:
-            fit.append(row)
-    return fit, dict(dropped)
-
-
-def listed(count: int, dropped: dict[str, int]) -> str:
-    """How many of `count` samples are left out, and why."""
-    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
-    return f"{sum(dropped.values())} of {count} samples left out ({reasons or 'there are none'})"
-
-
-def _example(row: dict) -> dict:
-    prompt, completion = row["prompt_ids"], row["completion_ids"]
-    ids = prompt + completion
-    labels = [IGNORED] * len(prompt) + completion
-    return {"input_ids": ids, "labels": labels, "length": len(ids)}
-
-
-def collate(examples: Sequence[dict], pad: int = 0) -> dict[str, Tensor]:
-    """A batch [B, L], padded on the right whatever the tokenizer says.
-
-    There a sequence's positions count from its own beginning, and nothing sees the padding.
-    """
-
-    def stacked(name: str, filler: int) -> Tensor:
-        rows = [torch.tensor(example[name]) for example in examples]
-        return pad_sequence(rows, batch_first=True, padding_value=filler)
-
-    ones = [torch.ones(len(example["input_ids"]), dtype=torch.long) for example in examples]
-    mask = pad_sequence(ones, batch_first=True)
-    ids, labels = stacked("input_ids", pad), stacked("labels", IGNORED)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        return True
+    return trainer.is_deepspeed_enabled or trainer.args.n_gpu > 1
 
 
 def world() -> int:
@@ -139,19 +146,27 @@ def world() -> int:
     return ranks if ranks > 1 else max(1, torch.cuda.device_count())
 
 
-def _arguments(config: TrainConfig, work: Path, steps: int) -> TrainingArguments:
+def arguments_of(config: TrainConfig, out: Path) -> TrainingArguments:
+    """The recipe as the Trainer's arguments; made, they join the other processes.
+
+    Errors: `UserError` where what is to be reported to is not installed.
+    """
+    reports = [] if config.report_to == "none" else [config.report_to]
+    for name in reports:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"report_to = {name!r}: {name} is missing; pip install {name}")
+    checkpointing: dict[str, Any] = {_CHECKPOINTING: config.gradient_checkpointing}
     cpu, ranks = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         use_cpu=cpu,
         ddp_backend="gloo" if cpu and ranks > 1 else None,  # else each rank trains alone
         ddp_find_unused_parameters=False,
-        output_dir=str(work),
+        output_dir=str(out / TRAINER),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps,
-        warmup_steps=config.warmup(steps),
         weight_decay=config.weight_decay,
         adam_beta1=0.9,
         adam_beta2=0.95,
@@ -159,46 +174,16 @@ def _arguments(config: TrainConfig, work: Path, steps: int) -> TrainingArguments
         lr_scheduler_kwargs={"min_lr_rate": config.min_lr_ratio},
         train_sampling_strategy="group_by_length",
         length_column_name="length",
-        bf16=config.bf16,
+        bf16=config.half,
+        **checkpointing,
         logging_steps=10,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
         save_total_limit=2,
         seed=config.seed,
-        report_to=[],
+        report_to=reports,
+        run_name=out.name,
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=True,
     )
-
-
-class _Metrics(TrainerCallback):
-    """One JSON line a log entry as it happens, and a progress bar."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if state.global_step == 0:
-            self.path.write_text("")
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=f"training {self.path.parent.name}",
-            disable=None if state.is_world_process_zero else True,
-        )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = logs or {}
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(strict_json({"step": state.global_step, **logs}) + "\n")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()

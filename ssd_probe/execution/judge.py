@@ -10,12 +10,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.execution.candidate import encode, frame
+from ssd_probe.execution.deadline import Deadline
 from ssd_probe.execution.sandbox import Box, BoxError, TooMuchError
 from ssd_probe.problems.tasks import Task
 
@@ -104,7 +104,7 @@ class Judge:
         """The oracle runs the check; each call of its candidate is passed on to the box."""
         box, oracle = self._ready_box(), self._oracle or Oracle()
         self._oracle = oracle
-        deadline = time.monotonic() + job["seconds"]
+        deadline = Deadline(job["seconds"], lambda: (*box.processes(), oracle.pid))
         box.start({**job, "more": True}, ANSWER_BYTES)
         try:
             said = oracle.ask(
@@ -130,14 +130,14 @@ class Judge:
             job["seconds"] = task.seconds * max(1, len(expected))  # of CPU
         box = self._ready_box()
         box.start(job, job["bytes"])
-        deadline = time.monotonic() + (task.seconds or job["seconds"])
+        deadline = box.deadline(task.seconds or job["seconds"])
         for (arguments, _), tree in zip(task.tests, expected, strict=True):
             got = _value(box, deadline)
             if not _equal(got, tree, task.exact):
                 called = f"{task.entry}({', '.join(map(repr, arguments)):.80})"
                 return "wrong", f"{called} gave {got!r:.80}, not {tree!r:.80}"
             if task.seconds is not None:
-                deadline = time.monotonic() + task.seconds
+                deadline = box.deadline(task.seconds)
         return "pass", ""
 
     def _stdio(self, task: Task, job: dict) -> Verdict:
@@ -147,7 +147,7 @@ class Judge:
             box = self._ready_box()
             limit = ANSWER_BYTES + 2 * len(expected)
             box.start({**job, "stdin": given}, limit)
-            deadline = time.monotonic() + job["seconds"]
+            deadline = box.deadline(job["seconds"])
             if (data := box.reply(deadline)) is not None:
                 _parse(data, False)  # an error; a program has no values to send
                 raise _Ended("protocol", "a result where none was asked for")
@@ -159,7 +159,7 @@ class Judge:
         return "pass", ""
 
 
-def _value(box: Box, deadline: float, tuples_as_lists: bool = True) -> Any:
+def _value(box: Box, deadline: Deadline, tuples_as_lists: bool = True) -> Any:
     """The next value, as a tagged tree. Raises `_Ended` for a program that gives none."""
     data = box.reply(deadline)
     if data is None:
@@ -249,7 +249,11 @@ class Oracle:
             bufsize=0,
         )
 
-    def ask(self, message: dict, deadline: float) -> dict:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, message: dict, deadline: Deadline) -> dict:
         """Tell it something it waits for, and wait for what it says next.
 
         Raises `TimeoutError`, and `BoxError` when it died or says more than `OUR_BYTES`: the fault
@@ -268,13 +272,16 @@ class Oracle:
             raise BoxError(f"the benchmark's check asks with {length} bytes, over {OUR_BYTES}")
         return json.loads(self._read(length, deadline))
 
-    def _read(self, count: int, deadline: float) -> bytes:
+    def _read(self, count: int, deadline: Deadline) -> bytes:
         assert self._process.stdout
-        data = b""
+        data, idle = b"", False
         while len(data) < count:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+            left = deadline.left(idle)
+            idle = not select.select([self._process.stdout], [], [], max(0.0, left))[0]
+            if idle and left <= 0:
                 raise TimeoutError
+            if idle:
+                continue
             chunk = os.read(self._process.stdout.fileno(), count - len(data))
             if not chunk:
                 raise BoxError("the oracle's process died")

@@ -19,14 +19,15 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ssd_probe.errors import UserError
 from ssd_probe.execution import seccomp
 from ssd_probe.execution.candidate import frame
+from ssd_probe.execution.deadline import Deadline, children
 
 SCRIPT = str(Path(__file__).with_name("candidate.py"))
 DISK_BYTES = 64 << 20  # of /tmp, and of /dev/shm
@@ -81,9 +82,21 @@ class Box:
     def ready(self) -> None:
         """Wait until the box takes a job; `BoxError` if it does not come up."""
         try:
-            self._pump(lambda: self._pid is not None, time.monotonic() + START_SECONDS)
+            self._pump(lambda: self._pid is not None, self.deadline(START_SECONDS))
         except TimeoutError:
             raise BoxError(f"not up after {START_SECONDS:.0f} s") from None
+
+    def processes(self) -> list[int]:
+        """The box's first process and the program's, as this machine counts."""
+        if not self.isolated:
+            return [self._process.pid] + ([self._pid] if self._pid else [])
+        line = [self._process.pid]  # bubblewrap's
+        while len(line) < 3 and (next_ := children(line[-1])):
+            line.append(next_[-1])
+        return line
+
+    def deadline(self, seconds: float) -> Deadline:
+        return Deadline(seconds, self.processes)
 
     def start(self, job: dict, limit: int) -> None:
         """Hand over a job; from now on at most `limit` bytes may come of stdout, and a reply."""
@@ -124,7 +137,7 @@ class Box:
     def tell(self, message: dict) -> None:
         self._unsent = memoryview(bytes(self._unsent) + frame(message))
 
-    def reply(self, deadline: float) -> bytes | None:
+    def reply(self, deadline: Deadline) -> bytes | None:
         """The next reply's JSON; None if the program ended without one (`status`).
 
         Raises `TimeoutError` at the deadline, `TooMuchError` and `BoxError`.
@@ -137,7 +150,7 @@ class Box:
         del self._answers[:end]
         return data
 
-    def wait(self, deadline: float) -> int:
+    def wait(self, deadline: Deadline) -> int:
         """The program's exit status, when it has ended. Raises as `reply`."""
         self._pump(lambda: self.status is not None, deadline)
         assert self.status is not None
@@ -146,7 +159,7 @@ class Box:
     def settle(self, grace: float = 0.2) -> bool:
         """Whether the box can take another job, the program gone without a trace; else close it."""
         try:
-            left = self.wait(time.monotonic() + grace) != 0
+            left = self.wait(self.deadline(grace)) != 0
         except (TimeoutError, TooMuchError, BoxError):
             left = True
         if left or not self._clean:
@@ -177,15 +190,18 @@ class Box:
             raise TooMuchError(f"a result of over {self._limit} bytes")
         return len(self._answers) >= 4 + length
 
-    def _pump(self, done: Any, deadline: float) -> None:
-        """Write what is unsent and read what comes, until `done()`."""
+    def _pump(self, done: Callable[[], bool], deadline: Deadline) -> None:
+        """Write what is unsent and read what comes, until `done()`; what came in time counts."""
+        idle = False
         while not done():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
             if self._unsent:
                 self._poll.register(self._jobs, select.POLLOUT)
-            for descriptor, _ in self._poll.poll(1000 * left):
+            left = deadline.left(idle)
+            ready = self._poll.poll(max(0.0, 1000 * left))
+            idle = not ready
+            if idle and left <= 0:
+                raise TimeoutError
+            for descriptor, _ in ready:
                 if descriptor == self._jobs:
                     self._write()
                 elif descriptor == self._control:

@@ -1,6 +1,7 @@
 """The figures of two compared probes with their captions, as files: 4-6, 8, loss, fork rates."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,20 @@ from matplotlib.figure import Figure
 
 from ssd_probe.analysis.digest import Digest
 from ssd_probe.decoding import Decoding
+from ssd_probe.executors import ALONE, Crew
 from ssd_probe.figures import changes, distributions, steps
 from ssd_probe.figures.pass_at_k import fig_2
 from ssd_probe.figures.saving import Plan, Saved, save_all
 
 
-def draw_digest(found: Digest, out: Path, notes: Sequence[str] = ()) -> Saved:
+def draw_digest(found: Digest, out: Path, notes: Sequence[str] = (), crew: Crew = ALONE) -> Saved:
     """Draw all that two probes have data for; notes: what to distrust, below the captions."""
     decoding, where = found.decoding, found.where
     cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
 
     def plan(stem: str, data: Any, draw: Callable[[Any], Figure | Axes], caption: str) -> Plan:
         told = f"{caption}; {where}.{_below(notes)}"
-        return Plan(stem, data, lambda frame: (draw(frame), told))
+        return Plan(stem, data, partial(_drawn, draw, told))
 
     plans = [
         plan("fig_4", found.text, distributions.fig_4,
@@ -56,7 +58,13 @@ def draw_digest(found: Digest, out: Path, notes: Sequence[str] = ()) -> Saved:
              "Share of forks and of open positions, with 95 % bootstrap intervals over problems; "
              "in brackets: positions"),
     ]  # fmt: skip
-    return save_all(plans, out)
+    return save_all(plans, out, crew)
+
+
+def _drawn(
+    draw: Callable[[Any], Figure | Axes], told: str, frame: Any
+) -> tuple[Figure | Axes, str]:
+    return draw(frame), told
 
 
 def draw_passes(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ssd_probe.analysis.frames import Missing
 from ssd_probe.errors import UserError
+from ssd_probe.executors import ALONE, Crew
 from ssd_probe.figures.style import figure_of, paper_style
 
 
@@ -34,34 +35,44 @@ class Saved(NamedTuple):
         return [*map(str, self.paths), *(f"no {name}: {why}" for name, why in self.missing)]
 
 
-def save_all(plans: Iterable[Plan], out: Path) -> Saved:
+def save_all(plans: Iterable[Plan], out: Path, crew: Crew = ALONE) -> Saved:
     """Draw each plan in the paper's style and save it into `out`; the PNG files are returned.
 
     A plan's frame is saved beside its figure as CSV. Missing is
     what has no data, and what cannot be drawn from it (UserError). A figure is closed
-    before the next one is drawn, also where drawing or saving it fails.
+    before the next one is drawn, also where drawing or saving it fails. crew: of this machine; for
+    several processes what a plan holds must be what pickle can carry.
     Raises UserError as `save`.
     """
     paths, missing = [], []
-    with paper_style():
-        for stem, data, draw in plans:
-            if isinstance(data, Missing):
-                missing.append((stem, data.why))
-                continue
-            opened = set(plt.get_fignums())
-            try:
-                figure, caption = draw(data)
-            except UserError as error:
-                missing.append((stem, str(error)))
-            else:
-                figure = figure_of(figure) if isinstance(figure, Axes) else figure
-                paths.append(save(figure, out / stem, caption)[0])
-                if isinstance(data, pd.DataFrame):
-                    data.to_csv(out / f"{stem}.csv", index=False)
-            finally:
-                for number in set(plt.get_fignums()) - opened:
-                    plt.close(number)
+    for stem, path, why in crew.map(_made, ((plan, out) for plan in plans)):
+        if path is None:
+            missing.append((stem, why))
+        else:
+            paths.append(path)
     return Saved(paths, missing)
+
+
+def _made(plan: Plan, out: Path) -> tuple[str, Path | None, str]:
+    """The plan's stem, its PNG file, or None and why there is none."""
+    stem, data, draw = plan
+    if isinstance(data, Missing):
+        return stem, None, data.why
+    opened = set(plt.get_fignums())
+    with paper_style():
+        try:
+            figure, caption = draw(data)
+        except UserError as error:
+            return stem, None, str(error)
+        else:
+            figure = figure_of(figure) if isinstance(figure, Axes) else figure
+            path = save(figure, out / stem, caption)[0]
+            if isinstance(data, pd.DataFrame):
+                data.to_csv(out / f"{stem}.csv", index=False)
+            return stem, path, ""
+        finally:
+            for number in set(plt.get_fignums()) - opened:
+                plt.close(number)
 
 
 def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:

@@ -46,6 +46,19 @@ def record_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_held(output: Path, rank: int) -> bool:
+    """Whether a process holds this rank's share of a folder now."""
+    path = output / f".lock-rank-{rank}"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 @contextmanager
 def _open_lock(folder: Path, path: Path) -> Iterator[int]:
     try:

@@ -163,6 +163,32 @@ def load_generation(name: str | Path) -> GenerationConfig:
     return GenerationConfig.from_model_config(config)
 
 
+def skeleton(name: str | Path) -> PreTrainedModel:
+    """The model without its weights, for what its configs say; an adapter's base."""
+    source, revision = source_of(name, None), None
+    if isinstance(source, Path) and is_adapter(source):
+        source, revision = base_of(source)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise unreadable(source, "config", error) from error
+    model.generation_config = load_generation(name)
+    return model
+
+
+def quantised(load_in: str | None) -> dict[str, Any]:
+    """Keyword arguments of `load_model` for weights of 4 or 8 bits; `UserError` for others."""
+    if load_in is None:
+        return {}
+    if load_in not in ("4bit", "8bit"):
+        raise UserError(f"--load-in {load_in}: choose 4bit or 8bit")
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{load_in}": True})}
+
+
 def source_of(name: str | Path, revision: str | None) -> str | Path:
     """`resolve_model`; `UserError` for a revision of a directory."""
     source = resolve_model(name)

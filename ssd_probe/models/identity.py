@@ -6,6 +6,7 @@ tokenizer `tokenizer` and `template`. Every part is a SHA-256, or None where the
 """
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +24,12 @@ from ssd_probe.models.checkpoints import (
     load_generation,
     load_model,
     load_tokenizer,
+    quantised,
+    skeleton,
     source_of,
     unreadable,
 )
+from ssd_probe.models.limits import Limits, limits_of
 from ssd_probe.models.tokens import stop_ids, turn_ends
 from ssd_probe.models.weights import (
     adapter_config,
@@ -161,11 +165,28 @@ def require_same_vocabulary(base: Tokenizer, other: Tokenizer) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a model's weights are loaded, beyond where: see `load_model`. `load_in`: 4bit or 8bit."""
+
+    dtype: str = "auto"
+    attn: str | None = None
+    load_in: str | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """What is not the default."""
+        return {"loading": given} if (given := {k: v for k, v in self._fields() if v}) else {}
+
+    def _fields(self) -> list[tuple[str, str | None]]:
+        dtype = None if self.dtype == "auto" else self.dtype
+        return [("dtype", dtype), ("attn", self.attn), ("load_in", self.load_in)]
+
+
 class Checkpoint:
     """A model by name, identified and loaded when first asked for, and once."""
 
-    def __init__(self, name: str, device: str | None = None) -> None:
-        self.name, self.device = name, device
+    def __init__(self, name: str, device: str | None = None, loading: Loading | None = None):
+        self.name, self.device, self.loading = name, device, loading or Loading()
 
     @cached_property
     def identity(self) -> Identity:
@@ -188,5 +209,12 @@ class Checkpoint:
         return not ends or bool(ends & stop_ids(load_generation(self.name), self.tokenizer))
 
     @cached_property
+    def limits(self) -> Limits:
+        """What prompts and answers have to keep to, by the configs alone."""
+        return limits_of(skeleton(self.name), self.tokenizer)
+
+    @cached_property
     def model(self) -> Any:
-        return load_model(self.name, device=self.device)
+        how = self.loading
+        kwargs = quantised(how.load_in)
+        return load_model(self.name, how.dtype, self.device, how.attn, **kwargs)

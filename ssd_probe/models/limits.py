@@ -1,8 +1,24 @@
 """How much a model can be given: token ids, and positions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
+
+from ssd_probe.models.tokens import stop_ids
+
+
+class Limits(NamedTuple):
+    """What a prompt and an answer have to keep to: known ids, the context, where answers end."""
+
+    vocabulary: int
+    context: int | None
+    stops: set[int]
+
+
+def limits_of(model: PreTrainedModel, tokenizer: Any) -> Limits:
+    """Of a model; it may be one without weights, see `checkpoints.skeleton`."""
+    stops = stop_ids(model.generation_config, tokenizer)
+    return Limits(input_rows(model), context_length(model), stops)
 
 
 def input_rows(model: PreTrainedModel) -> int:

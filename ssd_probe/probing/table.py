@@ -1,6 +1,7 @@
 """The probe table: its columns, the rows of one text, and reading it back from a folder."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # reading a table must not wait for transformers
     from ssd_probe.probing.forward import Encoded
 
 SCHEMA_VERSION = "2"
+IMPORTED = "imported"  # of `foreign.table`: no probe, and refused as one
 # Columns of the table, and the field of `PositionStats` each is.
 SCALARS = {
     "logprob": "target_logprob",
@@ -131,6 +133,11 @@ class Probe:
         record = read_record(path / "probe.json")
         if "rows" not in record:
             raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")
+        if record.get("settings", {}).get("schema") == IMPORTED:
+            raise UserError(
+                f"{path}: imported log-probabilities, known in part by intervals; only "
+                "`ssd-probe import` reads them, or pandas its imported.parquet"
+            )
         if record.get("settings", {}).get("schema") != SCHEMA_VERSION:
             raise UserError(f"{path}: another schema version than {SCHEMA_VERSION}; probe again")
         probe = cls(path, record, columns, side)
@@ -183,6 +190,17 @@ class Probe:
         """
         names = self._known(columns)
         return (_frame(self._part(file, names)) for file in self._files)
+
+    def texts(
+        self, number: int, columns: Sequence[str], only: Collection[str] | None = None
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The texts of a part, or those of these names, each by itself; its rows from 0."""
+        table = self._part(self._files[number], self._known([*columns]))
+        ids = np.asarray(table["sample_id"])
+        starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+        for start, end in itertools.pairwise(starts):
+            if start < end and (only is None or ids[start] in only):
+                yield str(ids[start]), table.slice(start, end - start).to_pandas(split_blocks=True)
 
     def part(
         self,
@@ -263,5 +281,13 @@ def _damaged(file: Path, reason: str) -> UserError:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Read-only: columns are taken as they are where that can be, so there are no two tables."""
-    return table.to_pandas(split_blocks=True, self_destruct=True)
+    """Read-only: columns are taken as they are where that can be, so there are no two tables.
+
+    Ranks stay one block of Arrow's, where an array a row would cost more than all that is
+    computed from them: `analysis.frames.stacked` has them as [N, K].
+    """
+    return table.to_pandas(split_blocks=True, self_destruct=True, types_mapper=_ranks_as_they_are)
+
+
+def _ranks_as_they_are(kind: pa.DataType) -> pd.ArrowDtype | None:
+    return pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None

@@ -9,14 +9,14 @@ into: `texts` of tokens, `segments`, `syntaxes`. `views/web/block.js` reads it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ssd_probe.analysis.frames import stats_of
+from ssd_probe.analysis.frames import stacked, stats_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.kernels.results import COMPARISONS
@@ -43,17 +43,20 @@ def texts_of(
     other: Probe | None,
     limit: int | None = None,
     parts: Iterable[int] | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[Text]:
     """The texts in order, read part by part, all or those of some; of a pair's folder both sides.
+
+    only: the names of those that are wanted.
 
     Errors: `UserError` where the probes hold other tokens, other texts, or no rows.
     """
     other = second_side(probe, other)
     pair = (*COLUMNS, *COMPARISONS) if probe.is_pair and probe.side == "base" else COLUMNS
     numbers = range(probe.record["parts"]) if parts is None else list(parts)
-    second = None if other is None else _by_text(other, COLUMNS, numbers)
+    second = None if other is None else _by_text(other, COLUMNS, numbers, only)
     count = 0
-    for name, frame in _by_text(probe, pair, numbers):
+    for name, frame in _by_text(probe, pair, numbers, only):
         theirs = None if second is None else next(second, (None, None))[1]
         if other is not None and (theirs is None or not same_rows(frame, theirs)):
             raise other_texts(probe, other, name)
@@ -80,12 +83,10 @@ def second_side(probe: Probe, other: Probe | None) -> Probe | None:
 
 
 def _by_text(
-    probe: Probe, columns: Iterable[str], parts: Iterable[int]
+    probe: Probe, columns: Sequence[str], parts: Iterable[int], only: Collection[str] | None
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     for number in parts:
-        part = probe.part(number, list(columns))
-        for name, frame in part.groupby("sample_id", sort=False):
-            yield str(name), frame.reset_index(drop=True)
+        yield from probe.texts(number, columns, only)
 
 
 def same_rows(base: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -191,7 +192,7 @@ class Names:
         tokens = text.frame[["token_id", "token"]].drop_duplicates("token_id")
         self._seen |= dict(zip(tokens["token_id"].tolist(), tokens["token"], strict=True))
         for frame in frames:
-            ids = np.unique(np.stack(frame["top_ids"].tolist())[:, :ranks])
+            ids = np.unique(stacked(frame, "top_ids")[:, :ranks])
             self._wanted.update(ids[ids >= 0].tolist())
         self._wanted.update(tokens["token_id"].tolist())
 

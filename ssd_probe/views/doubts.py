@@ -50,6 +50,16 @@ def cut_samples(cut: int, of: int, kept: bool = True) -> str | None:
     )
 
 
+def not_held_out(trained: int, of: int) -> str | None:
+    """Texts to watch whose problems are trained on."""
+    if not trained:
+        return None
+    return (
+        f"{trained} of {of} watched texts answer problems that are trained on: what is watched is "
+        "then memory, too; watch answers to other problems"
+    )
+
+
 def hardly_moved(
     name: str,
     before: float,

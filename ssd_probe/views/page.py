@@ -18,6 +18,7 @@ from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.writing import atomic_path, strict_json
 from ssd_probe.views.blocks import Names, Text, pack
+from ssd_probe.views.report.terms import VIEWED
 
 # In the order in which they are joined: each uses those before it.
 VIEWER = ("math", "block", "elements", "surroundings", "layout", "colours", "details", "lines",
@@ -37,6 +38,7 @@ class About(NamedTuple):
     rule: SupportRule
     special: list[int]  # ids of special tokens
     notes: list[str]
+    decoding: Decoding | None = None  # to open at; labels are by the rule's own all the same
 
 
 class Around(NamedTuple):
@@ -109,7 +111,9 @@ def meta_of(about: About, ranks: int) -> dict[str, Any]:
         "ranks": ranks,
         "rule": parameters,
         "kinds": list(KINDS),
-        "decoding": settings_of(rule.decoding),
+        "decoding": settings_of(about.decoding or rule.decoding),
+        "labelling": settings_of(rule.decoding),
+        "terms": VIEWED,
         "special": about.special,
         "notes": about.notes,
     }

@@ -31,9 +31,8 @@ def _doubt(found: dict[str, Any]) -> str:
         )
     if found["between"] == 0:
         return (
-            "the difference varies less than independent answers would: the pilot is small, or "
-            "both models' answers, drawn with the same seeds, vary together; then smaller "
-            "differences are told than is said here, and what is said of endless answers is nothing"
+            "the difference varies no more from problem to problem than by the answers drawn: of "
+            "endless answers such a pilot says only what its upper end does"
         )
     return "in brackets 95 % bootstrap over the pilot's problems"
 
@@ -51,7 +50,12 @@ def _share(row: dict[str, Any]) -> str:
 
 
 def _ranged(row: dict[str, Any], written: Any) -> str:
-    low, high = written(row["low"]), written(row["high"])
+    low, high = (row[end] if row[end] is None else written(row[end]) for end in ("low", "high"))
+    if high is None:
+        return "not known"
+    if low is None:
+        known = "" if row["estimate"] is None else f"{written(row['estimate'])}, "
+        return f"{known}{high} at most"
     if row["estimate"] is None:
         return f"{low} to {high}"
     return f"{written(row['estimate'])} [{low}, {high}]"

@@ -55,6 +55,22 @@ def read_passes(curves: pd.DataFrame) -> str:
     return f"pass@{row['k']} on {row['problems']} dev problems: {'; '.join(told)}."
 
 
+def read_gains(gains: pd.DataFrame) -> str:
+    """Figure 1: what each group gained, and which gains are told from none. One model, one k.
+
+    gains: rows of a run's `differences`: group, k, base, tuned, estimate, low, high, problems.
+    """
+    ends = gains[["low", "high"]].astype(float)
+    sure = gains["group"][(ends["low"] > 0) | (ends["high"] < 0)].tolist()
+    told = "; ".join(
+        f"{row['group']} {row['base']:.3f} -> {row['tuned']:.3f} ({row['estimate']:+.3f}, "
+        f"{row['problems']} problems)"
+        for row in gains.to_dict("records")
+    )
+    which = f"told from no difference: {', '.join(sure)}" if sure else "none is told from none"
+    return f"pass@{gains['k'].iloc[0]} on the test problems: {told}. By the 95 % intervals {which}."
+
+
 def _text(found: Digest) -> str:
     text = found.text
     assert isinstance(text, pd.DataFrame)
@@ -82,11 +98,9 @@ def _bars(found: Digest) -> str:
 
 
 def _ranked(found: Digest) -> str:
-    ranked = found.ranked
-    assert isinstance(ranked, pd.DataFrame)
-    told = []
-    for kind in (FORK, LOCK):
-        rows = ranked[ranked["label"] == kind]
+    assert isinstance(found.ranked, pd.DataFrame)
+
+    def say(kind: str, rows: pd.DataFrame) -> str:
         sides = [part for _, part in rows.groupby("model", sort=False)]
         names = [side["model"].iloc[0] for side in sides]
         first, second = sides[0].iloc[0], sides[0].iloc[1]
@@ -99,8 +113,9 @@ def _ranked(found: Digest) -> str:
         else:
             values = [1 - _probability(side, first) for side in sides]
             what = f"at the lock all tokens but {_quoted(first['token'])} have"
-        told.append(f"{what} {_pair(names, values)}")
-    return _sentence("; ".join(told))
+        return f"{what} {_pair(names, values)}"
+
+    return _sentence(_of_each_kind(found.ranked, say))
 
 
 def _mass(found: Digest) -> str:
@@ -136,17 +151,16 @@ def _bins(found: Digest) -> str:
 
 
 def _steps(found: Digest) -> str:
-    steps = found.steps
-    assert isinstance(steps, pd.DataFrame)
-    told = []
-    for kind in (FORK, LOCK):
-        last = steps[(steps["label"] == kind) & (steps["step"] == "final") & steps["kept"]]
-        raw = steps[(steps["label"] == kind) & (steps["step"] == "raw")]
-        told.append(
+    assert isinstance(found.steps, pd.DataFrame)
+
+    def say(kind: str, rows: pd.DataFrame) -> str:
+        raw, last = rows[rows["step"] == "raw"], rows[(rows["step"] == "final") & rows["kept"]]
+        return (
             f"of the {kind} {_tokens(len(last))}, the likeliest drawn with "
             f"{last['probability'].max():.3f} instead of {raw['probability'].max():.3f}"
         )
-    return f"{found.decoding} leaves {'; '.join(told)}."
+
+    return f"{found.decoding} leaves {_of_each_kind(found.steps, say)}."
 
 
 def _loss(found: Digest) -> str:
@@ -175,6 +189,11 @@ def _rates(found: Digest) -> str:
     if not told:
         return f"No two groups have {LEAST_POSITIONS} positions."
     return f"Share of forks, of groups with {LEAST_POSITIONS} positions: {'; '.join(told)}."
+
+
+def _of_each_kind(frame: pd.DataFrame, say: Callable[[str, pd.DataFrame], str]) -> str:
+    """What is said of the fork's rows, and of the lock's."""
+    return "; ".join(say(kind, frame[frame["label"] == kind]) for kind in (FORK, LOCK))
 
 
 def _probability(side: pd.DataFrame, row: pd.Series) -> float:

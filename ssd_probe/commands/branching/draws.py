@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssd_probe.core.batching import batching
-from ssd_probe.core.drawing import Request, draw
+from ssd_probe.core.drawing import draw
+from ssd_probe.core.requests import Request
 from ssd_probe.decoding import Decoding
 from ssd_probe.models.identity import Checkpoint
 

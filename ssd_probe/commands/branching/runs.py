@@ -11,7 +11,7 @@ from ssd_probe.analysis.branching.outcomes import TOKEN
 from ssd_probe.analysis.passk import INFRA_ERROR, PASS
 from ssd_probe.commands.branching.draws import Asked, Key
 from ssd_probe.commands.branching.programs import Program, identity_of, read_program
-from ssd_probe.core.drawing import Request
+from ssd_probe.core.requests import Request
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.files.reading import Row

@@ -166,4 +166,5 @@ def text_name(text: str) -> str:
 
 
 def _without_seed(config: TrainConfig | BranchConfig) -> dict[str, Any]:
-    return {key: value for key, value in asdict(config).items() if key != "seed"}
+    values = config.recorded() if isinstance(config, TrainConfig) else asdict(config)
+    return {key: value for key, value in values.items() if key != "seed"}

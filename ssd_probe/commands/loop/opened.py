@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ssd_probe.commands.branching.stage import BRANCHES, POSITIONS, Branched
-from ssd_probe.commands.compare import paired_parts, rule_of, tokenizer_of
+from ssd_probe.commands.compare import crew_for, part_readers, rule_of, tokenizer_of
 from ssd_probe.commands.loop.declaration import BASE, MAIN
 from ssd_probe.commands.loop.positions import text_source
 from ssd_probe.commands.run_folder import (
@@ -33,15 +33,17 @@ def digest_of(folder: RunFolder, main: str, student: str, text: str) -> "Digest"
     from ssd_probe.analysis.digest import digest
 
     before, after = (Probe.load(folder.probe(name, text)) for name in (BASE, student))
-    return digest(
-        paired_parts(before, after),
-        rule_of(folder.loop.labels, before),
-        compared_at(folder, student, main),
-        where=f"{len(before)} positions of {text_words(folder, text)}",
-        noise=before.noise,
-        names=(BASE, student),
-        tokenizer=tokenizer_of(before, after),
-    )
+    with crew_for(before) as workforce:
+        return digest(
+            part_readers(before, after),
+            rule_of(folder.loop.labels, before),
+            compared_at(folder, student, main),
+            where=f"{len(before)} positions of {text_words(folder, text)}",
+            noise=before.noise,
+            names=(BASE, student),
+            tokenizer=tokenizer_of(before, after),
+            crew=workforce,
+        )
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 from ssd_probe.commands.loop.declaration import Loop
 from ssd_probe.commands.loop.reading import loop_of, merged, read_loop
+from ssd_probe.commands.loop.released import Released, released_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 
 FOLDER = Path(str(files("ssd_probe"))) / "commands" / "loop" / "presets"
 OWN = ("tiny", "smollm2")
+RELEASED = ("released-4b",)  # published checkpoints, which are probed and not trained
 QUICK_SCALE = 0.1  # of what says nothing of `quick` itself
 
 # Hub id; whether it is trained as the instruct models are (2,500 steps, warm-up 250) or as the
@@ -71,6 +73,20 @@ def choose(
     return Chosen(loop, source, [*deviations(as_declared, loop), *forced])
 
 
+def released(source: str) -> Released | None:
+    """The published pairs of a preset, or of a YAML file with `pairs`; None for a loop."""
+    file = FOLDER / f"{source}.yaml" if source in RELEASED else Path(source)
+    if source in OWN or source in PAPER or not os.path.isfile(file):
+        return None
+    values, _ = read_loop(file)
+    if "pairs" not in values:
+        return None
+    try:
+        return released_of(values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
 def deviations(paper: Loop, here: Loop) -> list[str]:
     """Settings that differ, as `key: paper -> here`; not those that only the machine sees."""
     before, after = (_flat(loop.settings()) for loop in (paper, here))
@@ -95,7 +111,9 @@ def _values(source: str) -> tuple[dict, dict]:
     if source in PAPER:
         return _paper(source), {}
     if not os.path.exists(source):  # Path.exists raises for a name too long
-        raise UserError(f"{source}: no such file, and no preset; known: {', '.join(NAMES)}")
+        raise UserError(
+            f"{source}: no such file, and no preset; known: {', '.join((*NAMES, *RELEASED))}"
+        )
     return read_loop(Path(source))
 
 

@@ -14,7 +14,12 @@ from ssd_probe.commands.loop.arms import make_student, rounds
 from ssd_probe.commands.loop.declaration import Loop
 from ssd_probe.commands.loop.positions import branched, check_texts, compared, probe_models
 from ssd_probe.commands.loop.presets import Chosen
-from ssd_probe.commands.loop.trials import choose_on_dev, predict_before_test, run_test
+from ssd_probe.commands.loop.trials import (
+    choose_on_dev,
+    predict_before_test,
+    prediction_checked,
+    run_test,
+)
 from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.commands.sweep import isolation_of
@@ -77,6 +82,7 @@ def run_stage(
         summary = {
             **{"name": chosen.name, "model": loop.model, "main": choice["main"]},
             **{"deviations": chosen.deviations, "doubts": doubts, "prediction": predicted},
+            "prediction_check": prediction_checked(folder, choice["main"]) if predicted else [],
             **{"best_temperature": choice["T_eval"], "chosen_on": loop.dev and loop.dev.problems},
             **{"isolation": isolated, **passes, **found},
             **({"branch": forced} if loop.branch else {}),

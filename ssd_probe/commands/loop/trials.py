@@ -8,7 +8,7 @@ from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
 from ssd_probe.commands.loop.declaration import BASE, BASELINE, ON_DEV
 from ssd_probe.commands.predict import Limits, Question, predict_stage
-from ssd_probe.commands.run_folder import CHOICE, RunFolder
+from ssd_probe.commands.run_folder import CHOICE, RunFolder, text_words
 from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
 from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
@@ -70,6 +70,19 @@ def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
     write_json(folder.out / "prediction.json", answer.to_dict())
     found = answer.told()
     return [*found.sentences, "", *"\n\n".join(found.tables).splitlines()]
+
+
+def prediction_checked(folder: RunFolder, main: str) -> list[str]:
+    """How far the prediction is from the trained main arm, on the first probed text."""
+    text, trained = folder.loop.texts[0], folder.loop.arm(main).decoding
+    if trained is None:
+        return []
+    asked = Question([trained], list(folder.loop.eval_decodings), Limits(), SupportRule())
+    try:
+        answer = predict_stage(folder.probe(BASE, text), folder.probe(main, text), asked)
+    except UserError as error:
+        return [f"{main} cannot be held against its prediction: {error}"]
+    return [f"Of {main}, on {text_words(folder, text)}: {answer.told().sentences[-1]}"]
 
 
 def students_to_test(folder: RunFolder, main: str) -> dict[str, tuple[str, Decoding | None]]:

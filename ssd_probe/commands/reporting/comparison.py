@@ -8,6 +8,7 @@ import pandas as pd
 from ssd_probe.analysis.sweeps.printed import comparison_table
 from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
+from ssd_probe.decoding import Decoding
 from ssd_probe.files.record import read_object
 from ssd_probe.views.comparison import FRONT, caveat
 from ssd_probe.views.report.content import (
@@ -19,7 +20,9 @@ from ssd_probe.views.report.content import (
     Report,
     Section,
     Table,
+    Terms,
 )
+from ssd_probe.views.report.terms import COMPARED, NAME, TITLE
 
 FIGURES = ("fig_5", "fig_4", "fig_4_bars", "fig_8", "fig_6a", "fig_6b", "fig_6c", "fig_6d",
            "loss_terms", "fork_rates")  # fmt: skip
@@ -33,13 +36,15 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     probes = [probe_at(each["probe"], each["side"]) for each in (base, tuned)]
     tokens = None
     if probes[0] is not None and probes[1] is not None:
-        tokens = tokens_of(probes[0], probes[1], [base["model"], tuned["model"]], most)
+        at, marking = (_decoding(content[key]) for key in ("decoding", "labelling"))
+        models = [base["model"], tuned["model"]]
+        tokens = tokens_of(probes[0], probes[1], models, most, at, marking)
     settings = pd.DataFrame(
         [
             ("base", base["model"]), ("tuned", tuned["model"]),
             ("base's probe", base["probe"]), ("tuned model's probe", tuned["probe"]),
-            ("training decoding", str(content["decoding"])),
-            ("labels", f"{content['rule']} rule, {content['labelling']}"),
+            ("training decoding", str(_decoding(content["decoding"]))),
+            ("labels", f"{content['rule']} rule, at {_decoding(content['labelling'])}"),
         ],
         columns=["what", "value"],
     )  # fmt: skip
@@ -56,26 +61,35 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         content["lines"],
         [
             Section("what", "What was compared?", [Table("Settings", settings)]),
-            Section("inside", "What changed inside?", inside(content, folder, tokens)),
+            Section(
+                "inside",
+                "What changed inside?",
+                inside(content, folder, tokens, _decoding(content["decoding"])),
+            ),
             Section(
                 "doubts",
                 "What to distrust?",
                 [Notes(doubts or ["Nothing was noticed."], bool(doubts))],
             ),
             Section("repeat", "How to repeat it", [Commands(_commands(content, folder))]),
+            Section(NAME, TITLE, [Terms(COMPARED)]),
         ],
     )
     return report, tokens
 
 
-def inside(content: dict[str, Any], figures: Path, tokens: Tokens | None) -> list[Block]:
+def inside(
+    content: dict[str, Any], figures: Path, tokens: Tokens | None, decoding: Decoding
+) -> list[Block]:
     """Verdicts, the statistics by kind of position, the changed positions, the figures."""
     table = _table(content)
     shown = comparison_table(table[table["statistic"].isin(FRONT)])
     blocks: list[Block] = [Notes(list(content["lines"]))] if content["lines"] else []
     blocks += [
         Table(
-            "Means at each kind of position; difference with its 95 % interval over problems", shown
+            f"Means at each kind of position, head and tail by the support at {decoding}; "
+            "difference with its 95 % interval over problems",
+            shown,
         ),
         Table("All statistics", comparison_table(table), folded=True),
     ]
@@ -99,6 +113,11 @@ def _table(content: dict[str, Any]) -> pd.DataFrame:
 def drawn(folder: Path, stems: tuple[str, ...]) -> list[Block]:
     """The figures of these names that are there."""
     return [Figure.load(folder / stem) for stem in stems if (folder / f"{stem}.svg").is_file()]
+
+
+def _decoding(content: dict[str, Any]) -> Decoding:
+    """Of a record, which says the order too."""
+    return Decoding(*(content[name] for name in ("temperature", "top_k", "top_p")))
 
 
 def _commands(content: dict[str, Any], folder: Path) -> list[str]:

@@ -10,7 +10,17 @@ from ssd_probe.analysis.labels import FORK, KINDS, SupportRule
 from ssd_probe.analysis.rates import fork_rates, label_counts
 from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.report.content import (
+    Block,
+    Commands,
+    Notes,
+    Prose,
+    Report,
+    Section,
+    Table,
+    Terms,
+)
+from ssd_probe.views.report.terms import NAME, PROBED, TITLE
 
 _STATISTICS = ("entropy", "varentropy", "logprob", "tail_log_mass")
 
@@ -50,6 +60,7 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         ]),
         Section("doubts", "What to distrust?", _doubts(record)),
         Section("repeat", "How to repeat it", [Commands([_command(record, folder)])]),
+        Section(NAME, TITLE, [Terms(PROBED)]),
     ]  # fmt: skip
     subtitle = "A probe of one model, by ssd-probe: what it expects at each position of the texts."
     return Report(f"{record.get('model')}, probe {folder.name}", subtitle, told, sections), tokens

@@ -8,11 +8,27 @@ import yaml
 
 from ssd_probe.commands.loop.declaration import BASE
 from ssd_probe.commands.loop.presets import NAMES, choose
+from ssd_probe.commands.reporting.beside import (
+    at_equal_temperatures,
+    predicted_and_came,
+    probed_arms,
+    unprobed,
+)
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
-from ssd_probe.commands.run_folder import RunFolder, as_written, text_words
+from ssd_probe.commands.run_folder import RunFolder, as_written, compared_at, text_words
 from ssd_probe.files.record import read_object, read_record
-from ssd_probe.views.report.content import Block, Commands, Notes, Prose, Report, Section, Table
+from ssd_probe.views.report.content import (
+    Block,
+    Commands,
+    Notes,
+    Prose,
+    Report,
+    Section,
+    Table,
+    Terms,
+)
+from ssd_probe.views.report.terms import NAME, RUN, TITLE
 from ssd_probe.views.story import answers, by_cell, how_chosen, truncations, with_ends
 
 
@@ -21,9 +37,8 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     run = RunFolder.load(folder)
     record = read_record(folder / "run.json")
     title = f"What self-distillation did to {record.get('model', run.loop.model)}"
-    subtitle = (
-        f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {record['created']}."
-    )
+    begun = record["created"].replace("T", " ").replace("+00:00", " UTC")
+    subtitle = f"A run of ssd-probe ({record.get('name', 'a declared loop')}), begun {begun}."
     what = Section("what", "What was run?", _what(run, record))
     repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
     if not (folder / "summary.json").is_file():
@@ -37,14 +52,16 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]
         tokens = None
         if sides[0] is not None and sides[1] is not None:
-            tokens = tokens_of(sides[0], sides[1], [BASE, main], most)
+            at = compared_at(run, main, main)
+            tokens = tokens_of(sides[0], sides[1], [BASE, main], most, at)
         sections = [
             what,
-            Section("worked", "Did it work?", _worked(summary, folder)),
+            Section("worked", "Did it work?", _worked(summary, run)),
             Section("inside", "What changed inside?", _inside(summary, run, tokens)),
-            Section("known", "Could we have known?", _known(summary)),
+            Section("known", "Could we have known?", _known(summary, run)),
             Section("doubts", "What to distrust?", _doubts(summary, record)),
             repeat,
+            Section(NAME, TITLE, [Terms(RUN)]),
         ]
         first, doubts = answers(summary), len(_doubt_lines(summary, record))
         if doubts:
@@ -100,7 +117,7 @@ def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
             Table("Settings", table, folded=True)]  # fmt: skip
 
 
-def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
+def _worked(summary: dict[str, Any], run: RunFolder) -> list[Block]:
     passes, gains = by_cell(summary["pass_at_k"]), by_cell(summary["differences"])
     keys = list(dict.fromkeys((k, group) for _, group, k in passes))
     keys.sort(key=lambda key: (key[0], key[1] != "all"))
@@ -137,7 +154,8 @@ def _worked(summary: dict[str, Any], folder: Path) -> list[Block]:
         ),
         Table("pass@k", table(passes, models, False)),
         Table("Difference to the base, paired by problem", table(gains, others, True)),
-        *drawn(folder / "figures", tuple(f"fig_2_pass{k}" for k in (1, 5))),
+        *at_equal_temperatures(summary, run),
+        *drawn(run.out / "figures", tuple(f"fig_2_pass{k}" for k in (1, 5))),
     ]
 
 
@@ -145,13 +163,21 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
     content = {"table": summary["comparison"], "lines": summary.get("verdicts", [])}
     which = "the best arm on dev" if summary.get("chosen_on", True) else "the first arm"
     rule = "branching" if run.loop.labels == "support" else "entropy"
+    how = (
+        "Which positions are locks and forks is known of the bundled domain's programs; the "
+        "viewer below labels them by the base's branching"
+        if "rule" in summary
+        else f"By the base's {rule} a position is a lock (one token to choose), a fork (several), "
+        "open (so many that the six likeliest hold less than half of the mass) or neither "
+        "(between lock and fork)"
+    )
+    at = compared_at(run, summary["main"], summary["main"])
     blocks: list[Block] = [
         Prose(
-            f"{summary['main']}, {which}, is the tuned model here. By the base's {rule} a position "
-            "is a lock (one token to choose), a fork (several), open (so many that the "
-            "six likeliest hold less than half of the mass) or neither (between lock and fork)."
+            f"{summary['main']}, {which}, is the tuned model here. {how}.{unprobed(summary, run)}"
         ),
-        *inside(content, run.out / "figures", tokens),
+        *inside(content, run.out / "figures", tokens, at),
+        *probed_arms(summary, run),
     ]
     for each in summary.get("comparisons", []):
         told = each.get("verdicts") or []
@@ -166,7 +192,7 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
     return blocks
 
 
-def _known(summary: dict[str, Any]) -> list[Block]:
+def _known(summary: dict[str, Any], run: RunFolder) -> list[Block]:
     lines = summary.get("prediction") or []
     if not lines:
         return [Prose("No prediction was asked for (`predict: true` in the declaration).")]
@@ -176,7 +202,12 @@ def _known(summary: dict[str, Any]) -> list[Block]:
     if "" in lines:  # before it the sentences, after it tables
         at = lines.index("")
         sentences, tables = lines[:at], lines[at + 1 :]
-    return [Prose(said), Notes(sentences), *([Commands(tables)] if tables else [])]
+    return [
+        Prose(said),
+        Notes(sentences),
+        *([Commands(tables)] if tables else []),
+        *predicted_and_came(summary, run),
+    ]
 
 
 def _doubts(summary: dict[str, Any], record: dict[str, Any]) -> list[Block]:

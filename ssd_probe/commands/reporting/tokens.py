@@ -10,6 +10,7 @@ from ssd_probe.analysis.examples.changed import COLUMNS, most_changed
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import paired_parts, tokenizer_of
 from ssd_probe.commands.pictures.view import described
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import Names, Text, texts_of
 from ssd_probe.views.page import About
@@ -30,12 +31,22 @@ class Tokens(NamedTuple):
     told: str  # which texts these are, of how many
 
 
-def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) -> Tokens:
-    """Texts of at most `most` positions, those with the largest changes first."""
-    tokenizer = tokenizer_of(base, tuned)
+def tokens_of(
+    base: Probe,
+    tuned: Probe | None,
+    models: list[str],
+    most: int,
+    decoding: Decoding | None = None,
+    labelling: Decoding = LABELLING,
+) -> Tokens:
+    """Texts of at most `most` positions, those with the largest changes first.
+
+    decoding: that the tables beside the viewer are at, and it opens at; labelling: of the labels.
+    """
+    tokenizer, rule = tokenizer_of(base, tuned), SupportRule(labelling)
     found = pd.DataFrame({"sample_id": [], "part": []})
     if tuned is not None:
-        found = most_changed(paired_parts(base, tuned, COLUMNS), SupportRule(), SHOWN)
+        found = most_changed(paired_parts(base, tuned, COLUMNS), rule, SHOWN)
     other = None if base.is_pair else tuned
     wanted = dict(zip(found["sample_id"], map(int, found["part"]), strict=True))
     texts = _chosen(base, other, wanted, most)
@@ -46,17 +57,16 @@ def tokens_of(base: Probe, tuned: Probe | None, models: list[str], most: int) ->
     told = f"{len(texts)} texts, {rows:,} of the probe's {of:,} positions"
     if rows < of:
         told += ", those with the largest changes first; `ssd-probe view` shows all"
-    return Tokens(texts, about._replace(models=models), names(), changed, told)
+    about = about._replace(models=models, rule=rule, decoding=decoding)
+    return Tokens(texts, about, names(), changed, told)
 
 
 def _chosen(base: Probe, tuned: Probe | None, wanted: dict[str, int], most: int) -> list[Text]:
     """The wanted ones (text -> its part) while they fit, then what comes first in the probe."""
     kept: dict[str, Text] = {}
-    named = {
-        text.sample_id: text
-        for text in texts_of(base, tuned, parts=sorted({*wanted.values()}) or [0])
-        if text.sample_id in wanted
-    }
+    parts = sorted({*wanted.values()})
+    asked = texts_of(base, tuned, None, parts, wanted) if wanted else ()
+    named = {text.sample_id: text for text in asked}
     rows = 0
     for text in chain((named[name] for name in wanted), texts_of(base, tuned)):
         if text.sample_id not in kept and (rows + len(text.frame) <= most or not kept):

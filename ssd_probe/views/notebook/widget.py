@@ -42,4 +42,5 @@ class Widget(anywidget.AnyWidget):
         html = f'<div class="{self.picture}">{self.drawing()}<p><small>{NOTE}</small></p></div>'
         html += _NO_COMPLAINT % self.picture
         display({"text/html": html, "text/plain": NOTE}, raw=True)
-        display({**(self._repr_mimebundle_() or [{}])[0], "text/plain": str(self)}, raw=True)
+        bundle, about = self._repr_mimebundle_() or ({}, {})  # `about`: what Colab has to load
+        display({**bundle, "text/plain": str(self)}, raw=True, metadata=about)

@@ -38,6 +38,14 @@ class Commands:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """Words and what they mean; a table's cell of that name leads there."""
+
+    words: dict[str, str]
+    kind: ClassVar[str] = "terms"
+
+
+@dataclass(frozen=True)
 class Table:
     """A frame of text and numbers with its caption; `folded`: shown when asked for."""
 
@@ -103,7 +111,7 @@ class Figure:
         return cls(told, drawn, table, elsewhere)
 
 
-Block = Prose | Notes | Commands | Table | Figure | Changed
+Block = Prose | Notes | Commands | Terms | Table | Figure | Changed
 
 
 @dataclass
@@ -123,6 +131,12 @@ class Report:
     subtitle: str
     answers: list[str]
     sections: list[Section]
+
+    @property
+    def words(self) -> set[str]:
+        """Those that the page says the meaning of."""
+        blocks = (block for section in self.sections for block in section.blocks)
+        return {word for block in blocks if isinstance(block, Terms) for word in block.words}
 
 
 def _numbers(path: Path) -> pd.DataFrame:

@@ -7,7 +7,7 @@ const map = (n, f) => Float64Array.from({ length: n }, (_, row) => f(row));
 
 // Each: key, name, what the numbers are; `values` of (block, side, measured) -> one a row.
 export const METRICS = [
-  { key: "label", name: "label", hint: "kind of position, by the support rule under these settings" },
+  { key: "label", name: "label", hint: "kind of position, by the support rule" },
   { key: "entropy", name: "entropy", hint: "nats, at T=1",
     values: (block, side) => map(block.rows, (i) => side.entropy[i]) },
   { key: "tail", name: "tail mass", hint: "probability beyond the stored ranks, at T=1",

@@ -4,11 +4,15 @@ import { mount } from "./viewer.js";
 
 const read = (id) => document.getElementById(id).textContent;
 
+function unpacked(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64); // of browsers since 2025
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
+  return bytes;
+}
+
 async function block(i) {
-  const packed = atob(read(`block-${i}`).trim());
-  const bytes = new Uint8Array(packed.length);
-  for (let at = 0; at < packed.length; at++) bytes[at] = packed.charCodeAt(at);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([unpacked(read(`block-${i}`).trim())]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 

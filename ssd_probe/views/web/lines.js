@@ -155,11 +155,11 @@ export class Lines {
     this.strip.width = wide;
     this.strip.height = high;
     const pen = this.strip.getContext("2d"), strongest = new Array(high).fill(null);
-    const order = this.look.order, rank = (name) => order.indexOf(name);
+    const rankOf = new Map(this.look.order.map((name, rank) => [name, rank]));
     for (let at = 0, row = 0; at < this.laid.text.length; at++) {
       while (row + 1 < this.laid.rows && this.laid.start[row + 1] <= at) row++;
       const y = Math.floor((row / this.laid.rows) * high), name = this.look.colour(this.laid.token[at]);
-      if (name && (strongest[y] === null || rank(name) > rank(strongest[y]))) strongest[y] = name;
+      if (name && (strongest[y] === null || rankOf.get(name) > rankOf.get(strongest[y]))) strongest[y] = name;
     }
     const style = getComputedStyle(this.element), step = Math.max(1, Math.ceil(high / this.laid.rows));
     strongest.forEach((name, y) => {

@@ -41,6 +41,7 @@ class Viewer {
   constructor(element, host) {
     Object.assign(this, { host, meta: host.meta, text: -1, selected: 0, anchor: 0, previewed: null, hits: [], all: false });
     this.decoding = { ...this.meta.decoding };
+    this.follows = describe(this.meta.decoding) === describe(this.meta.labelling); // the labels do
     this.colour = "label";
     this.model = 0;
     this.filter = { label: "", segment: "", syntax: "" };
@@ -82,7 +83,9 @@ class Viewer {
       this.notice, this.spoken,
       h("main", {}, this.lines.element, this.panel),
       h("details", { class: "keys" }, h("summary", {}, "Keys"),
-        h("dl", {}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)]))));
+        h("dl", {}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)]))),
+      h("details", { class: "keys words" }, h("summary", {}, "Words"),
+        h("dl", {}, ...Object.entries(this.meta.terms).flatMap(([word, what]) => [h("dt", {}, word), h("dd", {}, what)]))));
     this.onKey = (event) => this.key(event);
     element.addEventListener("keydown", this.onKey);
   }
@@ -98,7 +101,15 @@ class Viewer {
     return h("fieldset", {}, h("legend", {}, "Decoding"),
       field("temperature", "T", 0, 100, 0.1), field("topK", "top-k", 0, undefined, 1),
       field("topP", "top-p", 0, 1, 0.05), field("minP", "min-p", 0, 1, 0.01),
+      this.follows ? null : this.labelsToo(),
       button("Reset", `Back to ${describe(this.meta.decoding)}`, () => this.reset()));
+  }
+
+  // Where a page opens at another decoding than its labels are by: whether they are by what is set.
+  labelsToo() {
+    const box = h("input", { type: "checkbox", onchange: () => (this.follows = box.checked, this.remeasure()) });
+    const title = `Else they stay those of ${describe(this.meta.labelling)}, as in the tables`;
+    return h("label", { title }, box, h("span", {}, "labels too"));
   }
 
   goTo() {
@@ -157,6 +168,9 @@ class Viewer {
 
   measure() {
     this.measured = this.sides.map((side) => measure(side, this.decoding, this.meta.rule));
+    if (!this.follows) this.measured.forEach((found, i) => {
+      found.label = measure(this.sides[i], this.meta.labelling, this.meta.rule).label;
+    });
     const { inexact } = this.measured[this.model];
     this.notice.textContent = inexact
       ? `${describe(this.decoding)} may keep tokens beyond the ${this.block.ranks} stored ranks at ${inexact} of ${this.block.rows} positions: labels and colours there are of the least support, and the panel gives bounds.`
@@ -166,17 +180,19 @@ class Viewer {
 
   colourIn() {
     const metric = this.metrics[this.colour], found = this.measured[this.model];
+    const marking = describe(this.follows || metric.key !== "label" ? this.decoding : this.meta.labelling);
     this.values = metric.values?.(this.block, this.sides[this.model], found);
     this.painted = paint(metric, this.values, found.label);
-    this.legend.replaceChildren(h("li", { class: "hint" }, metric.hint),
+    this.legend.replaceChildren(h("li", { class: "hint" }, metric.key === "label" ? `${metric.hint} at ${marking}` : metric.hint),
       ...this.painted.legend.map(({ className, text, count }) =>
         h("li", {}, h("span", { class: `swatch ${className}` }, "ab"), ` ${text} `, h("small", {}, `(${count})`))));
     const { label, segment, syntax } = this.filter, { block } = this, only = [label, segment, syntax].filter(Boolean);
     this.printed.textContent = `${this.meta.texts[this.text].name}, coloured by ${metric.name}${this.sides.length > 1 ? ` of the model ${["before", "after"][this.model]}` : ""}`
-      + ` at ${describe(this.decoding)}${only.length ? `, only ${only.join(", ")}` : ""}`;
-    this.passes = Uint8Array.from({ length: block.rows }, (_, i) =>
-      (!label || found.label[i] === label) && (!segment || block.segments[block.segment[i]] === segment)
-      && (!syntax || block.syntaxes[block.syntax[i]] === syntax));
+      + ` at ${marking}${only.length ? `, only ${only.join(", ")}` : ""}`;
+    const [s, x] = [block.segments.indexOf(segment), block.syntaxes.indexOf(syntax)];
+    this.passes = new Uint8Array(block.rows);
+    for (let i = 0; i < block.rows; i++)
+      this.passes[i] = (!label || found.label[i] === label) && (!segment || block.segment[i] === s) && (!syntax || block.syntax[i] === x);
   }
 
   repaint() {
@@ -192,6 +208,10 @@ class Viewer {
     input.setAttribute("aria-invalid", String(bad));
     if (bad) return;
     this.decoding = { ...this.decoding, [name]: input.valueAsNumber };
+    this.remeasure();
+  }
+
+  remeasure() {
     this.measure();
     this.lines.paint();
     this.tell();
@@ -200,9 +220,7 @@ class Viewer {
   reset() {
     for (const [name, input] of Object.entries(this.inputs)) input.value = this.meta.decoding[name];
     this.decoding = { ...this.meta.decoding };
-    this.measure();
-    this.lines.paint();
-    this.tell();
+    this.remeasure();
   }
 
   side(index) {

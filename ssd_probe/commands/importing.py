@@ -1,0 +1,115 @@
+"""`ssd-probe import`: log-probabilities that a server wrote in, a table of intervals out."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ssd_probe.analysis.labels import KINDS, SupportRule
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.files.digests import file_digest
+from ssd_probe.files.record import provenance
+from ssd_probe.kernels.results import PositionStats
+from ssd_probe.probing.foreign.bounds import Bounds
+from ssd_probe.probing.foreign.formats import read_answers
+from ssd_probe.probing.foreign.table import INTERVALS, imported, store
+
+UNDECIDED = "undecided"  # what the rule says hangs on what is not told
+
+
+class Imported(NamedTuple):
+    """What was read: `kinds`, by label the positions and the means' intervals; doubts."""
+
+    models: list[str]
+    answers: int
+    positions: int
+    ranks: int
+    with_ids: bool
+    kinds: list[dict[str, Any]]
+    doubts: list[str]
+
+
+def import_stage(
+    source: Path, out: Path | None, vocabulary: int | None, labelling: Decoding
+) -> Imported:
+    """Read a server's answers; with `out` write their table there.
+
+    Positions are labelled by the support rule where the K ranks decide it whatever the rest is;
+    `kinds` has of each label positions, `kept_mass` (exact, of `labelling`'s support), and the
+    means of `tail_mass`, `entropy`, `varentropy` as `_low` and `_high` (None: not bounded).
+    """
+    read = read_answers(source)
+    if len(read.models) > 1:
+        raise UserError(
+            f"{source}: answers of several models ({', '.join(read.models)}); one a table"
+        )
+    table, found = imported(read, vocabulary)
+    log_p = np.array(table["top_logprobs"].to_pylist())
+    labels, kept = _labelled(log_p, found, SupportRule(labelling))
+    columns = {f"{n}_{end}": table[f"{n}_{end}"].to_pandas() for n in INTERVALS for end in _ENDS}
+    frame = pd.DataFrame({"label": labels, "kept_mass": kept, **columns})
+    doubts = _doubts(log_p, found, vocabulary)
+    if out is not None:
+        about = {
+            "model": read.models[0] if read.models else None,
+            "source": str(source), "sha256": file_digest(source), "vocabulary": vocabulary,
+            "decimals": read.decimals, "doubts": doubts, **provenance(),
+        }  # fmt: skip
+        store(table, out, about)
+    ids = table["top_ids"].null_count == 0
+    return Imported(
+        read.models, len(read.answers), len(table), log_p.shape[1], ids, _by_kind(frame), doubts
+    )
+
+
+_ENDS = ("low", "high")
+
+
+def _labelled(log_p: np.ndarray, found: Bounds, rule: SupportRule) -> tuple[np.ndarray, np.ndarray]:
+    """Labels that hold at both ends of the tail, and the mass of the support."""
+    ends = [_stats(log_p, mass) for mass in found.tail]
+    try:
+        least, most = (rule.kinds(stats) for stats in ends)
+    except UserError:  # fewer ranks than the rule's head
+        least = most = np.full(len(log_p), UNDECIDED)
+    exact = ends[1].support_exact(rule.decoding).numpy()
+    labels = np.where((least == most) & exact, least, UNDECIDED)
+    kept = ends[1].kept_mass(rule.decoding).numpy()
+    return labels, np.where(exact, kept, np.nan)
+
+
+def _stats(log_p: np.ndarray, tail: np.ndarray) -> PositionStats:
+    """With the logits that are log p, and a tail of this mass."""
+    unknown = np.full(len(log_p), np.nan, np.float32)
+    with np.errstate(divide="ignore"):
+        beyond = np.log(tail)
+    return PositionStats.from_columns({
+        "max_logit": log_p[:, 0], "log_partition": -log_p[:, 0], "entropy": unknown,
+        "varentropy": unknown, "tail_log_mass": beyond, "top_logits": log_p.astype(np.float32),
+        "top_ids": np.zeros(log_p.shape, np.int32), "valid": torch.ones(len(log_p), dtype=bool),
+    })  # fmt: skip
+
+
+def _by_kind(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for kind in (*KINDS, UNDECIDED):
+        part = frame[frame["label"] == kind].drop(columns="label")
+        if len(part):
+            means = {n: None if part[n].isna().any() else float(part[n].mean()) for n in part}
+            rows.append({"label": kind, "positions": len(part), **means})
+    return rows
+
+
+def _doubts(log_p: np.ndarray, found: Bounds, vocabulary: int | None) -> list[str]:
+    doubts = []
+    if (found.tail.low == 0).all():
+        doubts.append(
+            f"at every position the {log_p.shape[1]} tokens have all the mass: were the numbers "
+            "taken after truncation? They must be the model's own, at T=1"
+        )
+    if vocabulary is None:
+        doubts.append("without --vocab-size entropies have no upper end")
+    return doubts

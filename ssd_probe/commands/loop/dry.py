@@ -1,0 +1,214 @@
+"""`ssd-probe run --dry-run`: every command, the tokens, memory and disk that a run would need."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ssd_probe.commands.loop.declaration import BASE, MAIN, Arm, Loop
+from ssd_probe.commands.loop.presets import Chosen
+from ssd_probe.commands.loop.sizes import HALF, ROW_BYTES, SINGLE, TRAINED, Size, amount, size_of
+from ssd_probe.commands.loop.typed import command, flags
+from ssd_probe.commands.run_folder import TINY, RunFolder
+from ssd_probe.core.config import TrainConfig
+from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
+from ssd_probe.views.doubts import short_training
+
+TOKEN_BYTES = 10  # of a sampled token in a samples file: its id, and its text
+KEPT = 2  # resumable checkpoints, each with AdamW's moments
+
+
+def dry_run(chosen: Chosen, out: Path) -> list[str]:
+    """What `run_stage` would do in `out`, line by line; nothing is read but configs and counts."""
+    loop, folder = chosen.loop, RunFolder(out, chosen.loop)
+    size, source = size_of(loop.model)
+    lines = [f"# {chosen.name}: {loop.model}, {source}"]
+    if size:
+        lines.append(f"#   {size.parameters:,} parameters, {size.layers} layers of {size.hidden}")
+    lines += [f"# other than in the paper: {deviation}" for deviation in chosen.deviations]
+    prompts, _ = _count(loop.prompts, loop.prompt_limit)
+    steps = loop.training.steps(prompts * loop.n)
+    if doubt := short_training(steps, loop.training.warmup(steps)):
+        lines.append(f"# note: {doubt}")
+    lines += ["", "# 1. sample and fine-tune", *_students(folder)]
+    lines += ["", *_trials(folder)]
+    lines += ["", "# 4. probe and compare", *_probes(folder)]
+    return [*lines, "", *_needs(loop, size)]
+
+
+def _decoded(decoding: Decoding, temperature: Any = None) -> list[Any]:
+    chosen = decoding.temperature if temperature is None else temperature
+    return ["--temperature", chosen, "--top-k", decoding.top_k, "--top-p", decoding.top_p]
+
+
+def _sampled(loop: Loop, model: str, prompts: str, limit: int | None, n: int) -> list[Any]:
+    words: list[Any] = ["sample", "--model", model, "--prompts", prompts]
+    words += ["--limit", limit] if limit else []
+    words += ["--style", loop.style] if loop.style != "auto" else []
+    words += ["--n", n, "--max-new-tokens", loop.max_new_tokens]
+    return [*words, "--batch-size", loop.batch_size]
+
+
+def _students(folder: RunFolder) -> list[str]:
+    loop, lines = folder.loop, []
+    for seed in (loop.seed, *loop.more_seeds):
+        arms = loop.arms if seed == loop.seed else loop.repeated(loop.candidates[0].name)
+        if seed != loop.seed:
+            lines.append(
+                f"# seed {seed}: of the arm that dev chooses (here the first), and controls"
+            )
+        for arm in arms:
+            lines += _student(folder, arm, seed)
+    return lines
+
+
+def _student(folder: RunFolder, arm: Arm, seed: int) -> list[str]:
+    loop, name = folder.loop, folder.loop.student(arm.name, seed)
+    model = folder.checkpoint(loop.student(arm.source, seed) if arm.source else BASE)
+    samples = folder.samples(name)
+    lines = []
+    if arm.decoding is None:
+        lines.append(f"# {samples}: the prompts' own solutions, written by the run alone")
+    else:
+        words = _sampled(loop, model, loop.prompts, loop.prompt_limit, loop.n)
+        words += _decoded(arm.decoding) + ["--seed", seed, "--out", samples]
+        lines.append(command(words))
+    recipe = flags(replace(loop.training, seed=seed))
+    words = ["train", "--model", model, "--samples", samples, *recipe]
+    return [*lines, command([*words, "--out", folder.checkpoint(name)])]
+
+
+def _trials(folder: RunFolder) -> list[str]:
+    """Each model at each T_eval on dev, then at its own on test."""
+    loop, lines = folder.loop, []
+    models = [BASE, *(arm.name for arm in loop.arms)]
+    if loop.dev:
+        lines.append("# 2. choose T_eval and the main arm on dev (the run does it as one sweep)")
+        for name in models:
+            for decoding in loop.eval_decodings:
+                lines += _trial(folder, "dev", name, decoding, f"{decoding.temperature:g}")
+        lines.append("")
+    lines.append("# 3. test")
+    for name in models:
+        decoding = loop.eval_decodings[0]
+        lines += _trial(folder, "test", name, decoding, f"$T_{name}" if loop.dev else None)
+    if loop.baseline:
+        lines += _trial(folder, "test", BASE, loop.baseline, None)
+    return lines
+
+
+def _trial(
+    folder: RunFolder, split: str, name: str, decoding: Decoding, temperature: str | None
+) -> list[str]:
+    loop = folder.loop
+    trial = loop.test if split == "test" or loop.dev is None else loop.dev
+    shown = f"{decoding.temperature:g}" if temperature is None else temperature
+    at = f"{name}-T{shown.removeprefix('$T_')}"
+    if decoding == loop.baseline:
+        at = f"{name}-baseline"
+    stem = folder.trial_folder(split) / at
+    samples, verdicts = stem.with_name(at + ".jsonl"), stem.with_name(at + ".json")
+    words = _sampled(loop, folder.checkpoint(name), trial.problems, trial.limit, trial.n)
+    words += [*_decoded(decoding, "TEMPERATURE"), "--seed", loop.seed, "--out", samples]
+    judged = ["evaluate", "--problems", trial.problems, "--samples", samples, "--out", verdicts]
+    # Not quoted: the shell puts in what dev chose.
+    return [command(words).replace("TEMPERATURE", shown), command(judged)]
+
+
+def _probes(folder: RunFolder) -> list[str]:
+    loop, lines = folder.loop, []
+    main = loop.candidates[0]
+    if len(loop.candidates) > 1:
+        lines.append(f"# main: the arm that dev chooses, here {main.name}")
+    models = list(dict.fromkeys(main.name if name == MAIN else name for name in loop.probed))
+    for text in loop.texts:
+        source = _source(folder, main.name if text == MAIN else text)
+        limit = ["--limit", loop.text_limit] if loop.text_limit else []
+        for name in models:
+            words: list[Any] = ["probe", "--model", folder.checkpoint(name), "--text", source]
+            words += [*limit, "--batch-size", loop.probe_batch_size]
+            lines.append(command([*words, "--out", folder.probe(name, text)]))
+        assert main.decoding is not None
+        for name in models[1:]:
+            sides = ["--base", folder.probe(BASE, text), "--tuned", folder.probe(name, text)]
+            lines.append(command(["compare", *sides, *_decoded(main.decoding)]))
+    return lines
+
+
+def _source(folder: RunFolder, text: str) -> str:
+    loop = folder.loop
+    if text == BASE or text in {arm.name for arm in loop.arms}:
+        at = f"T{text}" if loop.dev else f"T{loop.T_eval[0]:g}"
+        if text == BASE and loop.baseline and not loop.dev:
+            at = "baseline"
+        return str(folder.trial_folder("test") / f"{text}-{at}.jsonl")
+    return str(folder.programs(text)) if text.startswith(TINY) else text
+
+
+def _needs(loop: Loop, size: Size | None) -> list[str]:
+    """Tokens, memory and disk, each with what it counts."""
+    drawn = [arm for arm in loop.arms if arm.decoding]
+    prompts, known = _count(loop.prompts, loop.prompt_limit)
+    tests, tests_known = _count(loop.test.problems, loop.test.limit)
+    training = len(drawn) * (1 + len(loop.more_seeds)) * prompts * loop.n * loop.max_new_tokens
+    per_test = tests * loop.test.n * loop.max_new_tokens
+    testing = (1 + len(loop.arms) + bool(loop.baseline)) * per_test
+    dev = 0
+    if loop.dev:
+        problems, _ = _count(loop.dev.problems, loop.dev.limit)
+        rounds = (1 + len(loop.arms)) * len(loop.T_eval)
+        dev = rounds * problems * loop.dev.n * loop.max_new_tokens
+    lines = [
+        "# what it needs, where every answer is as long as it may be:",
+        f"#   tokens drawn for training: {amount(training)} ({prompts:,} prompts{known})",
+        f"#   tokens drawn for dev and test: {amount(dev + testing)} ({tests:,} problems"
+        f"{tests_known})",
+    ]
+    if size is None:
+        return [*lines, "#   memory and disk: unknown without the model's config"]
+    longest = min(loop.training.max_length, loop.max_new_tokens)
+    students = len(loop.arms) * (1 + len(loop.more_seeds))
+    probed = len(loop.texts) * len(loop.probed) * (loop.text_limit or tests) * loop.max_new_tokens
+    saved, written = students * _saved(loop.training, size), training + dev + testing
+    return [
+        *lines,
+        *_memory(loop.training, size, longest, loop.max_new_tokens),
+        f"#   disk: samples {amount(written * TOKEN_BYTES)}B; checkpoints {amount(saved)}B; probes "
+        f"{amount(probed * ROW_BYTES)}B",
+    ]
+
+
+def _memory(config: TrainConfig, size: Size, longest: int, answer: int) -> list[str]:
+    weights = size.parameters * HALF
+    frozen = HALF if config.half else SINGLE
+    held = size.parameters * (frozen if config.lora_rank else TRAINED)
+    loss = "in chunks of 64 MB; the model's own would take"
+    return [
+        f"#   memory to sample: {amount(weights)}B of weights in bfloat16, and "
+        f"{amount(size.cache(answer))}B of keys and values an answer of {answer:,} tokens",
+        f"#   memory to train: {amount(held)}B of weights, gradients and AdamW's moments over all "
+        f"devices ({'adapters besides' if config.lora_rank else '16 bytes a parameter'}), and "
+        f"{amount(size.states(longest))}B a sample of {longest:,} tokens with "
+        "--gradient-checkpointing",
+        f"#   logits of such a sample: {loss} {amount(size.logits(longest))}B",
+    ]
+
+
+def _saved(config: TrainConfig, size: Size) -> int:
+    """Bytes that a training leaves: its checkpoint, and resumable ones."""
+    if config.lora_rank:
+        return 0
+    whole = size.parameters * SINGLE
+    return whole + (KEPT * 3 * whole if config.save_steps else 0)
+
+
+def _count(source: str, limit: int | None) -> tuple[int, str]:
+    """How many prompts, and in words where that is assumed."""
+    from ssd_probe.problems.prompts import read_prompts
+
+    try:
+        return len(read_prompts(source, limit)), ""
+    except UserError:
+        assumed = limit or 131
+        why = "as the limit says" if limit else "as LiveCodeBench v6 has"
+        return assumed, f", {why}: {source} is not here"

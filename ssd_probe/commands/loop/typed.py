@@ -1,0 +1,21 @@
+"""Commands as a person would type them."""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+
+def command(words: Iterable[Any]) -> str:
+    return shlex.join(["ssd-probe", *map(str, words)])
+
+
+def flags(settings: Any) -> list[Any]:
+    """The flags of what differs from a command's defaults; a field without help is no flag."""
+    words: list[Any] = []
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if "help" in each.metadata and value != each.default:
+            name = "--" + each.name.replace("_", "-")
+            words += [name] if value is True else [name, value]
+    return words

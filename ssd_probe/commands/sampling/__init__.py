@@ -1,0 +1,1 @@
+"""Around `sample`: its shards, an engine's certificate, and samples for other trainers."""

@@ -1,0 +1,223 @@
+"""vLLM offline, in an environment and a process of its own, which wants other transformers.
+
+SSD_PROBE_VLLM names that environment's folder, or its python. Several processes, as for data
+parallelism, are shards; tensor and pipeline parallelism are vLLM's own arguments.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from ssd_probe.core.requests import Answers, Drawn, Request
+from ssd_probe.core.streams import seed_of
+from ssd_probe.decoding import Policy
+from ssd_probe.engines.dialects import Reply, plain_decoding
+from ssd_probe.engines.replies import drawn_of
+from ssd_probe.errors import Failed, Resumable, UserError
+from ssd_probe.models.checkpoints import resolve_model, skeleton
+from ssd_probe.models.identity import Checkpoint
+from ssd_probe.models.limits import Limits
+
+PLACE = "SSD_PROBE_VLLM"
+WORKER = Path(__file__).with_name("vllm_worker.py")
+MANY = 128  # answers of one request of `draws`
+
+
+class Vllm:
+    """The engine; `arguments`: "NAME=VALUE" of vLLM's `LLM`. `window`: requests under way.
+
+    The weights are loaded in the checkpoint's own dtype unless an argument says another.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self, checkpoint: Checkpoint, arguments: Sequence[str] = (), *, window: int = 64
+    ) -> None:
+        self.checkpoint, self.window = checkpoint, window
+        self.arguments = dict(map(_argument, arguments))
+
+    @property
+    def limits(self) -> Limits:
+        return self.checkpoint.limits
+
+    def settings(self) -> dict[str, Any]:
+        said = {"engine_arguments": self.arguments} if self.arguments else {}
+        return {"engine": self.name, **said}
+
+    def about(self, policy: Policy) -> dict[str, Any]:
+        version = f"vllm {self._worker.version}"
+        order = plain_decoding(policy, self.name).order
+        return {"engine": self.name, "engine_version": version, "order": order}
+
+    def found(self) -> dict[str, Any]:
+        return {"environment": str(python_of())}
+
+    @cached_property
+    def _worker(self) -> "Worker":
+        model = skeleton(self.checkpoint.name)
+        dtype = str(model.config.dtype or "float32").removeprefix("torch.")
+        said = {
+            "model": str(resolve_model(self.checkpoint.name)),
+            "arguments": {"dtype": dtype, **self.arguments},
+            "window": self.window,
+        }
+        return Worker(python_of(), said)
+
+    def answers(self, requests: Mapping[int, Request], policy: Policy, seed: int | None) -> Answers:
+        def lines() -> Iterator[dict[str, Any]]:
+            for place, request in requests.items():
+                own = None if seed is None else seed_of(seed, request.name, request.index)
+                params = self._params(policy, request.room, own) | {"stop": list(request.stop)}
+                params["detokenize"] = bool(request.stop)
+                yield {"place": place, "ids": list(request.ids), "params": params}
+
+        for place, replies in self._worker.ask(lines(), len(requests)):
+            yield {place: self._drawn(requests[place], replies[0])}
+
+    def draws(self, ids: Sequence[int], count: int, policy: Policy, seed: int | None) -> list[int]:
+        """`count` first tokens after `ids`, many a request: vLLM gives each a seed of its own."""
+        starts = range(0, count, MANY)
+
+        def lines() -> Iterator[dict[str, Any]]:
+            for place, start in enumerate(starts):
+                own = None if seed is None else seed_of(seed, "draws", place)
+                params = self._params(policy, 1, own) | {"n": min(MANY, count - start)}
+                yield {"place": place, "ids": list(ids), "params": params}
+
+        request = Request("draws", 0, ids, 1)
+        found = dict(self._worker.ask(lines(), len(starts)))
+        given = (reply for place in range(len(starts)) for reply in found[place])
+        return [self._drawn(request, reply).ids[0] for reply in given]
+
+    def _params(self, policy: Policy, room: int, seed: int | None) -> dict[str, Any]:
+        decoding = plain_decoding(policy, self.name)
+        return {
+            "max_tokens": room,
+            "temperature": 0.0 if decoding.is_greedy else decoding.temperature,
+            "top_k": decoding.top_k,
+            "top_p": decoding.top_p,
+            "min_p": 0.0,
+            "seed": seed,
+            "stop_token_ids": sorted(self.limits.stops),
+            "include_stop_str_in_output": True,
+            "detokenize": False,
+        }
+
+    def _drawn(self, request: Request, reply: Reply) -> Drawn:
+        return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
+
+    def close(self) -> None:
+        if worker := self.__dict__.pop("_worker", None):  # only where it was started
+            worker.close()
+
+
+class Worker:
+    """The process with vLLM in it, which ends with this one. `Failed` where it does not start."""
+
+    def __init__(self, python: Path, said: dict[str, Any]) -> None:
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (while it runs)
+        env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        # Isolated: the folder of the script holds a vllm.py, which is not the one to import.
+        self.process = subprocess.Popen(
+            [str(python), "-I", str(WORKER)], **pipes, stderr=self.log, text=True, env=env
+        )
+        try:
+            self._send([said])
+            if (first := self._line()) is None:
+                raise Failed(f"vLLM did not start: {self._last_words()}")
+        except BaseException:  # also Ctrl-C: loading takes minutes
+            self.close()
+            raise
+        self.version = first["version"]
+
+    def ask(self, lines: Iterator[dict], count: int) -> Iterator[tuple[int, list[Reply]]]:
+        """Each request's replies as they come. `Resumable` where the process ends before."""
+        threading.Thread(target=self._send, args=(lines,), daemon=True).start()
+        for _ in range(count):
+            found = self._line()
+            if found is None:
+                raise Resumable(
+                    f"vLLM ended in the middle ({self._last_words()}); what came is kept, and the "
+                    "same command goes on"
+                )
+            ids = [Reply(a["ids"], "", a["reason"], _id(a["matched"])) for a in found["answers"]]
+            yield found["place"], ids
+
+    def _send(self, lines: Any) -> None:
+        stdin: IO[str] = self.process.stdin  # type: ignore[assignment]
+        try:
+            for line in lines:
+                stdin.write(json.dumps(line) + "\n")
+            stdin.flush()
+        except (BrokenPipeError, ValueError):  # it is gone, which the reader says
+            pass
+
+    def _line(self) -> dict[str, Any] | None:
+        stdout: IO[str] = self.process.stdout  # type: ignore[assignment]
+        line = stdout.readline()
+        return json.loads(line) if line.endswith("\n") else None
+
+    def close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+    def _last_words(self) -> str:
+        """The error behind what vLLM said last, and the file with all that it said."""
+        self.process.wait()
+        self.log.seek(0)
+        said = self.log.read()
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line and "EngineDead" not in line]
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="vllm-", suffix=".log", delete=False, encoding="utf-8"
+        ) as kept:
+            kept.write(said)
+        return f"{(errors or lines or ['no reason given'])[-1][-300:]}; all it said: {kept.name}"
+
+
+def python_of() -> Path:
+    """The python that has vLLM; `UserError` where none is named."""
+    place = os.environ.get(PLACE)
+    if place is None:
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                f"--engine vllm: set {PLACE} to the folder of an environment with vLLM in it "
+                "(python -m venv ..., pip install vllm)"
+            )
+        return Path(sys.executable)
+    path = Path(place).expanduser()
+    python = path / "bin" / "python" if path.is_dir() else path
+    if not python.is_file():
+        raise UserError(f"{PLACE}={place}: no python there, and no environment")
+    return python.absolute()
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"--engine-arg {text}: must be NAME=VALUE, as tensor_parallel_size=2")
+    if name == "data_parallel_size":
+        raise UserError(f"--engine-arg {text}: give each process a share, with --shard i/n")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _id(matched: Any) -> int | None:
+    return matched if type(matched) is int else None

@@ -1,0 +1,145 @@
+"""Engines against the declared decoding: right ones pass, wrong orders are caught and named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ssd_probe.commands.sample import sample_stage
+from ssd_probe.commands.sampling.conformance import conformance_stage, contexts_of
+from ssd_probe.core.config import SampleConfig
+from ssd_probe.decoding import Decoding
+from ssd_probe.engines.choice import Choice
+from ssd_probe.engines.conformance import (
+    WRONG,
+    Context,
+    choose,
+    compare,
+    declared,
+    examine,
+    joint,
+    temperature_last,
+)
+from ssd_probe.errors import Failed, UserError
+from ssd_probe.models.identity import Checkpoint
+from tests.fake_server import FakeServer
+
+DECODINGS = [Decoding(1.6, 20, 0.8), Decoding(0.7, 10, 0.95), Decoding(2.0, 0, 1.0)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Checkpoint("tiny")
+
+
+@pytest.fixture(scope="module")
+def contexts(tiny):
+    return contexts_of(tiny)
+
+
+def drawer(contexts, decoding, order=declared):
+    """Draws by an order, from one generator."""
+    logits = {tuple(each.ids): each.logits for each in contexts}
+    own = np.random.default_rng(1)
+
+    def draw(ids, count, seed):
+        p = order(logits[tuple(ids)], decoding).numpy()
+        rng = own if seed is None else np.random.default_rng(seed)
+        return rng.choice(len(p), count, p=p / p.sum()).tolist()
+
+    return draw
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+def test_the_declared_order_passes_and_others_fail_by_name(contexts, decoding):
+    chosen = choose(contexts, decoding, 16, 0.0)
+    found = examine(drawer(chosen, decoding), chosen, decoding, draws=20_000)
+    assert found["passed"] and found["repeatable"]
+    logits = torch.stack([each.logits for each in chosen])
+    for name, order in WRONG.items():
+        if torch.equal(order(logits, decoding) > 0, declared(logits, decoding) > 0) and (
+            (order(logits, decoding) - declared(logits, decoding)).abs().max() < 1e-9
+        ):
+            continue  # this decoding has nothing to put in another order
+        wrong = examine(drawer(chosen, decoding, order), chosen, decoding, draws=20_000)
+        assert not wrong["passed"] and name in wrong["fits"]
+
+
+def test_wrong_orders_are_what_their_names_say():
+    """A lock of 0.95 at (1.6, 20, 0.8), the issue's example: 2 tokens are kept, and 20."""
+    p = torch.linspace(1.1, 0.9, 614, dtype=torch.float64) * 0.05 / 613  # no ties
+    p[0], p[1] = 0.94, 0.01
+    logits, decoding = p.log(), Decoding(1.6, 20, 0.8)
+    assert int((joint(logits, decoding) > 0).sum()) == 20
+    assert int((declared(logits, decoding) > 0).sum()) < 20
+    assert int((temperature_last(logits, decoding) > 0).sum()) == 1
+
+
+def test_the_false_alarm_rate_is_the_one_stated():
+    """500 right engines at a rate of 0.05: 25 expected, more than 45 has probability 1e-4."""
+    p = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.03, 0.008, 0.001, 0.001], [0.9, 0.1, *[0] * 6]])
+    rng, alarms = np.random.default_rng(0), 0
+    for _ in range(500):
+        draws = [rng.choice(8, 2_000, p=row / row.sum()) for row in p.double().numpy()]
+        alarms += not compare(draws, p.double(), 0.0, 0.05)["passed"]
+    assert 4 <= alarms <= 45
+
+
+def test_rare_cells_count():
+    """A tail of 200 tokens, of 2 draws expected each, drawn half as often as it should be."""
+    p = torch.cat([torch.tensor([0.96]), torch.full((200,), 0.04 / 200)]).double()[None]
+    wrong = torch.cat([torch.tensor([0.98]), torch.full((200,), 0.02 / 200)]).double().numpy()
+    rng = np.random.default_rng(0)
+    found = compare([rng.choice(201, 10_000, p=wrong / wrong.sum())], p, 0.0, 1e-3)
+    assert not found["passed"] and found["contexts"][0]["pooled_expected"] == pytest.approx(400)
+
+
+def test_rounding_widens_the_threshold_by_as_much_as_it_says():
+    p = torch.tensor([[0.5, 0.5]]).double()
+    draws = [np.repeat([0, 1], [101_000, 99_000])]  # off by 1 %: 4.5 standard errors
+    assert not compare(draws, p, 0.0, 1e-3)["passed"]
+    assert compare(draws, p, 0.02, 1e-3)["passed"]
+
+
+def test_no_context_has_a_token_on_the_edge():
+    edge = Context([1], torch.tensor([0.8, 0.1, 0.1]).log())
+    with pytest.raises(UserError, match="rounding of the support's edge"):
+        choose([edge], Decoding(1.0, 0, 0.8), 1, 0.0)
+
+
+@pytest.mark.parametrize("order", ["declared", "temperature last"])
+def test_a_server_is_certified_or_fails(order, tmp_path, tiny, capsys):
+    path, decoding = tmp_path / "c.json", DECODINGS[0]
+    with FakeServer(order=declared if order == "declared" else WRONG[order]) as server:
+        choice = Choice("server", (server.url,))
+        if order != "declared":
+            with pytest.raises(Failed, match="those of: temperature last"):
+                conformance_stage(tiny, decoding, choice, draws=4_000, out=path)
+            assert json.loads(path.read_text())["passed"] is False
+            with pytest.raises(UserError, match="says that this engine failed"):
+                sample(tiny, decoding, tmp_path, choice, path)
+            return
+        certificate = conformance_stage(tiny, decoding, choice, draws=4_000, out=path)
+        assert json.loads(path.read_text()) == certificate
+        sample(tiny, decoding, tmp_path, choice, path)
+        with pytest.raises(UserError, match="certifies another decoding"):
+            sample(tiny, DECODINGS[1], tmp_path, choice, path)
+    record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
+    assert record["conformance"] == certificate and record["engine"] == "server"
+
+
+def sample(checkpoint, decoding, folder, choice, certificate):
+    config, about = SampleConfig(max_new_tokens=4), {"choice": choice, "certificate": certificate}
+    sample_stage(checkpoint, "tiny:dev", decoding, folder / "s.jsonl", config, limit=2, **about)
+
+
+@pytest.mark.slow(reason="200,000 draws of each path, decoding and engine")
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+@pytest.mark.parametrize("engine", ["hf", "server"])
+def test_engines_conform_at_200_000_draws(engine, decoding, tiny):
+    with FakeServer() as server:
+        choice = Choice(engine, (server.url,) if engine == "server" else ())
+        certificate = conformance_stage(tiny, decoding, choice, draws=200_000)
+    assert certificate["passed"] and certificate["repeatable"]
+    assert all(drawn >= 200_000 for drawn in certificate["draws"].values())
