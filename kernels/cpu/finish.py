@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ssd_probe.kernels.cpu.head import ABSENT, I64, id_of, key_of, value_of
 from ssd_probe.kernels.cpu.logits import I32, MINUS_INF, logit
-from ssd_probe.kernels.cpu.rows import ABSENT, I64, add, id_of, key_of, value_of
+from ssd_probe.kernels.cpu.rows import add
 
 
 @njit(fastmath={"reassoc"})

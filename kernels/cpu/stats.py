@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd_probe.kernels.cpu import finish, rows
+from ssd_probe.kernels.cpu import finish, head, rows, tail
 from ssd_probe.kernels.cpu.logits import flat
 from ssd_probe.kernels.cpu.threads import in_threads
 from ssd_probe.kernels.fields import SCALARS
 from ssd_probe.kernels.results import PositionStats
 
-BLOCK = rows.SEGMENT  # chunks of a vocabulary are best a multiple of it
+BLOCK = tail.SEGMENT  # chunks of a vocabulary are best a multiple of it
 
 
 class State:
@@ -23,7 +23,7 @@ class State:
     def __init__(self, size: int, top_k: int, temperatures: tuple[float, ...]) -> None:
         self.temperatures = temperatures
         self._t = np.array(temperatures, np.float64)
-        self._heads = np.full((size, top_k), rows.ABSENT, np.int64)
+        self._heads = np.full((size, top_k), head.ABSENT, np.int64)
         self._tails = np.zeros((size, 4 + len(temperatures)))  # shift, then sums
         self._tails[:, 0] = -np.inf
         self._found = (

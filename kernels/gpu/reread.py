@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssd_probe.kernels.gpu.order import INT_MAX, _count, _logit, _middle, _reaches
+from ssd_probe.kernels.gpu.order import INT_MAX, _logit, _middle, _reaches
 from ssd_probe.kernels.gpu.scan import (
     LANES,
     _below,
@@ -33,18 +33,15 @@ def _homes(chosen, begin, held, steps, size, W: tl.constexpr, E: tl.constexpr):
 
 
 @triton.jit
-def _again(row, home, step, end, cut, last, size, E: tl.constexpr, U: tl.constexpr,
-           ALIGNED: tl.constexpr):  # fmt: skip
-    """U groups of each lane from `step`: [U, W] ids, which come before `end`, and which of these
-    reach (cut, last); their logits, tiles [U, W, ...], and the largest [U, W].
+def _again(row, group, end, cut, last, size, E: tl.constexpr, ALIGNED: tl.constexpr):
+    """Logits of the groups that come before `end`, their largest, and which reach (cut, last).
 
     Other threads read the row's last group: -inf for each of 8 logits would cost more.
     """
-    group = home[None, :] + (step + tl.arange(0, U))[:, None] * LANES
-    inside = group < end[None, :]
+    inside = group < end
     tiles = _groups(row, tl.minimum(group, size // E - 1), inside, size, E, False, ALIGNED)
     best = tl.where(inside, _best(tiles), -float("inf"))
-    return group, inside, _reaches(best, group, cut, last), tiles, best
+    return tiles, best, _reaches(best, group, cut, last)
 
 
 @triton.jit
@@ -52,14 +49,15 @@ def _survey(of, cut, last, E: tl.constexpr, D: tl.constexpr, U: tl.constexpr, W:
             ALIGNED: tl.constexpr):  # fmt: skip
     """How many groups of the chosen lanes reach (cut, last)."""
     row, chosen, held, steps, size = of
-    reached = 0 * held
+    reached = tl.zeros([W], tl.int32)
     cut = _logit(cut, D)
     for begin in tl.range(0, held, W):
         home, end = _homes(chosen, begin, held, steps, size, W, E)
-        for step in tl.range(0, steps, U):
-            _, _, hit, _, _ = _again(row, home, step, end, cut, last, size, E, U, ALIGNED)
-            reached += _count(hit)
-    return reached
+        for step in tl.range(0, steps):
+            group = home + step * LANES
+            _, _, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
+            reached += hit.to(tl.int32)
+    return tl.sum(reached)
 
 
 @triton.jit
@@ -103,22 +101,27 @@ def _collect(row, chosen, held, steps, size, cut, last, found, inverse_t, E: tl.
     for begin in tl.range(0, held, W):
         home, end = _homes(chosen, begin, held, steps, size, W, E)
         for step in tl.range(0, steps, U):
-            group, inside, hit, tiles, best = _again(
-                row, home, step, end, cut, last, size, E, U, ALIGNED
-            )
-            one = hit.to(tl.int32)
-            many = tl.sum(one, 0)
-            place = (count + tl.cumsum(many, 0) - many)[None, :] + (tl.cumsum(one, 0) - one)
+            x, rest, hits = (), (), ()
+            many = tl.zeros([W], tl.int32)
+            new = top
+            for u in tl.static_range(U):
+                group = home + (step + u) * LANES
+                tiles, best, hit = _again(row, group, end, cut, last, size, E, ALIGNED)
+                other = (group < end) & ~hit
+                new = tl.where(other, tl.maximum(new, best), new)
+                many += hit.to(tl.int32)
+                x, rest, hits = x + (tiles,), rest + (other,), hits + (hit,)
+            place = count + tl.cumsum(many, 0) - many
             count += tl.sum(many)
-            tl.store(found + place, group, mask=hit & (place < LIST))
-
-            rest = inside & ~hit
-            new = tl.maximum(top, tl.max(tl.where(rest, best, -float("inf")), 0))
             shift, moved = _shift(top, new, FUSED)
-            under = tl.where(rest, shift[None, :], float("inf"))
             added = ()
-            for i in tl.static_range(len(tiles)):
-                terms = _over(_terms(_below(tiles[i], under, FUSED), inverse_t), 0)
-                added = terms if len(added) == 0 else _plus(added, terms)
+            for u in tl.static_range(U):
+                mask = hits[u] & (place < LIST)
+                tl.store(found + place, home + (step + u) * LANES, mask=mask)
+                place += hits[u].to(tl.int32)
+                under = tl.where(rest[u], shift, float("inf"))
+                for tile in tl.static_range(len(x[u])):
+                    terms = _terms(_below(x[u][tile], under, FUSED), inverse_t)
+                    added = terms if len(added) == 0 else _plus(added, terms)
             top, sums = new, _plus(_rescale(sums, moved, inverse_t), _over(added, 1))
     return count, top, sums

@@ -41,7 +41,7 @@ def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
     single ones, and a thread keeps its groups. Without the false hint it would not: the compiler
     would spread a group over threads, at 30 to 40 instructions a logit.
     """
-    mask = tl.expand_dims(inside, -1)
+    mask = inside[:, None]
     if not ALIGNED:
         mask = mask & (tl.arange(0, E) < size)[None, :]  # a group exists, so size >= E
     return tl.load(pointers, mask=mask, other=-float("inf")).to(tl.float32)
@@ -50,7 +50,7 @@ def _load(pointers, inside, size, E: tl.constexpr, ALIGNED: tl.constexpr):
 @triton.jit
 def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
             ALIGNED: tl.constexpr):  # fmt: skip
-    """Logits of `group` [..., n] from `start`, -inf where not `inside`: tiles [..., n, E / tiles].
+    """Logits of `group` [n] from `start`, -inf where not `inside`: tiles [n, E / tiles].
 
     The bits of a bfloat16 are the upper half of a float32: two tiles, cut from words of 32 bits,
     take 0.5 instructions a logit less than widening.
@@ -58,34 +58,29 @@ def _groups(start, group, inside, size, E: tl.constexpr, MASKED: tl.constexpr,
     HALVES: tl.constexpr = start.dtype.element_ty == tl.bfloat16
     if HALVES and ALIGNED:
         words = start.to(tl.pointer_type(tl.int32), bitcast=True)
-        words += tl.expand_dims(group * (E // 2), -1) + tl.arange(0, E // 2)[None, :]
+        words += group[:, None] * (E // 2) + tl.arange(0, E // 2)[None, :]
         if MASKED:
-            word = tl.load(words, mask=tl.expand_dims(inside, -1), other=TWO_NOTHINGS)
+            word = tl.load(words, mask=inside[:, None], other=TWO_NOTHINGS)
         else:
             word = tl.load(words)
         lower, upper = word << 16, word & -65536
         tiles = lower.to(tl.float32, bitcast=True), upper.to(tl.float32, bitcast=True)
     else:
-        pointers = start + (tl.expand_dims(group * E, -1) + tl.arange(0, E)[None, :])
+        pointers = start + (group[:, None] * E + tl.arange(0, E)[None, :])
         if MASKED or not ALIGNED:
             x = _load(pointers, inside, size, E, ALIGNED)
         else:
             x = tl.load(pointers).to(tl.float32)
-        tiles = (x,)
-        if HALVES:  # in halves too: the same sums to the bit
-            if len(group.shape) == 1:
-                tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2]))
-            else:
-                tiles = tl.split(tl.reshape(x, [group.shape[0], group.shape[1], E // 2, 2]))
+        # In halves too: the same sums to the bit.
+        tiles = tl.split(tl.reshape(x, [group.shape[0], E // 2, 2])) if HALVES else (x,)
     return tiles
 
 
 @triton.jit
 def _best(tiles):
-    last: tl.constexpr = len(tiles[0].shape) - 1
-    best = tl.max(tiles[0], last)
+    best = tl.max(tiles[0], 1)
     for i in tl.static_range(1, len(tiles)):
-        best = tl.maximum(best, tl.max(tiles[i], last))
+        best = tl.maximum(best, tl.max(tiles[i], 1))
     return best
 
 
@@ -147,11 +142,11 @@ def _shift(top, new, FUSED: tl.constexpr):
 
 @triton.jit
 def _below(x, shift, FUSED: tl.constexpr):
-    """Logits [..., n, m] under the largest, times log2 e.
+    """Logits [n, m] under the largest, times log2 e.
 
     FUSED takes one instruction and rounds once, relative to largest * log2 e, rounded.
     """
-    under = tl.expand_dims(shift, -1)
+    under = shift[:, None]
     return tl.fma(x, LOG2_E, -under) if FUSED else (x - under) * LOG2_E
 
 
