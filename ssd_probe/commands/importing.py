@@ -89,7 +89,7 @@ def _stats(log_p: np.ndarray, tail: np.ndarray) -> PositionStats:
     return PositionStats.from_columns({
         "max_logit": log_p[:, 0], "log_partition": -log_p[:, 0], "entropy": unknown,
         "varentropy": unknown, "tail_log_mass": beyond, "top_logits": log_p.astype(np.float32),
-        "top_ids": np.zeros(log_p.shape, np.int32), "valid": torch.ones(len(log_p), dtype=bool),
+        "top_ids": np.zeros(log_p.shape, np.int32), "valid": np.ones(len(log_p), bool),
     })  # fmt: skip
 
 

@@ -97,5 +97,6 @@ def _rank(position: Position, ranks: int) -> int | None:
 
 
 def _ids(position: Position, ranks: int) -> list[int] | None:
-    ids = [token.id for token in position.leading[:ranks]]
-    return None if None in ids else ids
+    leading = position.leading[:ranks]
+    ids = [token.id for token in leading if token.id is not None]
+    return ids if len(ids) == len(leading) else None
