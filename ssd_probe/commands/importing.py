@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.decoding import Decoding
