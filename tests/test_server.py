@@ -205,7 +205,7 @@ def test_rivals_and_foreign_flags_are_refused(tmp_path):
 
 
 def test_other_servers_words():
-    """SGLang's and llama.cpp's, as their pages give them; no such server was asked."""
+    """SGLang's (fields as its page names them) and llama.cpp's; no such server was asked."""
     asked = Asked("m", [1, 2], 8, Decoding(0.7, 0, 0.95), 5, [3], ["\n\n"])
     body = SGLang().body(asked)
     assert body["input_ids"] == [1, 2] and body["sampling_params"]["sampling_seed"] == 5
