@@ -39,6 +39,6 @@ ASPECTS = tuple(Aspect(*each) for each in (
     ("n", "answers a prompt", "The paper needs one; more repeat the same contexts."),
     ("max_new_tokens", "longest answer", "Answers that are cut, or left out, are the long ones."),
     ("max_length", "longest sample", "Longer samples are left out of the training."),
-    ("precision", "precision", "bfloat16 rounds a logit by up to a hundredth of it."),
+    ("precision", "precision", "bfloat16 rounds a logit by up to 0.4 % of it."),
     ("engine", "engine", "Kernels and samplers differ; seeds do not carry over."),
 ))  # fmt: skip
