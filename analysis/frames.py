@@ -75,11 +75,18 @@ def stacked(frame: pd.DataFrame, name: str) -> NDArray:
     column = frame[name]
     if isinstance(column.dtype, pd.ArrowDtype):  # of `Probe.batches`: one block already
         whole = pa.chunked_array(column.array.__arrow_array__()).combine_chunks()
-        return whole.flatten().to_numpy().reshape(len(frame), -1)
+        return whole.flatten().to_numpy().reshape(-1, column.dtype.pyarrow_dtype.list_size)
     try:
         return np.asarray(column.tolist(), np.int32 if name.endswith("_ids") else np.float32)
     except ValueError:
         raise UserError(f"the probe's '{name}' holds rows of different length") from None
+
+
+def unpacked(frame: pd.DataFrame) -> pd.DataFrame:
+    """With an array a row for the ranks, as in `Probe.frame`; other readings hold one block."""
+    packed = [name for name in frame if isinstance(frame[name].dtype, pd.ArrowDtype)]
+    rows = {name: pd.Series([*stacked(frame, name)], frame.index, object) for name in packed}
+    return frame.assign(**rows)
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:

@@ -19,6 +19,7 @@ from IPython.core.formatters import DisplayFormatter
 
 import ssd_probe
 from ssd_probe import Decoding, Probe, explore, position_stats, sliders
+from ssd_probe.analysis import frames
 from ssd_probe.analysis.curves import TEMPERATURES, entropy_by_mass_bin, truncation_curves
 from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.commands.compare import compare_stage
@@ -63,7 +64,7 @@ class TestLibrary:
         probe = Probe.load(probes / "base")
         library = Library(probe)
         again = pd.concat([library[i].frame for i in (2, 0, 1)]).sort_index()
-        pd.testing.assert_frame_equal(again, probe.frame)
+        pd.testing.assert_frame_equal(frames.unpacked(again), probe.frame)
         assert sum(library.lengths.values()) == len(probe) and len(library) == 3
 
     def test_of_several_parts(self, probes, tmp_path):
@@ -85,9 +86,10 @@ class TestLibrary:
         assert len(library) == 6
         for number in (4, 1, 5, 0):
             rows = probe.frame[probe.frame["sample_id"] == [*library.lengths][number]]
-            pd.testing.assert_frame_equal(library[number].frame, rows)
+            pd.testing.assert_frame_equal(frames.unpacked(library[number].frame), rows)
         drawn = library.sample(40).frame
-        pd.testing.assert_frame_equal(drawn, probe.frame.loc[drawn.index, [*drawn]])
+        theirs = probe.frame.loc[drawn.index, [*drawn]]
+        pd.testing.assert_frame_equal(frames.unpacked(drawn), theirs)
         assert {name.startswith("again") for name in drawn["sample_id"]} == {True, False}
 
     @pytest.mark.parametrize(("first", "second"), [("base", "cut"), ("cut", "base")])
@@ -101,7 +103,7 @@ class TestLibrary:
         assert len(text.frame) == 9 and text.frame.index.is_monotonic_increasing
         assert text.frame.index.is_unique and (text.other.index == text.frame.index).all()
         expected = base.frame.loc[text.frame.index, [*text.frame]]
-        pd.testing.assert_frame_equal(text.frame, expected)
+        pd.testing.assert_frame_equal(frames.unpacked(text.frame), expected)
         assert len(Library(base).sample(10_000).frame) == len(base)
 
 

@@ -103,9 +103,9 @@ def swept(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         load = identity.load_model
 
-        def load_model(name, **options):
+        def load_model(name, *given, **options):
             loaded.append(name)
-            return load(name, **options)
+            return load(name, *given, **options)
 
         patch.setattr(identity, "load_model", load_model)
         threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ from ssd_probe.core.train import train
 from tests.models import tiny_tokenizer
 
 CONFIG = TrainConfig(
-    learning_rate=1e-3, epochs=3, batch_size=4, gradient_accumulation=2, save_steps=2
+    learning_rate=1e-3, epochs=10, batch_size=4, gradient_accumulation=2, save_steps=2
 )
 
 
@@ -68,7 +68,7 @@ if __name__ == "__main__":
         if len(killed) == wanted:
             assert os.waitpid(pid, 0)[1] == 0
             break
-        time.sleep(random.choice([0, random.uniform(0, 0.3)]))  # at once: while it is written
+        time.sleep(random.choice([0, random.uniform(0, 0.2)]))  # at once: while it is written
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         killed.append(newest(base / "killed"))

@@ -207,31 +207,29 @@ def doctor(
       ssd-probe doctor --engine hf --temperature 1.6 --top-k 20 --top-p 0.8 --out certificate.json
       ssd-probe doctor --engine server --url http://localhost:8000 --model ./base
     """
+    found: dict[str, Any]
     if engine is None:
-        from ssd_probe.commands.doctor import doctor_stage
+        from ssd_probe.commands.doctor import doctor_lines, doctor_stage
 
         found = doctor_stage()
-        if as_json:
-            print_json(found)
-            return
-        for name, line in found.items():
-            print(f"{'ok' if line['ok'] else '--'}  {name:<20} {line['detail']}")
-        return
-    decoding = Decoding(temperature, top_k, top_p)
-    if decoding.is_greedy:
-        raise UserError("temperature = 0: greedy has no frequencies to look at")
-    from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
-    from ssd_probe.engines.choice import Choice
-    from ssd_probe.models.identity import Checkpoint
-
-    choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
-    certificate = conformance_stage(
-        Checkpoint(model), decoding, choice, draws=draws, rounding=rounding, out=out
-    )
-    if as_json:
-        print_json(certificate)
+        lines = doctor_lines(found)
     else:
-        print(*conformance_lines(certificate), sep="\n")
+        decoding = Decoding(temperature, top_k, top_p)
+        if decoding.is_greedy:
+            raise UserError("temperature = 0: greedy has no frequencies to look at")
+        from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
+        from ssd_probe.engines.choice import Choice
+        from ssd_probe.models.identity import Checkpoint
+
+        choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
+        found = conformance_stage(
+            Checkpoint(model), decoding, choice, draws=draws, rounding=rounding, out=out
+        )
+        lines = conformance_lines(found)
+    if as_json:
+        print_json(found)
+    else:
+        print(*lines, sep="\n")
 
 
 for command in (

@@ -44,3 +44,9 @@ def _package(name: str) -> dict[str, Any]:
 
 def _line(ok: bool, detail: str) -> dict[str, Any]:
     return {"ok": ok, "detail": detail}
+
+
+def doctor_lines(found: dict[str, Any]) -> list[str]:
+    """As a person reads it, a line each."""
+    return [f"{'ok' if each['ok'] else '--'}  {name:<20} {each['detail']}"
+            for name, each in found.items()]  # fmt: skip

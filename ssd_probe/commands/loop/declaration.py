@@ -88,7 +88,8 @@ class Loop:
     processes: int = 1
 
     def arm(self, name: str) -> Arm:
-        return next(arm for arm in self.arms if arm.name == name)
+        """`KeyError` for one that there is not, as a damaged record may name."""
+        return {arm.name: arm for arm in self.arms}[name]
 
     def student(self, arm: str, seed: int) -> str:
         """Of the model: its arm's name, and the seed where that is not the first."""

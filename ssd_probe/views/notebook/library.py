@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssd_probe.analysis.frames import unpacked
 from ssd_probe.probing.table import Probe
 from ssd_probe.views.blocks import (
     COLUMNS,
@@ -59,10 +60,10 @@ class Library:
         Of two probe folders those of both, told apart by the column `model`.
         """
         if name not in self.lengths:
-            return self[0].frame.iloc[:0].copy()
+            return unpacked(self[0].frame.iloc[:0])
         text = self[self._base.names.index(name)]
         frames = [text.frame] if self._one_folder or text.other is None else [*text[2:]]
-        chosen = [frame[frame["position"].between(first, last)].copy() for frame in frames]
+        chosen = [unpacked(frame[frame["position"].between(first, last)]) for frame in frames]
         if len(chosen) == 1:
             return chosen[0]
         for model, frame in zip(SIDES, chosen, strict=True):
