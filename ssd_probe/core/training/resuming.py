@@ -32,7 +32,8 @@ class EpochOrder(TrainerCallback):
 
     The Trainer's sampler by length draws it from torch's own random numbers at the epoch's start,
     and a checkpoint has only those of its own step: from the second epoch on, a resumed training
-    saw other batches. So the state at the epoch's start is kept in the checkpoint, too.
+    saw other batches. So the state at the epoch's start is kept in the checkpoint, too: at an
+    epoch's end that at the start of the next.
     """
 
     def __init__(self, resumed: Path | None, rank: int):
@@ -45,5 +46,6 @@ class EpochOrder(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        began = torch.get_rng_state() if state.epoch == int(state.epoch) else self.began
         with atomic_path(folder / self.name) as temporary:
-            torch.save(self.began, temporary)
+            torch.save(began, temporary)
