@@ -219,7 +219,8 @@ def test_what_the_page_says_of_smollm2s_run():
         "model", observed=True)}  # fmt: skip
     page = (docs / "real-models.md").read_text(encoding="utf-8")
     lines = {"T1.0": "T_train 1.0, the main arm", "T1.3": "T_train 1.3", "T1.6": "T_train 1.6",
-             "control": "control", "base": "base"}  # fmt: skip
+             "control": "control", "base": "base", "T1.0-seed1": "main arm, seed 1",
+             "control-seed1": "control, seed 1"}  # fmt: skip
     for model, name in lines.items():
         own = pass_table(tested[model], (1,), None).iloc[0]
         want = f"{own.estimate:.3f} [{own.low:.2f}, {own.high:.2f}] |"
