@@ -220,7 +220,8 @@ def test_what_the_page_says_of_smollm2s_run():
     page = (docs / "real-models.md").read_text(encoding="utf-8")
     lines = {"T1.0": "T_train 1.0, the main arm", "T1.3": "T_train 1.3", "T1.6": "T_train 1.6",
              "control": "control", "base": "base", "T1.0-seed1": "main arm, seed 1",
-             "control-seed1": "control, seed 1"}  # fmt: skip
+             "control-seed1": "control, seed 1", "T1.0-seed2": "main arm, seed 2",
+             "control-seed2": "control, seed 2"}  # fmt: skip
     for model, name in lines.items():
         own = pass_table(tested[model], (1,), None).iloc[0]
         want = f"{own.estimate:.3f} [{own.low:.2f}, {own.high:.2f}] |"
@@ -231,6 +232,13 @@ def test_what_the_page_says_of_smollm2s_run():
             each for each in page.splitlines() if each.startswith(f"| {name} |") and "]" in each
         ]
         assert want in line
+    for arm, name in (("T1.0", "main arm"), ("control", "control")):
+        seeds = pd.concat(tested[each] for each in (arm, f"{arm}-seed1", f"{arm}-seed2"))
+        numbers = seeds.groupby("problem_id", observed=True).cumcount()
+        seeds = seeds.assign(model=arm, sample=numbers)
+        gain = paired_difference(tested["base"], seeds, (1,), None).iloc[0]
+        want = f"{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] |"
+        assert any(f"{name}, three seeds" in each and want in each for each in page.splitlines())
     dev = verdicts[verdicts["split"] == "dev"].groupby(["model", "temperature"], observed=True)
     scores = dev["verdict"].apply(lambda found: (found == "pass").mean())
     assert scores["base", 0.1] == scores.max() == pytest.approx(0.3375)
