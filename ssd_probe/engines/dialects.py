@@ -84,7 +84,7 @@ class Completions:
     def _reply(self, choice: dict[str, Any]) -> Reply:
         matched = choice.get("stop_reason")
         ids, text = choice.get("token_ids"), choice.get("text") or ""
-        return Reply(ids, text, choice["finish_reason"], matched if _is_id(matched) else None)
+        return Reply(ids, text, choice["finish_reason"], token_id(matched))
 
     def version(self, content: dict[str, Any]) -> str:
         return str(content.get("version", "?"))
@@ -131,7 +131,7 @@ class SGLang:
         reason = content["meta_info"]["finish_reason"]
         matched = reason.get("matched")
         ids, text = content.get("output_ids"), content.get("text") or ""
-        return Reply(ids, text, reason["type"], matched if _is_id(matched) else None)
+        return Reply(ids, text, reason["type"], token_id(matched))
 
     def version(self, content: dict[str, Any]) -> str:
         return str(content.get("version", "?"))
@@ -202,5 +202,6 @@ def plain_decoding(policy: Any, engine: str) -> Decoding:
     return policy
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int
+def token_id(value: Any) -> int | None:
+    """What ended an answer, if that was a token and no string."""
+    return value if type(value) is int else None

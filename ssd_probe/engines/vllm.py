@@ -20,7 +20,7 @@ from typing import IO, Any
 from ssd_probe.core.requests import Answers, Drawn, Request
 from ssd_probe.core.streams import seed_of
 from ssd_probe.decoding import Policy
-from ssd_probe.engines.dialects import Reply, plain_decoding
+from ssd_probe.engines.dialects import Reply, plain_decoding, token_id
 from ssd_probe.engines.replies import drawn_of
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.models.checkpoints import resolve_model, skeleton
@@ -151,7 +151,9 @@ class Worker:
                     f"vLLM ended in the middle ({self._last_words()}); what came is kept, and the "
                     "same command goes on"
                 )
-            ids = [Reply(a["ids"], "", a["reason"], _id(a["matched"])) for a in found["answers"]]
+            ids = [
+                Reply(a["ids"], "", a["reason"], token_id(a["matched"])) for a in found["answers"]
+            ]
             yield found["place"], ids
 
     def _send(self, lines: Any) -> None:
@@ -219,5 +221,5 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _id(matched: Any) -> int | None:
-    return matched if type(matched) is int else None
+def _reply(answer: dict[str, Any]) -> Reply:
+    return Reply(answer["ids"], "", answer["reason"], token_id(answer["matched"]))

@@ -17,6 +17,7 @@ FOLDER = Path(str(files("ssd_probe"))) / "commands" / "diffing" / "recipes"
 RECIPES = ("paper", "ml-ssd")
 PAPER_MODEL = "qwen3-4b-instruct"  # of `paper` where the run's model is none of the paper's
 OURS = "empty answers and single-line stubs left out"
+OWN = ("seed", "n", "timeout", "precision", "weights")  # what a preset takes from this tool
 STREAMS = "a stream for each problem and answer"
 
 
@@ -75,13 +76,7 @@ def recipe(name: str, run: Side) -> Side:
     hub = run.facts["model"].value if "model" in run.facts else ""
     model = model or next((n for n, (h, _) in PAPER.items() if h == hub), PAPER_MODEL)
     facts = _declared(choose(model).loop, None, "its preset: Tables 3 and 4, appendix")
-    for key in (
-        "seed",
-        "n",
-        "timeout",
-        "precision",
-        "weights",
-    ):  # what the preset takes from this tool
+    for key in OWN:
         facts.pop(key, None)
     facts["n"] = Fact("1", "section 1")
     return Side(f"{content['title']} ({model})", facts | own)
@@ -159,9 +154,8 @@ def _sampled(content: Mapping[str, Any], source: str) -> dict[str, Fact]:
 
 def _trained(content: Mapping[str, Any], source: str) -> dict[str, Fact]:
     settings = content["settings"]
-    left_out = OURS + ", and what was cut by its length" * bool(settings.get("drop_unfinished"))
     said = _hyper({**settings, "planned": content.get("planned", {})})
-    facts = {k: Fact(v, source) for k, v in (said | {"filter": left_out}).items()}
+    facts = {k: Fact(v, source) for k, v in said.items()}
     if content.get("model"):
         facts["model"] = Fact(content["model"], source, settings["model"]["weights"])
     return facts
@@ -182,7 +176,9 @@ def _hyper(values: Mapping[str, Any]) -> dict[str, str]:
     warmup = planned.get("warmup_steps", values["warmup_steps"])
     length = f"{steps} steps" if steps else f"{values['epochs']:g} epochs"
     share = f" of {steps} steps ({warmup / steps:.0%})" if steps and warmup is not None else ""
+    cut = ", and what was cut by its length" if values.get("drop_unfinished") else ""
     found = {
+        "filter": OURS + cut,
         "rate": f"{values['learning_rate']:g}, cosine to {values['min_lr_ratio']:g} of it",
         "steps": length,
         "batch": str(values["batch_size"] * values["gradient_accumulation"]),
@@ -191,12 +187,7 @@ def _hyper(values: Mapping[str, Any]) -> dict[str, str]:
         "precision": "bfloat16" if values["bf16"] else str(values.get("dtype") or "float32"),
         "weights": f"LoRA of rank {rank}" if (rank := values.get("lora_rank")) else "all",
     }
-    left_out = OURS + ", and what was cut by its length" * bool(values["drop_unfinished"])
-    return (
-        found
-        | {"filter": left_out}
-        | ({"warmup": f"{warmup}{share}"} if warmup is not None else {})
-    )
+    return found if warmup is None else {**found, "warmup": f"{warmup}{share}"}
 
 
 def _window(problems: str, limit: int | None) -> str:

@@ -89,12 +89,21 @@ def _trials(folder: RunFolder) -> list[str]:
                 lines += _trial(folder, "dev", name, decoding, f"{decoding.temperature:g}")
         lines.append("")
     lines.append("# 3. test")
-    for name in models:
+    for name, arm in _tested(loop).items():
         decoding = loop.eval_decodings[0]
-        lines += _trial(folder, "test", name, decoding, f"$T_{name}" if loop.dev else None)
+        lines += _trial(folder, "test", name, decoding, f"$T_{arm}" if loop.dev else None)
     if loop.baseline:
         lines += _trial(folder, "test", BASE, loop.baseline, None)
     return lines
+
+
+def _tested(loop: Loop) -> dict[str, str]:
+    """Every model that the test problems are put to, and the arm whose T_eval it has."""
+    found = {name: name for name in (BASE, *(arm.name for arm in loop.arms))}
+    for seed in loop.more_seeds:
+        for arm in loop.repeated(loop.candidates[0].name):
+            found[loop.student(arm.name, seed)] = arm.name
+    return found
 
 
 def _trial(
@@ -150,9 +159,11 @@ def _needs(loop: Loop, size: Size | None) -> list[str]:
     drawn = [arm for arm in loop.arms if arm.decoding]
     prompts, known = _count(loop.prompts, loop.prompt_limit)
     tests, tests_known = _count(loop.test.problems, loop.test.limit)
-    training = len(drawn) * (1 + len(loop.more_seeds)) * prompts * loop.n * loop.max_new_tokens
+    again = [arm for arm in loop.repeated(loop.candidates[0].name) if arm.decoding]
+    answered = len(drawn) + len(again) * len(loop.more_seeds)
+    training = answered * prompts * loop.n * loop.max_new_tokens
     per_test = tests * loop.test.n * loop.max_new_tokens
-    testing = (1 + len(loop.arms) + bool(loop.baseline)) * per_test
+    testing = (len(_tested(loop)) + bool(loop.baseline)) * per_test
     dev = 0
     if loop.dev:
         problems, _ = _count(loop.dev.problems, loop.dev.limit)
@@ -167,7 +178,7 @@ def _needs(loop: Loop, size: Size | None) -> list[str]:
     if size is None:
         return [*lines, "#   memory and disk: unknown without the model's config"]
     longest = min(loop.training.max_length, loop.max_new_tokens)
-    students = len(loop.arms) * (1 + len(loop.more_seeds))
+    students = len(_tested(loop)) - 1
     probed = len(loop.texts) * len(loop.probed) * (loop.text_limit or tests) * loop.max_new_tokens
     saved, written = students * _saved(loop.training, size), training + dev + testing
     return [

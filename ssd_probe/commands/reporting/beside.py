@@ -122,7 +122,7 @@ def unprobed(summary: dict[str, Any], run: RunFolder) -> str:
     names = [arm.name for arm in run.loop.arms if arm.name not in known]
     if not names:
         return ""
-    return f" Of {', '.join(names)} nothing is said here: not probed (`probed` in the declaration)."
+    return f" Of {', '.join(names)} nothing is said here: not probed, as declared."
 
 
 def _tables(summary: dict[str, Any], run: RunFolder) -> dict[str, list[dict[str, Any]]]:
