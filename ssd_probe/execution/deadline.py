@@ -5,10 +5,10 @@ twentieth of a core, a program of half a second takes ten. What a process spent 
 without a processor is counted by Linux (`/proc/PID/schedstat`), and is given back here.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 Processes = Callable[[], Iterable[int]]
 
@@ -18,33 +18,40 @@ class Deadline:
 
     processes: pids as this machine counts, asked for anew each time; those that began later
     count from their beginning. They are taken to work in turns: where two of them waited at once,
-    both waits are given back. Where the kernel does not count, the limit is by the clock.
+    both waits are given back. Where the kernel does not count, the limit is by the clock. The
+    kernel is asked at the beginning, and when the time by the clock is up.
     """
 
     def __init__(self, seconds: float, processes: Processes = tuple):
         self._processes = processes
-        self._end = time.monotonic() + seconds
         self._before = {pid: waited(pid) for pid in processes()}
-        self._seen = waited(threading.get_native_id())
+        self._mine = waited(threading.get_native_id())
+        self._looked = time.monotonic()
+        self._left = seconds
+        self._end = self._looked + seconds
 
     def left(self, idle: bool = False) -> float:
         """Seconds; 0 or less when the time is up.
 
-        idle: since the last call nothing came. Then this thread waited only to see that.
+        idle: nothing came within what the last call said was left. Then what this thread took
+        beyond that, it took only to see that.
         """
-        mine = waited(threading.get_native_id())
-        self._end += 0.0 if idle else mine - self._seen
-        self._seen = mine
-        left = self._end - time.monotonic()
-        if left > 0:
-            return left
-        return left + sum(waited(pid) - self._before.get(pid, 0.0) for pid in self._processes())
+        now = time.monotonic()
+        if idle:
+            self._mine += max(0.0, now - self._looked - max(0.0, self._left))
+        self._looked = now
+        self._left = self._end - now
+        if self._left <= 0:
+            own = max(0.0, waited(threading.get_native_id()) - self._mine)
+            pids = self._processes()
+            self._left += own + sum(waited(pid) - self._before.get(pid, 0.0) for pid in pids)
+        return self._left
 
 
 def waited(pid: int) -> float:
     """Seconds that a process (its first thread, or a thread by its id) was ready and not run."""
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+        return int(_read(f"/proc/{pid}/schedstat").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0
 
@@ -52,6 +59,14 @@ def waited(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """Of the first thread of a process; none where the kernel does not say."""
     try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(p) for p in _read(f"/proc/{pid}/task/{pid}/children").split()]
     except (OSError, ValueError):
         return []
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)

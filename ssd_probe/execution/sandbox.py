@@ -55,6 +55,7 @@ class Box:
         self.status: int | None = None  # of the program, as `os.waitpid` has it
         self._clean = True
         self._pid: int | None = None
+        self._first: int | None = None
         self._unsent = memoryview(b"")
         self._answers, self._lines = bytearray(), bytearray()
         self._limit = 0
@@ -90,10 +91,10 @@ class Box:
         """The box's first process and the program's, as this machine counts."""
         if not self.isolated:
             return [self._process.pid] + ([self._pid] if self._pid else [])
-        line = [self._process.pid]  # bubblewrap's
-        while len(line) < 3 and (next_ := children(line[-1])):
-            line.append(next_[-1])
-        return line
+        if self._first is None:  # one for the box's life, below bubblewrap's
+            self._first = next(iter(children(self._process.pid)), None)
+        first = [] if self._first is None else [self._first]
+        return [self._process.pid, *first, *(pid for up in first for pid in children(up))]
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(seconds, self.processes)
