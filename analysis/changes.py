@@ -24,7 +24,8 @@ STATISTICS = (
 PAIR_STATISTICS = ("kl", "js", "tv")  # of one folder that holds both models (`probe --pair`)
 _PAIR_COLUMNS = {"kl": "kl_base_other", "js": "js", "tv": "tv"}
 _KEYS = ["sample_id", "position", "token_id"]
-_ROWS = 4096  # compared at once with each other's ranks
+_SIDES = ("base", "tuned")
+_ROWS = 4096  # measured at once
 
 Floats = NDArray[np.float64]
 
@@ -64,33 +65,56 @@ def position_statistics(
     own, tuned_stats = stats or (stats_of(base), stats_of(tuned))
     require_exact(own, decoding)
     require_exact(tuned_stats, decoding)
-    kept = own.truncated([decoding])
-    support = (
-        np.arange(max(1, int(kept.size.max()))) < kept.size.numpy()
-    )  # [N, S]: S is a prefix of ranks
-    ids = own.top_ids.numpy()[:, : support.shape[1]]
+    left = own.truncated([decoding]), tuned_stats.truncated([decoding])
+    ranks = np.arange(max(1, int(left[0].size.max())))
+    support = ranks < left[0].size.numpy()  # [N, S]: S is a prefix of ranks
+    probs = own.top_probs().numpy(), tuned_stats.top_probs().numpy()
     at_base_top = stacked(base, "other_at_base_top") if "other_at_base_top" in base else None
-    sides = {
-        "base": (own, kept.entropy, *_base_masses(own, support)),
-        "tuned": (
-            tuned_stats,
-            tuned_stats.truncated([decoding]).entropy,
-            *_tuned_masses(tuned_stats, support, ids, at_base_top),
-        ),
-    }
-    log_q = _target(sides["base"][2], decoding)
+    blocks = []
+    for start in range(0, len(base), _ROWS):  # small enough to stay in the processor's cache
+        part = slice(start, start + _ROWS)
+        blocks.append(
+            _measured(
+                (own.rows(part), tuned_stats.rows(part)),
+                support[part],
+                (probs[0][part], probs[1][part]),
+                None if at_base_top is None else at_base_top[part],
+                decoding,
+            )
+        )
     columns = {"problem_id": base["problem_id"].to_numpy()}
-    for side, (of, entropy, head, tail) in sides.items():
-        measured = _split(of.entropy.double().numpy(), head, tail)
-        measured["branching"] = np.exp(entropy[:, 0].numpy())
-        measured["top1_agreement"] = (of.top_ids[:, 0] == own.top_ids[:, 0]).double().numpy()
-        measured |= _loss_terms(head, tail, log_q, _at_most(of, tail), decoding)
-        columns |= {f"{side}_{name}": measured[name] for name in STATISTICS}
+    columns |= {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    for side, entropy in zip(_SIDES, (one.entropy for one in left), strict=True):
+        columns[f"{side}_branching"] = np.exp(entropy[:, 0].numpy())
     for name, column in _PAIR_COLUMNS.items():
         if column in base:
             columns |= {f"base_{name}": np.zeros(len(base)), f"tuned_{name}": base[column]}
-    columns["missing"] = (support & (sides["tuned"][2] == -np.inf)).sum(1)
     return pd.DataFrame({n: np.asarray(values) for n, values in columns.items()}, base.index)
+
+
+def _measured(
+    stats: tuple[PositionStats, PositionStats],
+    support: NDArray,
+    probs: tuple[Floats, Floats],
+    at_base_top: NDArray | None,
+    decoding: Decoding,
+) -> dict[str, NDArray]:
+    """Some rows of `position_statistics`, of both sides; `probs`, of the ranks, are used up."""
+    own, tuned = stats
+    ids = own.top_ids.numpy()[:, : support.shape[1]]
+    masses = (
+        _base_masses(own, support, probs[0]),
+        _tuned_masses(tuned, support, ids, at_base_top, probs[1]),
+    )
+    log_q = _target(masses[0][0], decoding)
+    columns = {}
+    for side, of, (head, tail) in zip(_SIDES, stats, masses, strict=True):
+        measured = _split(of.entropy.double().numpy(), head, tail)
+        measured["top1_agreement"] = (of.top_ids[:, 0] == own.top_ids[:, 0]).double().numpy()
+        measured |= _loss_terms(head, tail, log_q, _at_most(of, tail), decoding)
+        columns |= {f"{side}_{name}": values for name, values in measured.items()}
+    columns["missing"] = (support & (masses[1][0] == -np.inf)).sum(1)
+    return columns
 
 
 def require_same_rows(base: pd.DataFrame, tuned: pd.DataFrame) -> None:
@@ -110,23 +134,28 @@ def _log_probs(stats: PositionStats, ranks: int) -> Floats:
     return (stats.top_logits[:, :ranks].double() - stats.logsumexp[:, None]).numpy()
 
 
-def _base_masses(stats: PositionStats, support: NDArray) -> tuple[Floats, Floats]:
-    """log p of the tokens of S, -inf beside it [N, S], and p(not S) [N]."""
-    outside = stats.top_probs().numpy()
+def _base_masses(stats: PositionStats, support: NDArray, outside: Floats) -> tuple[Floats, Floats]:
+    """log p of the tokens of S, -inf beside it [N, S], and p(not S) [N].
+
+    outside: the ranks' probabilities, in which those of S become 0.
+    """
     outside[:, : support.shape[1]][support] = 0
     log_p = _log_probs(stats, support.shape[1])
     return np.where(support, log_p, -np.inf), outside.sum(1) + _beyond(stats)
 
 
 def _tuned_masses(
-    stats: PositionStats, support: NDArray, ids: NDArray, at_base_top: NDArray | None
+    stats: PositionStats,
+    support: NDArray,
+    ids: NDArray,
+    at_base_top: NDArray | None,
+    outside: Floats,
 ) -> tuple[Floats, Floats]:
     """The same of the tuned model: log p of the base's tokens of S, and p(not S)."""
     places = _places(np.where(support, ids, -1), stats.top_ids.numpy())
     found = places >= 0
     logits = np.take_along_axis(stats.top_logits.numpy(), places.clip(0), 1).astype(float)
     head = np.where(found, logits - stats.logsumexp.numpy()[:, None], -np.inf)
-    outside = stats.top_probs().numpy()
     rows, columns = np.nonzero(found)
     outside[rows, places[rows, columns]] = 0
     tail = outside.sum(1) + _beyond(stats)
@@ -144,12 +173,8 @@ def _beyond(stats: PositionStats) -> Floats:
 
 def _places(wanted: NDArray, ids: NDArray) -> NDArray[np.intp]:
     """At which of the ranks `ids` [N, K] each wanted token [N, S] is; -1 where it is not there."""
-    places = np.full(wanted.shape, -1)
-    for start in range(0, len(ids), _ROWS):
-        part = slice(start, start + _ROWS)
-        same = wanted[part, :, None] == ids[part, None, :]
-        places[part] = np.where(same.any(2) & (wanted[part] >= 0), same.argmax(2), -1)
-    return places
+    same = wanted[:, :, None] == ids[:, None, :]
+    return np.where(same.any(2) & (wanted >= 0), same.argmax(2), -1)
 
 
 def _target(log_head: Floats, decoding: Decoding) -> Floats:

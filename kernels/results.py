@@ -185,8 +185,10 @@ class PositionStats(Fields):
         )
 
         if all(self._nucleus_log_partition(d) is None and d != Decoding() for d in decodings):
-            ranked = self.top_logits.float().cpu()
-            return truncated(ranked.masked_fill(~self.valid.cpu()[:, None], torch.nan), decodings)
+            ranked, valid = self.top_logits.float().cpu(), self.valid.cpu()
+            if not valid.all():
+                ranked = ranked.masked_fill(~valid[:, None], torch.nan)
+            return truncated(ranked, decodings)
         columns = []
         for d in decodings:
             t, kept = 1.0 if d.is_greedy else d.temperature, self.support(d)
