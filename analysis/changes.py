@@ -107,7 +107,7 @@ def _measured(
         _tuned_masses(tuned, support, ids, at_base_top, probs[1]),
     )
     log_q = _target(masses[0][0], decoding)
-    columns = {}
+    columns: dict[str, NDArray] = {}
     for side, of, (head, tail) in zip(_SIDES, stats, masses, strict=True):
         measured = _split(of.entropy.double().numpy(), head, tail)
         measured["top1_agreement"] = (of.top_ids[:, 0] == own.top_ids[:, 0]).double().numpy()

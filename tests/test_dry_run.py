@@ -53,6 +53,18 @@ def test_a_papers_preset_says_it_all_without_its_files(name, tmp_path, monkeypat
     assert not any(tmp_path.iterdir())
 
 
+def test_an_engine_draws_every_answer(tmp_path):
+    asked = {"engine": "vllm", "engine_args": ["tensor_parallel_size=2"]}
+    chosen = choose("qwen3-4b-instruct", changes=asked)
+    for words in commands_of(dry_run(chosen, tmp_path / "r")):
+        if words[0] == "sample":
+            assert understood(words)["engine"] == "vllm"
+            assert list(understood(words)["engine_arg"]) == ["tensor_parallel_size=2"]
+    recorded = chosen.loop.recorded()
+    assert (recorded["engine"], recorded["engine_args"]) == ("vllm", ["tensor_parallel_size=2"])
+    assert "engine" not in choose("qwen3-4b-instruct").loop.recorded()
+
+
 def test_the_stages_settings_are_the_loops(tmp_path):
     """The first arm's sample and train, typed, leave the records that the run leaves."""
     chosen = choose("smollm2")

@@ -76,6 +76,9 @@ def test_a_file_is_read_and_its_record_reads_as_the_same(tmp_path):
     ("dev: {problems: tiny:dev, n: 2}", "", "dev: is missing"),
     ("n: 5", "n: 0", "test.n: 0 must be a whole number"),
     ("text_limit: 30", "probed: [base, other]", "probed: no arm 'other'"),
+    ("text_limit: 30", "engine: server", "engine server: it serves one model"),
+    ("text_limit: 30", "engine: vllm\nprocesses: 2", "processes: 2 draw side by side"),
+    ("text_limit: 30", "engine_args: [a=1]", "--engine-arg: only with --engine vllm"),
     ("text_limit: 30", "labels: taste", "labels: 'taste'; known: support"),
     ("text_limit: 30", "more_seeds: [0]", "more_seeds: 0 is the seed"),
     ("text_limit: 30", "more_seeds: [1, 1]", "more_seeds: 1 is there twice"),
@@ -253,5 +256,7 @@ def test_what_a_flag_changes_of_the_paper_is_a_deviation():
     plain = choose("qwen3-4b-instruct").deviations
     changed = choose("qwen3-4b-instruct", changes={"seed": 3}, scale=None).deviations
     assert set(changed) - set(plain) == {"seed: 0 -> 3"}
-    assert any(line.startswith("engine: vLLM") for line in plain)
+    assert "engine: vLLM 0.11 -> transformers" in plain
+    other = choose("qwen3-4b-instruct", changes={"engine": "vllm"}).deviations
+    assert set(other) - set(plain) == {"engine: vLLM 0.11 -> the vLLM that SSD_PROBE_VLLM names"}
     assert choose("tiny", changes={"seed": 3}).deviations == []

@@ -17,6 +17,7 @@ import torch
 from ssd_probe.commands import sweep as sweeps
 from ssd_probe.commands.grid import read_grid
 from ssd_probe.decoding import Decoding
+from ssd_probe.engines.hf import Hf
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.files.reading import read_jsonl
@@ -74,6 +75,9 @@ def test_a_grid_is_the_product_of_its_values(tmp_path):
         ("n: 2", "n: two", "n: 'two' must be a whole number of at least 1"),
         ("n: 2", "n: true", "n: True must be a whole number"),
         ("n: 2", "timeout: 0", "timeout: 0 must be"),
+        ("n: 2", "engine: llama", "engine 'llama': must be one of hf, vllm, server"),
+        ("n: 2", "engine: server", "engine server: it serves one model"),
+        ("n: 2", "engine_args: [a=1]", "--engine-arg: only with --engine vllm"),
         ("n: 2", "style: plain", "style: 'plain' must be one of auto, chat, raw"),
         ("k: [1, 2]", "k: [1, 3]", "pass@3 needs n of 3 or more, not 2"),
         ("k: [1, 2]", "k: 0", "k: 0 must be a whole number"),
@@ -280,6 +284,34 @@ def test_killed_in_the_middle_it_goes_on(swept, tmp_path):
     found = json.loads(done.stdout)
     assert found[0]["T_train"] is None
     pd.testing.assert_frame_equal(pd.DataFrame(found).astype(table.dtypes), table)
+
+
+def test_an_engine_is_begun_once_a_checkpoint_and_ended(tmp_path, monkeypatch):
+    begun, ended = [], []
+
+    class Other(Hf):
+        name = "vllm"
+
+        def close(self):
+            ended.append(self.checkpoint.name)
+
+    def engine_of(choice, checkpoint, batch_size):
+        begun.append((choice.engine, choice.arguments, checkpoint.name))
+        return Other(checkpoint, batch_size)
+
+    monkeypatch.setattr(sweeps, "engine_of", engine_of)
+    copy = shutil.copytree(bundled_checkpoint(), tmp_path / "copy")
+    text = GRID.replace("ssd: {model: tiny", f"ssd: {{model: {copy}")
+    text += "engine: vllm\nengine_args: [enforce_eager=true]\n"
+    sweep_stage(read_grid(grid_file(tmp_path, text)), tmp_path / "out")
+    models = ["tiny", str(copy)]
+    assert begun == [("vllm", ("enforce_eager=true",), model) for model in models]
+    assert ended == models
+    for file in (tmp_path / "out/samples").glob("*/*.jsonl"):
+        assert {row["engine"] for row in read_jsonl(file)} == {"vllm"}
+    plain = read_grid(grid_file(tmp_path, text.partition("engine:")[0]))
+    with pytest.raises(UserError, match="engine: vllm -> "):
+        sweep_stage(plain, tmp_path / "out")
 
 
 def test_a_sweep_asks_in_its_style(tmp_path):

@@ -41,6 +41,12 @@ def run(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Models side by side, of one thread each.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="`hf` or `vllm` draws the answers, see `sample`.")
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for vLLM; repeatable.")
+    ] = None,
     unsandboxed: Unsandboxed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +60,7 @@ def run(
       ssd-probe run tiny --quick --out runs/tiny
       ssd-probe run smollm2 --quick --out runs/smollm2
       ssd-probe run loop.yaml --out runs/mine
-      ssd-probe run qwen3-4b-instruct --dry-run
+      ssd-probe run qwen3-4b-instruct --engine vllm --dry-run
       ssd-probe run released-4b --out runs/released
       ssd-probe run qwen3-4b-instruct --scale 0.01 --prompts p.jsonl --test lcb.jsonl --out runs/q
     """
@@ -65,8 +71,12 @@ def run(
         "test": None if test is None else {"problems": test},
         "seed": seed,
         "processes": processes,
+        "engine": engine,
+        "engine_args": engine_arg or None,
     }
     given = {key: value for key, value in changes.items() if value is not None}
+    if engine not in (None, "hf"):
+        given.setdefault("processes", 1)  # the engine has all of the machine
     if out is None and not dry_run:
         raise UserError("Missing option '--out': the run's folder (or --dry-run)")
     folder = out or Path("runs") / Path(config).stem

@@ -19,6 +19,7 @@ from typing import Any
 from ssd_probe.config_fields import SEEDS
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
+from ssd_probe.engines.choice import serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.declared import MOST, decoding_of, listed, mapping, name_of, whole
 from ssd_probe.files.reading import read_yaml
@@ -54,6 +55,8 @@ class Grid:
     timeout: float = 3.0
     workers: int = 2
     style: str = "auto"  # of the benchmark's prompts, see `sample`
+    engine: str = "hf"  # that draws, see `sample`
+    engine_args: tuple[str, ...] = ()  # of it, NAME=VALUE
 
     def cells(self) -> list[tuple[Trained, Decoding]]:
         return [
@@ -99,7 +102,10 @@ def _grid(values: Any) -> Grid:
     for k in ks:
         if whole("k", k, 1) > n:
             raise UserError(f"k: pass@{k} needs n of {k} or more, not {n}")
-    settings = {key: values[key] for key in values.keys() - {"checkpoints", "decoding", "k"}}
+    arguments = tuple(map(str, listed(values.get("engine_args", []))))
+    serve_all(str(values.get("engine", Grid.engine)), arguments)
+    apart = {"checkpoints", "decoding", "k", "engine_args"}
+    settings = {key: values[key] for key in values.keys() - apart} | {"engine_args": arguments}
     return Grid(
         _checkpoints(values["checkpoints"]), _decodings(values["decoding"]), k=ks, **settings
     )

@@ -83,6 +83,8 @@ class RunFolder:
             timeout=loop.timeout,
             workers=loop.workers,
             style=loop.style,
+            engine=loop.engine,
+            engine_args=loop.engine_args,
         )  # fmt: skip
 
     def first_models(self) -> dict[str, Decoding | None]:

@@ -1,7 +1,7 @@
 """`ssd-probe sample`: a model and prompts by name in, samples out, settings recorded beside."""
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from ssd_probe.commands.sampling.shards import Job, Shard, say, share
@@ -30,13 +30,15 @@ def sample_stage(
     device: str | None = None,
     style: str = "auto",
     choice: Choice | None = None,
+    engine: Engine | None = None,
     shard: Shard | None = None,
     certificate: Path | None = None,
 ) -> list[dict]:
     """Sample into `out`; its record `out`.run.json refuses other settings for the same file.
 
     `style` of a benchmark's prompts: `chat`, `raw`, or `auto`, chat for chat models.
-    A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file.
+    A `Checkpoint` (instead of a name and `device`) stays loaded for the caller's next file, and so
+    does its `engine`; without one it is of `choice`.
     With a `shard`, `out` is a folder that all shards fill (`shards.share`), its record run.json;
     the rows are this shard's. `certificate`: of `doctor --engine`, put into the record.
     """
@@ -52,7 +54,10 @@ def sample_stage(
         "device": device_name(checkpoint.device),
     }
     doubts = _doubts(checkpoint, chosen)
-    with closing(engine_of(choice or Choice(), checkpoint, config.batch_size)) as engine:
+    with ExitStack() as held:
+        if engine is None:
+            made = engine_of(choice or Choice(), checkpoint, config.batch_size)
+            engine = held.enter_context(closing(made))
         settings = {
             "model": checkpoint.identity,
             "style": style_of(chosen),

@@ -18,7 +18,9 @@ from ssd_probe.analysis.passk import INFRA_ERROR, pass_table
 from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.core.lanes import Run, side_by_side
+from ssd_probe.core.requests import Engine
 from ssd_probe.decoding import Decoding
+from ssd_probe.engines.choice import engine_of, serve_all
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
 from ssd_probe.execution.sandbox import obstacle
@@ -97,7 +99,7 @@ def sweep_stage(
     cells = cells_of(grid, out)
     with claim(out), ExitStack() as held:
         run = run or held.enter_context(side_by_side(processes))
-        held.callback(_open.clear)
+        held.callback(_close)
         _begin(grid, inputs, identities, device, out)
         line = processes if processes > 1 else 0  # of the progress bar, below the processes' own
         left = [cell for cell in cells if not cell.evaluation.exists()]
@@ -118,7 +120,9 @@ def _begin(
     grid: Grid, inputs: dict, identities: list[Identity], device: str | None, out: Path
 ) -> None:
     """Record the settings all cells share, and what each checkpoint is; refuse changed ones."""
-    asked = {"style": grid.style, "limit": grid.limit, "timeout": grid.timeout}
+    asked: dict[str, Any] = {"style": grid.style, "limit": grid.limit, "timeout": grid.timeout}
+    if grid.engine != Grid.engine:  # sweeps of before there were engines are of the first
+        asked |= {"engine": grid.engine, "engine_args": list(grid.engine_args)}
     shared = grid.sampling().recorded() | asked | inputs
     about = {"source": grid.problems, "device": device_name(device)}
     begin(out / "run.json", shared, about, newer={"style"})
@@ -132,17 +136,25 @@ def _begin(
         begin(folder / "run.json", settings, {"model": trained.model}, made)
 
 
-_open: list[Checkpoint] = []  # at most one: the model this process holds
+_open: list[tuple[Checkpoint, Engine]] = []  # at most one: the model this process holds
 
 
 def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
     """Sample a cell; the model stays for the next cell of the same checkpoint."""
-    if not _open or _open[0].name != cell.trained.model:
-        _open.clear()  # before the next is loaded: memory may hold one only
-        _open.append(Checkpoint(cell.trained.model, device))
-    about: dict[str, Any] = {"limit": grid.limit, "style": grid.style}
+    if not _open or _open[0][0].name != cell.trained.model:
+        _close()  # before the next is loaded: memory may hold one only
+        checkpoint = Checkpoint(cell.trained.model, device)
+        choice = serve_all(grid.engine, grid.engine_args)
+        _open.append((checkpoint, engine_of(choice, checkpoint, grid.batch_size)))
+    checkpoint, engine = _open[0]
+    about: dict[str, Any] = {"limit": grid.limit, "style": grid.style, "engine": engine}
     policy = policy_of(cell.trained.policy, cell.decoding)
-    sample_stage(_open[0], grid.problems, policy, cell.samples, grid.sampling(), **about)
+    sample_stage(checkpoint, grid.problems, policy, cell.samples, grid.sampling(), **about)
+
+
+def _close() -> None:
+    while _open:
+        _open.pop()[1].close()
 
 
 def isolation_of(problems: str, unsandboxed: bool, harmless: bool = False) -> str:

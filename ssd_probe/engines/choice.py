@@ -1,6 +1,7 @@
 """Which engine draws, and what a person may say to it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,16 @@ class Choice:
             raise UserError(f"{given[0]}: only with --engine server")
         if self.engine != "vllm" and self.arguments:
             raise UserError("--engine-arg: only with --engine vllm")
+
+
+def serve_all(engine: str, arguments: Sequence[str] = ()) -> Choice:
+    """An engine that can load one checkpoint after another; `UserError` for any other."""
+    if engine == "server":
+        raise UserError(
+            "engine server: it serves one model, and students are drawn from too; "
+            "choose hf or vllm, or draw with `ssd-probe sample --engine server`"
+        )
+    return Choice(engine, arguments=tuple(arguments))
 
 
 def engine_of(choice: Choice, checkpoint: Checkpoint, batch_size: int = 64) -> Engine:

@@ -9,6 +9,7 @@ from ssd_probe.commands.run_folder import TINY, RunFolder
 from ssd_probe.commands.sample import sample_stage, style_for
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import SampleConfig
+from ssd_probe.engines.choice import serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
@@ -45,6 +46,7 @@ def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
     else:
         asked = SampleConfig(loop.n, loop.max_new_tokens, loop.batch_size, seed)
         about: dict[str, Any] = {"limit": loop.prompt_limit, "style": loop.style}
+        about["choice"] = serve_all(loop.engine, loop.engine_args)
         sample_stage(model, loop.prompts, arm.decoding, samples, asked, **about)
     recipe = replace(loop.training, seed=seed)
     train_stage(model, samples, recipe, Path(folder.checkpoint(name)))

@@ -14,6 +14,7 @@ BASELINE, ON_DEV = "baseline", "base-on-dev"  # of a row of results, of the pred
 PROGRAMS = "programs"  # noise-free programs, beside the arms' samples
 RESERVED = {BASE, MAIN, TEXT, BASELINE, ON_DEV}
 _NAME_BYTES = 100  # of a text's part of a folder's name
+ENGINE = {"engine", "engine_args"}
 UNRECORDED = {"batch_size", "probe_batch_size", "processes", "workers", "more_seeds"}
 
 
@@ -67,6 +68,8 @@ class Loop:
     dev: Trial | None = None  # None: one T_eval, nothing to choose
     prompt_limit: int | None = None
     style: str = "auto"  # of the prompts, see `sample`
+    engine: str = "hf"  # that draws every answer but `branch`'s, see `sample`
+    engine_args: tuple[str, ...] = ()  # of it, NAME=VALUE
     n: int = 1  # samples a prompt
     max_new_tokens: int = 512
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -127,8 +130,9 @@ class Loop:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     def recorded(self) -> dict[str, Any]:
-        """What a run's folder is of."""
-        return {key: v for key, v in self.settings().items() if key not in UNRECORDED}
+        """What a run's folder is of; folders of before there were engines are of the first."""
+        left_out = UNRECORDED | (ENGINE if self.engine == "hf" else set())
+        return {key: v for key, v in self.settings().items() if key not in left_out}
 
     def scaled(self, scale: float, count: Callable[[str], int]) -> "Loop":
         """Prompts, problems, samples, texts and steps times `scale`, one at least.

@@ -46,6 +46,8 @@ def _sampled(loop: Loop, model: str, prompts: str, limit: int | None, n: int) ->
     words += ["--limit", limit] if limit else []
     words += ["--style", loop.style] if loop.style != "auto" else []
     words += ["--n", n, "--max-new-tokens", loop.max_new_tokens]
+    words += ["--engine", loop.engine] if loop.engine != "hf" else []
+    words += [word for each in loop.engine_args for word in ("--engine-arg", each)]
     return [*words, "--batch-size", loop.batch_size]
 
 

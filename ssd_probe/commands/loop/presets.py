@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssd_probe.commands.loop.declaration import Loop
+from ssd_probe.commands.loop.declaration import ENGINE, Loop
 from ssd_probe.commands.loop.reading import loop_of, merged, read_loop
 from ssd_probe.commands.loop.released import Released, released_of
 from ssd_probe.decoding import Decoding
@@ -33,7 +33,7 @@ PAPER = {
     "gpt-oss-20b": ("openai/gpt-oss-20b", False),
 }
 NAMES = (*OWN, *PAPER)
-_OF_THE_MACHINE = {"batch_size", "probe_batch_size", "processes", "workers", "timeout"}
+_OF_THE_MACHINE = {"batch_size", "probe_batch_size", "processes", "workers", "timeout", *ENGINE}
 
 
 class Chosen(NamedTuple):
@@ -146,7 +146,8 @@ def _on_this_machine(loop: Loop) -> tuple[Loop, list[str]]:
     """What this machine cannot do as the paper did."""
     import torch
 
-    engine = "engine: vLLM 0.11 -> transformers (this tool samples in one process)"
+    drawn = "transformers" if loop.engine == "hf" else "the vLLM that SSD_PROBE_VLLM names"
+    engine = f"engine: vLLM 0.11 -> {drawn}"
     if torch.cuda.is_available() or not loop.training.bf16:
         return loop, [engine]
     return replace(loop, training=replace(loop.training, bf16=False)), [engine]

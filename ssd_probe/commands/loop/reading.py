@@ -37,6 +37,7 @@ from ssd_probe.commands.loop.declaration import (
 from ssd_probe.config_fields import SEEDS
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding
+from ssd_probe.engines.choice import serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.declared import MOST, decoding_of, listed, mapping, name_of, whole
 from ssd_probe.files.reading import read_yaml
@@ -71,7 +72,7 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
     needed = tuple(each.name for each in fields(Loop)
                    if each.default is MISSING and each.default_factory is MISSING)  # fmt: skip
     given = dict(mapping(dict(values), "the file", known, needed))
-    for key in ("model", "prompts", "labels"):
+    for key in ("model", "prompts", "labels", "engine"):
         if key in given:
             _word(key, given[key])
     for key, least in _WHOLE.items():
@@ -90,6 +91,8 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
         given["texts"] = tuple(_word("texts", text) for text in listed(given["texts"]))
     if "probed" in given:
         given["probed"] = tuple(map(str, listed(given["probed"])))
+    arguments = listed(given.get("engine_args", []))
+    given["engine_args"] = tuple(_word("engine_args", each) for each in arguments)
     seeds = listed(given.get("more_seeds", []))
     given["more_seeds"] = tuple(whole("more_seeds", seed, 0, SEEDS) for seed in seeds)
     loop = Loop(**given)
@@ -109,6 +112,9 @@ def _check(loop: Loop) -> None:
         )
     if loop.style not in STYLES:
         raise UserError(f"style: {loop.style!r}; known: {', '.join(STYLES)}")
+    serve_all(loop.engine, loop.engine_args)
+    if loop.engine != "hf" and loop.processes > 1:
+        raise UserError(f"processes: {loop.processes} draw side by side with engine hf only")
     if loop.labels not in RULES:
         raise UserError(f"labels: {loop.labels!r}; known: {', '.join(RULES)}")
     for name in loop.probed:
