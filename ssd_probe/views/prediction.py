@@ -8,6 +8,7 @@ from ssd_probe.analysis.prediction.check import Check
 from ssd_probe.analysis.prediction.feasible import RESOLUTION
 from ssd_probe.analysis.prediction.predict import ALL, EVAL, TRAIN, Prediction
 from ssd_probe.decoding import Decoding
+from ssd_probe.policies.effects import Effects
 from ssd_probe.views.terminal import WIDTH, Told, filled
 
 BOUND = (
@@ -142,6 +143,72 @@ def measured(check: Check, found: Prediction) -> list[str]:
             f"no farther than the base at {row['nearer']} of {row['of']} T_eval"
         )
     return lines
+
+
+def told_rivals(
+    effects: Effects, untold: dict[str, str], full: bool = False
+) -> tuple[list[str], list[str]]:
+    """Sentences and tables of base, ideal students and rivals at an equal price at the locks."""
+    level = effects.level
+    head = (
+        f"At the highest T at which locks slip, off their likeliest token, by {effects.slip:.3g} "
+        "at most (the base at T=1; 0.001 at least), most fork entropy (H, nats) first. A student "
+        f"is two-stage decoding of the base (Prop. B.2); tail: drawn outside of {effects.inside}, "
+        "head: inside; kept: mass at T=1; exact: share of positions."
+    )
+    shown = pd.DataFrame({
+        "": level["policy"],
+        "T": [_highest(t, end) for t, end in zip(level["temperature"], level["end"], strict=True)],
+        "lock kept": level["kept_mass"].map("{:.4f}".format),
+        "tail": level["tail"].map("{:.4f}".format),
+        "fork H": level["entropy"].map("{:.3f}".format),
+        "head H": level["head_entropy"].map("{:.3f}".format),
+        "branching": level["branching"].map("{:.3f}".format),
+        "exact": level["exact"].map("{:.0%}".format),
+    }).replace(["nan", "nan%"], "-")  # fmt: skip
+    left = shown[""].str.ljust(shown[""].str.len().max())
+    table = _text(shown.assign(**{"": left}), 3, index=False)
+    tables = ["\n".join([*filled([head]), table])]
+    if full:
+        tables += [_rivals_by_temperature(effects, *each) for each in (
+            (LOCK, "slip", "mean mass off the likeliest token at locks"),
+            (LOCK, "tail", "mean mass outside the support at locks"),
+            (FORK, "head_entropy", "mean head entropy at forks, nats"),
+        )]  # fmt: skip
+    return [_order_in_words(effects), *_not_known(effects, untold)], tables
+
+
+def _order_in_words(effects: Effects) -> str:
+    known = effects.level.dropna(subset=["entropy"])
+    rows = [f"{row.policy} {row.entropy:.3f} (T {_highest(row.temperature, row.end)})"
+            for row in known.itertuples()]  # fmt: skip
+    return (
+        f"Where locks slip by {effects.slip:.3g} at most, the forks' entropy in nats is: "
+        f"{'; '.join(rows)}."
+    )
+
+
+def _not_known(effects: Effects, untold: dict[str, str]) -> list[str]:
+    lines = [f"{name} is left out: {why}." for name, why in untold.items()]
+    part = effects.level[effects.level["exact"] < 1]
+    if len(part):
+        lines.append(
+            f"Not known everywhere from the {effects.ranks} ranks kept, and there as if nothing "
+            f"beyond them were drawn: {', '.join(part['policy'])}."
+        )
+    return lines
+
+
+def _highest(temperature: float, end: bool) -> str:
+    return "none" if np.isnan(temperature) else f"{temperature:.2f}" + ("+" if end else "")
+
+
+def _rivals_by_temperature(effects: Effects, label: str, column: str, words: str) -> str:
+    rows = effects.cells[effects.cells["label"] == label]
+    order = list(dict.fromkeys(rows["policy"]))
+    table = rows.pivot(index="policy", columns="temperature", values=column)
+    table.columns = [f"{t:g}" for t in table.columns]
+    return f"{words[0].upper()}{words[1:]}, by T\n{_text(table.loc[order].rename_axis(None), 4)}"
 
 
 def _supports(supports: pd.DataFrame) -> str:
