@@ -167,7 +167,7 @@ def test_a_missing_column_an_empty_frame_and_two_truncations_are_one_line(column
 
 RIVALS = pd.DataFrame([
     {"model": model, "temperature": t, "slip": 0.001 * t * i, "tail": 0.002 * t * (i - 1),
-     "head_entropy": 0.5 + 0.1 * t * i, "entropy": 1.0}
+     "head_entropy": 0.5 + 0.1 * t * i}
     for i, model in enumerate(("base", "student of T=1.6", "min-p(min_p=0.1)"), 1) for t in T_EVAL
 ])  # fmt: skip
 

@@ -16,7 +16,7 @@ Cut = tuple[int, float]  # top-k and top-p
 class RivalCurves(NamedTuple):
     """Base, an ideal student and decode-only rivals, over T."""
 
-    curves: pd.DataFrame  # model, temperature, slip and tail at locks, head_entropy at forks
+    curves: pd.DataFrame  # model, temperature, slip at locks, head_entropy and tail at forks
     slip: float  # of the base at T=1, or 0.001
     inside: Decoding  # whose support the head is
     cut: Decoding  # what base and student are evaluated with

@@ -22,10 +22,8 @@ from ssd_probe.errors import UserError
 from ssd_probe.policies.effects import At, Effects, compare_policies, untold
 from ssd_probe.policies.parsing import USUAL, own_decoding, policy_of
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.prediction import told, told_rivals
+from ssd_probe.views.prediction import STUDENT, told, told_rivals
 from ssd_probe.views.terminal import Told
-
-STUDENT = "student of "  # how the name of an ideal student begins
 
 
 class Question(NamedTuple):

@@ -29,7 +29,7 @@ _CURVES = {
     "survivors": "surviving tokens",
     "top1": "mass of top token",
 }
-_PRICES = {"slip": "locks: mass off the likeliest token", "tail": "locks: mass outside the support"}
+_PRICES = {"slip": "locks: mass off the likeliest token", "tail": "forks: mass outside the support"}
 _LEAST_PRICE = 1e-4  # below it the axis is linear, so that 0 has a place
 _MAP = ["model", "T_train", "T_eval", "precision", "branching", "feasible"]
 
@@ -56,7 +56,7 @@ def draw_prediction(shown: PredictionPictures, out: Path) -> Saved:
     if shown.rivals is not None:
         cut = str(shown.rivals.cut).removeprefix("T=1, ")
         caption = (
-            "Prediction: head entropy at forks against what locks pay, a curve over T (markers) "
+            "Prediction: head entropy at forks against its price, a curve over T (markers) "
             "for the base, the ideal student of most fork entropy, and decode-only rivals as "
             f"published; base and student with {cut}. Left: mass that locks draw off their "
             f"likeliest token; dotted: {shown.rivals.slip:.3g}, the base's at T=1, or 0.001. "
@@ -149,7 +149,7 @@ def fig_check(frame: pd.DataFrame) -> Figure:
 
 
 def fig_rivals(frame: pd.DataFrame, slip: float) -> Figure:
-    """Head entropy at forks against slip and against tail at locks, a curve a policy over T.
+    """Head entropy at forks against slip at locks and tail at forks, a curve a policy over T.
 
     frame: model, temperature, slip, tail (mass), head_entropy (nats). slip: marked.
     """

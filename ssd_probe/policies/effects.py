@@ -24,6 +24,8 @@ from ssd_probe.policies.rivals import AdapT, Cut
 
 At = Callable[[float], Policy]  # a policy by its temperature
 STATISTICS = ("size", "kept_mass", "slip", "tail", "head_entropy", "entropy", "branching", "exact")
+_OF_FORKS = ("head_entropy", "entropy", "branching")
+_LEVEL = ("kept_mass", "slip", "lock_tail", *_OF_FORKS, "fork_tail", "exact")
 _ROWS = 65_536  # positions at once, where float64 [n, K] is needed
 _UNKNOWN = 0.01  # share of positions
 
@@ -32,18 +34,18 @@ class Effects(NamedTuple):
     """Policies side by side, at every temperature and where they cost the locks the same."""
 
     cells: pd.DataFrame  # policy, temperature, label, positions, and means of `STATISTICS`
-    level: pd.DataFrame  # policy, temperature, end, and `_level`'s means, by entropy, most first
+    level: (
+        pd.DataFrame
+    )  # policy, temperature, end, and `_level`'s means, by head_entropy, most first
     slip: float  # allowed at locks
     inside: Decoding  # of S, which tells head from tail
     ranks: int  # K
 
     def curves(self) -> pd.DataFrame:
-        """What a figure shows: policy, temperature; slip and tail at locks; entropies at forks."""
+        """What a figure shows: policy, temperature; slip at locks; head_entropy, tail at forks."""
         keys = ["policy", "temperature"]
         lock, fork = (self.cells[self.cells["label"] == label] for label in (LOCK, FORK))
-        return lock[[*keys, "slip", "tail"]].merge(
-            fork[[*keys, "head_entropy", "entropy"]], on=keys
-        )
+        return lock[[*keys, "slip"]].merge(fork[[*keys, "head_entropy", "tail"]], on=keys)
 
 
 def compare_policies(
@@ -82,7 +84,7 @@ def compare_policies(
         slips = [row["slip"] for _, label, row in found if label == LOCK]
         t, end = _highest(grid, slips, lambda t, at=at: _means(stats[LOCK], at(t), inside), price)
         level.append({"policy": name, "temperature": t, "end": end, **_level(stats, at, t, inside)})
-    order = pd.DataFrame(level).sort_values("entropy", ascending=False, kind="stable")
+    order = pd.DataFrame(level).sort_values("head_entropy", ascending=False, kind="stable")
     ranks = stats[LOCK].top_logits.shape[1]
     return Effects(pd.DataFrame(cells), order.reset_index(drop=True), price, inside, ranks)
 
@@ -149,12 +151,12 @@ def _highest(
 def _level(
     stats: Mapping[str, PositionStats], at: At, temperature: float, inside: Decoding
 ) -> dict[str, float]:
-    """At locks kept_mass, slip and tail; at forks head_entropy, entropy and branching; exact."""
-    names = {LOCK: ("kept_mass", "slip", "tail"), FORK: ("head_entropy", "entropy", "branching")}
+    """At locks kept_mass, slip, lock_tail; at forks entropies, branching, fork_tail; exact."""
     if np.isnan(temperature):
-        return dict.fromkeys([*names[LOCK], *names[FORK], "exact"], np.nan)
-    found = {label: _means(stats[label], at(temperature), inside) for label in names}
-    count = {label: len(stats[label]) for label in names}
-    exact = sum(found[label]["exact"] * count[label] for label in names) / sum(count.values())
-    shown = {name: found[label][name] for label in names for name in names[label]}
-    return {**shown, "exact": exact}
+        return dict.fromkeys(_LEVEL, np.nan)
+    lock, fork = (_means(stats[label], at(temperature), inside) for label in (LOCK, FORK))
+    n, m = len(stats[LOCK]), len(stats[FORK])
+    exact = (n * lock["exact"] + m * fork["exact"]) / (n + m)
+    found = {**lock, **{name: fork[name] for name in _OF_FORKS}, "exact": exact}
+    found |= {"lock_tail": lock["tail"], "fork_tail": fork["tail"]}
+    return {name: found[name] for name in _LEVEL}

@@ -6,11 +6,12 @@ import pandas as pd
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.prediction.check import Check
 from ssd_probe.analysis.prediction.feasible import RESOLUTION
-from ssd_probe.analysis.prediction.predict import ALL, EVAL, TRAIN, Prediction
+from ssd_probe.analysis.prediction.predict import ALL, BASE, EVAL, TRAIN, Prediction
 from ssd_probe.decoding import Decoding
 from ssd_probe.policies.effects import Effects
 from ssd_probe.views.terminal import WIDTH, Told, filled
 
+STUDENT = "student of "  # how the name of an ideal student begins
 BOUND = (
     "Ideal-fit bound: what a student that fits its target exactly would draw. It says nothing of "
     "which tokens are right, and is no forecast of pass@k."
@@ -92,7 +93,7 @@ def _intervals(rows: pd.DataFrame) -> str:
     """A line a model: between which T_eval, and at the last by which top-p, both are served."""
     serves = rows["feasible"].astype(bool)
     table = pd.DataFrame({
-        "model": rows.apply(model_name, axis=1).str.removeprefix("student of "),
+        "model": rows.apply(model_name, axis=1).str.removeprefix(STUDENT),
         "T_low": rows["T_low"].where(serves), "T_high": rows["T_high"],
         "branching": rows["reach"], "top-p above": rows["top_p_low"],
         "up to": rows["top_p_high"],
@@ -124,7 +125,7 @@ def model_name(row: dict) -> str:
     values = [row[name] for name in TRAIN]
     if np.isnan(values[0]):
         return "base"
-    return f"student of {Decoding(values[0], int(values[1]), values[2])}"
+    return f"{STUDENT}{Decoding(values[0], int(values[1]), values[2])}"
 
 
 def measured(check: Check, found: Prediction) -> list[str]:
@@ -152,18 +153,19 @@ def told_rivals(
     level = effects.level
     head = (
         f"At the highest T at which locks slip, off their likeliest token, by {effects.slip:.3g} "
-        "at most (the base at T=1; 0.001 at least), most fork entropy (H, nats) first. A student "
-        f"is two-stage decoding of the base (Prop. B.2); tail: drawn outside of {effects.inside}, "
-        "head: inside; kept: mass at T=1; exact: share of positions."
+        "at most (the base at T=1; 0.001 at least), most entropy (nats) of the forks' heads first. "
+        "A student is two-stage decoding of the base (Prop. B.2). Tail: drawn outside of "
+        f"{effects.inside}; head: inside; kept: mass at T=1; exact: share of positions; +: the "
+        "highest T tried."
     )
     shown = pd.DataFrame({
         "": level["policy"],
         "T": [_highest(t, end) for t, end in zip(level["temperature"], level["end"], strict=True)],
         "lock kept": level["kept_mass"].map("{:.4f}".format),
-        "tail": level["tail"].map("{:.4f}".format),
-        "fork H": level["entropy"].map("{:.3f}".format),
-        "head H": level["head_entropy"].map("{:.3f}".format),
-        "branching": level["branching"].map("{:.3f}".format),
+        "tail": level["lock_tail"].map("{:.4f}".format),
+        "fork head": level["head_entropy"].map("{:.3f}".format),
+        "whole": level["entropy"].map("{:.3f}".format),
+        "tail ": level["fork_tail"].map("{:.3f}".format),
         "exact": level["exact"].map("{:.0%}".format),
     }).replace(["nan", "nan%"], "-")  # fmt: skip
     left = shown[""].str.ljust(shown[""].str.len().max())
@@ -179,12 +181,16 @@ def told_rivals(
 
 
 def _order_in_words(effects: Effects) -> str:
-    known = effects.level.dropna(subset=["entropy"])
-    rows = [f"{row.policy} {row.entropy:.3f} (T {_highest(row.temperature, row.end)})"
-            for row in known.itertuples()]  # fmt: skip
+    """The base, the best ideal student and the best rival."""
+    known = effects.level.dropna(subset=["head_entropy"])
+    student = known["policy"].str.startswith(STUDENT)
+    base = known["policy"] == BASE
+    firsts = pd.concat([known[student][:1], known[~student & ~base][:1], known[base]])
+    told = [f"{row.head_entropy:.3f} with {row.policy} at T={_highest(row.temperature, row.end)}"
+            for row in firsts.itertuples()]  # fmt: skip
     return (
-        f"Where locks slip by {effects.slip:.3g} at most, the forks' entropy in nats is: "
-        f"{'; '.join(rows)}."
+        f"Where locks slip by {effects.slip:.3g} at most, the heads of the forks have an entropy "
+        f"(nats) of {'; '.join(told) or 'n/a'} (best student, best rival, base)."
     )
 
 
@@ -217,7 +223,7 @@ def _supports(supports: pd.DataFrame) -> str:
         "gain_support": "support", "gain_reshaping": "reshaping",
     }  # fmt: skip
     shown = supports[supports["label"] != ALL]
-    index = shown.apply(model_name, axis=1).str.removeprefix("student of ")
+    index = shown.apply(model_name, axis=1).str.removeprefix(STUDENT)
     table = shown[[*names]].rename(columns=names).assign(setting=index, label=shown["label"])
     return _text(table.set_index(["setting", "label"]), 4)
 
