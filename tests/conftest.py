@@ -110,6 +110,7 @@ def demo_run(tmp_path_factory):
         dev={"limit": 6, "n": 1},
         test={"limit": 18, "n": 5},
         text_limit=24,
+        rivals=["two-stage", "min-p(0.1)"],
     )
 
 
@@ -122,6 +123,7 @@ arms: {1: {T_train: 1.6}, é: {from: 1, T_train: 1}}
 training: {learning_rate: 1e-3, batch_size: 8, max_steps: 2}
 T_eval: 1.3
 baseline: {T_eval: 0.7, top_k: 5}
+rivals: two-stage(top_k=5)
 test: {problems: tiny:test, limit: 2, n: 1}
 texts: [tiny:dev, tiny:test]
 text_limit: 2

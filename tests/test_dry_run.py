@@ -79,6 +79,27 @@ def test_the_stages_settings_are_the_loops(tmp_path):
     assert "$T_T1.3" in "\n".join(lines)  # which dev chooses
 
 
+def test_rivals_are_sampled_from_the_base_on_dev_and_test(tmp_path):
+    rivals = ["two-stage", "min-p(0.1)"]
+    chosen = choose("tiny", changes={"rivals": rivals})
+    plain, lines = dry_run(choose("tiny"), tmp_path / "r"), dry_run(chosen, tmp_path / "r")
+    more = [words for words in commands_of(lines) if words not in commands_of(plain)]
+    drawn = [understood(w) for w in more if w[0] == "sample" and "$" not in " ".join(w)]
+    loop = chosen.loop
+    assert [each["policy"] for each in drawn] == [
+        policy
+        for policy in ("two-stage(T_train=1.6, top_k=20, top_p=0.8)", "min-p(min_p=0.1)")
+        for _ in loop.T_eval
+    ]
+    assert {each["model"] for each in drawn} == {"tiny"}
+    assert [(each["temperature"], each["top_k"], each["top_p"]) for each in drawn] == [
+        *((t, 20, 0.8) for t in loop.T_eval), *((t, 0, 1.0) for t in loop.T_eval),
+    ]  # fmt: skip
+    said = "\n".join(lines)
+    assert "--temperature $T_two-stage" in said and "--temperature $T_min-p-0.1" in said
+    assert len(more) == 2 * 2 * (len(loop.T_eval) + 1)
+
+
 def test_a_model_that_is_here_is_measured():
     size, source = size_of("tiny")
     model = load_model("tiny")

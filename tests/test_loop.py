@@ -7,7 +7,7 @@ import pytest
 
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.loop.arms import rounds, write_corpus
-from ssd_probe.commands.loop.declaration import Arm
+from ssd_probe.commands.loop.declaration import Arm, Rival
 from ssd_probe.commands.loop.positions import text_source
 from ssd_probe.commands.loop.presets import NAMES, PAPER, choose
 from ssd_probe.commands.loop.reading import loop_of
@@ -103,6 +103,10 @@ def test_a_file_is_read_and_its_record_reads_as_the_same(tmp_path):
     ("control:", f"{'a' * 101}:", "a name is 100 bytes at most"),
     ("from: ssd", "from: [ssd]", "is no arm above it"),
     ("{limit: 3}", "{limits: 3}", "test: unknown key 'limits'"),
+    ("text_limit: 30", "rivals: [min-p]", "rivals: policy min-p: min_p is missing"),
+    ("text_limit: 30", "rivals: [nucleus(0.9)]", "rivals: policy 'nucleus(0.9)': must be NAME"),
+    ("text_limit: 30", "rivals: [2]", "rivals: 2 must be a name"),
+    ("text_limit: 30", "rivals: [min-p(0.1), 'min-p(min_p=0.1)']", "rivals: 'min-p-0.1' is there"),
 ])  # fmt: skip
 def test_a_wrong_file_is_one_line(tmp_path, old, new, message):
     assert old in FILE
@@ -110,6 +114,41 @@ def test_a_wrong_file_is_one_line(tmp_path, old, new, message):
         chosen(tmp_path, FILE.replace(old, new, 1))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "loop.yaml"))
+
+
+def test_rivals_have_names_for_files_and_two_stage_the_main_arms_decoding(tmp_path):
+    text = "rivals: [two-stage, ' two-stage ( ) ', 'two-stage(T_train=1.3)', min-p(0.10), top-h]"
+    with pytest.raises(UserError, match="'two-stage' is there twice"):
+        chosen(tmp_path, f"{FILE}{text}\n")
+    once = text.replace(", ' two-stage ( ) '", "")
+    loop = chosen(tmp_path, f"{FILE}{once}\n").loop
+    assert loop_of(loop.settings()) == loop
+    folder = RunFolder(tmp_path, loop)
+    assert folder.rivals("round2") == {
+        "two-stage": "two-stage(T_train=1.3, top_k=0, top_p=1.0)",
+        "two-stage-1.3-20-0.8": "two-stage(T_train=1.3, top_k=20, top_p=0.8)",
+        "min-p-0.1": "min-p(min_p=0.1)",
+        "top-h-0.4": "top-h(top_h=0.4)",
+    }
+    assert folder.rivals("ssd")["two-stage"] == "two-stage(T_train=1.6, top_k=20, top_p=0.8)"
+    cells = {cell.trained.name: cell for cell in folder.dev_cells("ssd")}
+    assert {cells[name].trained.model for name in (*folder.rivals("ssd"), "base")} == {"tiny"}
+    assert cells["two-stage"].decoding == cells["base"].decoding == Decoding(1.6, 20, 0.8)
+    assert cells["min-p-0.1"].decoding == Decoding(1.6)  # as published
+    assert len(folder.dev_cells()) == 10 and len(folder.dev_cells("ssd")) == 18
+
+
+def test_a_rival_is_no_arm_of_its_name(tmp_path):
+    text = FILE.replace("control:", "two-stage:")
+    assert chosen(tmp_path, text)
+    with pytest.raises(UserError, match="rivals: 'two-stage' is there twice"):
+        chosen(tmp_path, f"{text}rivals: two-stage\n")
+
+
+def test_a_run_of_before_there_were_rivals_goes_on(tmp_path):
+    loop = chosen(tmp_path).loop
+    assert "rivals" not in loop.recorded() and "rivals" in loop.settings()
+    assert "rivals" in replace(loop, rivals=(Rival("top-h(top_h=0.4)"),)).recorded()
 
 
 def test_names_that_are_numbers_are_names(tmp_path):
@@ -161,11 +200,13 @@ def test_an_odd_declaration_is_run_to_its_end(odd_run):
     """No dev problems, a baseline, no truncation, an arm that is a number, few branches."""
     out, summary, said = odd_run
     assert summary["main"] == "1" and summary["chosen_on"] is None
-    assert summary["best_temperature"] == {"base": 0.7, "1": 1.3, "é": 1.3}
+    assert summary["best_temperature"] == {
+        "base": 0.7, "1": 1.3, "é": 1.3, "two-stage-1.6-5-0.8": 1.3,
+    }  # fmt: skip
     assert (summary["tested_at"]["base"]["top_k"], summary["tested_at"]["é"]["top_k"]) == (5, 20)
     said = " ".join(said.split())
     assert "each model at its declared T_eval" in said and "best for it on the dev" not in said
-    assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8" in said
+    assert "base top-k 5, top-p 1, others top-k 20, top-p 0.8, rivals by their own rules" in said
     doubt = "1 was trained on samples at T=1.6, which a probe's ranks do not tell"
     assert any(line.startswith(doubt) for line in summary["doubts"])
     for split, end in (("dev", ""), ("test", "-on-tiny-test")):

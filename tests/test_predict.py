@@ -409,6 +409,41 @@ def test_command_tells_order_intervals_and_error_and_draws(probes, tmp_path, mon
     assert names == {stem + end for stem in stems for end in (".png", ".pdf", ".svg", ".txt")}
 
 
+def test_command_sets_rivals_beside_the_students(probes, tmp_path, monkeypatch, capfd):
+    given = ("--probe", probes / "base", "--t-eval", "0.4,1,2", "--t-train", "1.2,1.6")
+    code, out, err = command(
+        monkeypatch, capfd, *given, "--rivals", "--policy", "min-p(0.3)", "--out", tmp_path
+    )
+    assert code == 0, err
+    told = [line for line in out.splitlines() if not line.startswith(str(tmp_path))]
+    assert max(map(len, told)) <= 100
+    assert "min-p(min_p=0.3)" in out and "student of T=1.2, top-k 20, top-p 0.8" in out
+    assert "top-n-sigma(n=1) is left out: the standard deviation" in " ".join(out.split())
+    assert (tmp_path / "predict_rivals.png").exists()
+    code, full, _ = command(monkeypatch, capfd, *given, "--policy", "top-h", "--full")
+    assert "Mean head entropy at forks, nats, by T" in full
+    assert max(map(len, full.splitlines())) <= 100
+    code, out, _ = command(monkeypatch, capfd, *given, "--policy", "top-h", "--json")
+    found = json.loads(out)["rivals"]
+    assert [row["policy"] for row in found["cells"][::6]] == [
+        "base", "student of T=1.2, top-k 20, top-p 0.8", "student of T=1.6, top-k 20, top-p 0.8",
+        "top-h(top_h=0.4)",
+    ]  # fmt: skip
+    assert {row["policy"] for row in found["level"]} == {row["policy"] for row in found["cells"]}
+    assert found["slip"] >= 1e-3 and found["ranks"] == 64 and found["untold"] == {}
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    (["--policy", "adapt"], "adapt(T_start=0.8): ranks do not say where a line begins"),
+    (["--policy", "top-n-sigma(1)"], "standard deviation of all logits is not known"),
+    (["--policy", "min-p"], "policy min-p: min_p is missing"),
+    (["--rivals", "--eval-top-p", "0.8,0.9"], "rivals are set beside one truncation"),
+])  # fmt: skip
+def test_rivals_that_cannot_be_told_are_one_line(probes, monkeypatch, capfd, more, says):
+    code, out, err = command(monkeypatch, capfd, "--probe", probes / "base", *more)
+    assert code == 2 and out == "" and says in err and len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("more", [[], ["--full"]])
 def test_a_terminal_gets_the_sentences_first_in_100_columns(probes, monkeypatch, capfd, more):
     wide = ("--t-eval", ",".join(f"{t / 10:g}" for t in range(4, 31)), "--top-p", "0.8,0.95",

@@ -6,10 +6,16 @@ import pandas as pd
 import pytest
 
 from ssd_probe.analysis.prediction.feasible import Limits
-from ssd_probe.analysis.prediction.plot_data import PredictionPictures
+from ssd_probe.analysis.prediction.plot_data import PredictionPictures, RivalCurves
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures.prediction import draw_prediction, fig_check, fig_map, fig_map_panel
+from ssd_probe.figures.prediction import (
+    draw_prediction,
+    fig_check,
+    fig_map,
+    fig_map_panel,
+    fig_rivals,
+)
 from ssd_probe.figures.style import MODELS, paper_style
 
 matplotlib.use("Agg")
@@ -157,3 +163,37 @@ def test_a_missing_column_an_empty_frame_and_two_truncations_are_one_line(column
         fig_map(pd.concat([MAP, MAP]))
     with pytest.raises(UserError, match="at forks holds no rows"):
         fig_check(CURVES[CURVES["label"] == "lock"])
+
+
+RIVALS = pd.DataFrame([
+    {"model": model, "temperature": t, "slip": 0.001 * t * i, "tail": 0.002 * t * (i - 1),
+     "head_entropy": 0.5 + 0.1 * t * i}
+    for i, model in enumerate(("base", "student of T=1.6", "min-p(min_p=0.1)"), 1) for t in T_EVAL
+])  # fmt: skip
+
+
+def test_rivals_are_curves_over_t_of_head_entropy_against_each_price():
+    fig = fig_rivals(RIVALS.sample(frac=1, random_state=0), slip=0.002)
+    (legend,) = fig.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["base", *(name for name in names if name != "base")] and len(names) == 3
+    for ax, price in zip(fig.axes, ("slip", "tail"), strict=True):
+        drawn = {line.get_label(): line for line in ax.lines if line.get_label() in names}
+        for name, rows in RIVALS.groupby("model"):
+            assert drawn[name].get_xdata().tolist() == rows[price].tolist()
+            assert drawn[name].get_ydata().tolist() == rows["head_entropy"].tolist()
+        looks = {(each.get_color(), each.get_marker()) for each in drawn.values()}
+        assert len(looks) == 3
+        assert ax.get_xlim()[0] == 0
+    assert [line.get_xdata()[0] for line in fig.axes[0].lines if line.get_linestyle() == ":"] == [
+        0.002
+    ]
+
+
+def test_rivals_have_a_figure_and_a_caption_that_says_what_is_drawn(tmp_path):
+    rivals = RivalCurves(RIVALS, 0.002, Decoding(1.6, 20, 0.8), Decoding(1.0, 20, 0.8))
+    shown = PredictionPictures({}, {}, Limits(), 3, 4, Decoding(1.6, 20, 0.8), rivals)
+    drawn = draw_prediction(shown, tmp_path)
+    assert {path.stem for path in drawn.paths} == {"predict_rivals"} and not drawn.missing
+    said = (tmp_path / "predict_rivals.txt").read_text()
+    assert "dotted: 0.002" in said and "base and student with top-k 20, top-p 0.8" in said

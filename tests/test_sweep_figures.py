@@ -15,7 +15,15 @@ from ssd_probe.analysis.sweeps.table import check_sweep
 from ssd_probe.commands.pictures.figures import figures_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures.pass_at_k import fig_1, fig_1_panels, fig_2, fig_2_bars, fig_2_panels
+from ssd_probe.figures.comparison_set import draw_tested
+from ssd_probe.figures.pass_at_k import (
+    fig_1,
+    fig_1_panels,
+    fig_2,
+    fig_2_bars,
+    fig_2_panels,
+    fig_rivals,
+)
 from ssd_probe.figures.steps import fig_8
 from ssd_probe.figures.style import COLUMN_WIDTH, MODELS, PAGE_WIDTH, paper_style
 from ssd_probe.figures.sweep_set import draw_published, draw_sweep
@@ -99,6 +107,29 @@ def test_fig_1_panels_keep_a_name_that_a_group_lacks_and_set_the_users_apart():
         assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [0.5]
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("overall", "only hard")
     assert upper.get_legend() is not None and lower.get_legend() is None
+
+
+def test_rivals_have_bars_names_and_looks_of_their_own(tmp_path):
+    names = ["base", "ssd", "control", "two-stage", "min-p-0.1", "top-h-0.4"]
+    rows = pd.DataFrame([
+        {"model": "T1.6" if name == "ssd" else name, "group": group, "k": 1, "problems": 9,
+         "temperature": 1.5, "estimate": height, "low": height - 0.05, "high": height + 0.05}
+        for i, name in enumerate(names) for group, height in (("all", 0.3 + i / 50), ("hard", 0.2))
+    ])  # fmt: skip
+    ax = fig_rivals(
+        rows.assign(name=rows["group"], model=rows["model"].replace("T1.6", "ssd"))
+    ).axes[0]
+    bars = {group.get_label(): group for group in ax.containers if hasattr(group, "patches")}
+    shown = {"SSD": "ssd"}
+    assert [shown.get(name, name) for name in bars] == names
+    for i, group in enumerate(bars.values()):
+        assert [bar.get_height() for bar in group] == [0.3 + i / 50, 0.2]
+    looks = {(b[0].get_facecolor(), b[0].get_hatch()) for b in bars.values()}
+    assert len(looks) == len(names)
+    drawn = draw_tested(rows, "T1.6", tmp_path)
+    assert {path.stem for path in drawn.paths} == {"rivals_pass1"}
+    said = (tmp_path / "rivals_pass1.txt").read_text()
+    assert "SSD (T1.6, solid)" in said and "min-p-0.1 1.5" in said and "9 test problems" in said
 
 
 @pytest.mark.parametrize("student, shown, color", [

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssd_probe.analysis.sweeps.published import published
+from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
+from ssd_probe.analysis.sweeps.printed import sweep_table
+from ssd_probe.analysis.sweeps.published import published, published_pictures
 from ssd_probe.analysis.sweeps.summaries import (
     against_base,
     base_of,
@@ -13,6 +15,7 @@ from ssd_probe.analysis.sweeps.summaries import (
     fit_quadratic,
     fit_settings,
     grids,
+    rivals_of,
     select,
     stress_curves,
     stress_rows,
@@ -169,6 +172,38 @@ def test_difficulty_stands_in_order_whatever_the_table_s():
     )
     order = by_difficulty(check_sweep(table), 1)["group"].tolist()
     assert order == ["all", "easy", "medium", "hard", "odd"] * 2
+
+
+RIVALS = [
+    row("mp", None, t, e, policy="min-p(min_p=0.1)", top_k_eval=0)
+    for t, e in ((1.0, 0.4), (2.0, 0.3))
+]
+
+
+def test_rivals_are_neither_base_nor_student_and_stand_in_figure_1(tmp_path):
+    sweep = check_sweep(pd.DataFrame([*BASE, *STUDENTS, *RIVALS]))
+    assert set(base_of(sweep)["model"]) == {"base"}
+    assert set(students_of(sweep)["model"]) == {"free", "k5"}
+    assert list(rivals_of(sweep)) == ["min-p(min_p=0.1)"]
+    bars = by_difficulty(sweep, 1).set_index("model")
+    assert bars["estimate"].to_dict() == {"base": 0.35, "ssd": 0.50, "min-p(min_p=0.1)": 0.40}
+    assert (
+        bars.loc["min-p(min_p=0.1)", "setting"] == "min-p(min_p=0.1), evaluated at T=1, top-p 0.8"
+    )
+    plain = check_sweep(pd.DataFrame([*BASE, *STUDENTS]))
+    for k in ("fig_2", "fig_3a", "fig_10"):  # the paper's, as without rivals
+        one, other = (sweep_pictures(table)[k] for table in (plain, sweep))
+        assert repr(one) == repr(other)
+    assert published_pictures(sweep).scores.equals(published_pictures(plain).scores)
+    assert "min-p(min_p=0.1) at T=1" in sweep_table(sweep)["evaluated"].tolist()[-2]
+    sweep.to_csv(tmp_path / "sweep.csv", index=False)
+    pd.testing.assert_frame_equal(read_sweep(tmp_path / "sweep.csv"), sweep)
+
+
+def test_two_rivals_of_one_policy_are_told_apart():
+    again = [r | {"model": "other"} for r in RIVALS]
+    sweep = check_sweep(pd.DataFrame([*BASE, *STUDENTS, *RIVALS, *again]))
+    assert list(rivals_of(sweep)) == ["min-p(min_p=0.1), mp", "min-p(min_p=0.1), other"]
 
 
 def test_the_stress_test_is_the_hottest_without_truncation():

@@ -13,6 +13,15 @@ from ssd_probe.decoding import Decoding
 Cut = tuple[int, float]  # top-k and top-p
 
 
+class RivalCurves(NamedTuple):
+    """Base, an ideal student and decode-only rivals, over T."""
+
+    curves: pd.DataFrame  # model, temperature, slip at locks, head_entropy and tail at forks
+    slip: float  # of the base at T=1, or 0.001
+    inside: Decoding  # whose support the head is
+    cut: Decoding  # what base and student are evaluated with
+
+
 class PredictionPictures(NamedTuple):
     """What the maps and the check show, and what their captions name."""
 
@@ -22,10 +31,13 @@ class PredictionPictures(NamedTuple):
     locks: int
     forks: int
     rule: Decoding  # by whose branching locks and forks are told
+    rivals: RivalCurves | None = None
 
 
-def prediction_pictures(found: Prediction, check: Check | None = None) -> PredictionPictures:
-    """A prediction, and its check if there is one -> all that their figures show."""
+def prediction_pictures(
+    found: Prediction, check: Check | None = None, rivals: RivalCurves | None = None
+) -> PredictionPictures:
+    """A prediction, its check and its rivals if there are any -> all that their figures show."""
     table = temperature_map(found)
     students = table.dropna(subset=["T_train"])
     maps, checks = {}, {}
@@ -38,5 +50,5 @@ def prediction_pictures(found: Prediction, check: Check | None = None) -> Predic
             checks[int(k_eval), p_eval] = part
     count = found.positions
     return PredictionPictures(
-        maps, checks, found.limits, count[LOCK], count[FORK], found.rule.decoding
+        maps, checks, found.limits, count[LOCK], count[FORK], found.rule.decoding, rivals
     )

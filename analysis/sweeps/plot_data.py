@@ -106,7 +106,7 @@ def _effective(sweep: pd.DataFrame, k: int) -> Effective:
     rows = summaries.select(sweep, "all", k)
     points = summaries.with_effective_temperature(rows)
     fits, curves = summaries.fit_settings(points)
-    base = rows[rows["T_train"].isna()]
+    base = rows[rows["T_train"].isna() & (rows["policy"] == "")]
     level = float(base["estimate"].max()) if len(base) else None
     return Effective(k, points, fits, curves, level, _problems(points))
 

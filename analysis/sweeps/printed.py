@@ -149,7 +149,10 @@ def sweep_table(sweep: pd.DataFrame) -> pd.DataFrame:
         "" if pd.isna(row["T_train"]) else str(decoding_of(row, TRAIN))
         for _, row in table.iterrows()
     ]
-    evaluation = [str(decoding_of(row, EVAL)) for _, row in table.iterrows()]
+    evaluation = [
+        f"{row['policy']} at {decoding_of(row, EVAL)}" if row["policy"] else
+        str(decoding_of(row, EVAL)) for _, row in table.iterrows()
+    ]  # fmt: skip
     shown = table.assign(trained=train, evaluated=evaluation)
     return _column_a_k(shown, ["model", "trained", "evaluated", "group"])
 

@@ -28,19 +28,29 @@ def select(sweep: pd.DataFrame, group: str, k: int) -> pd.DataFrame:
 
 
 def base_of(sweep: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the base model (no T_train). Raises UserError when there are none."""
-    rows = sweep[sweep["T_train"].isna()]
+    """The rows of the base model (no T_train, no policy). Raises UserError when there are none."""
+    rows = sweep[sweep["T_train"].isna() & (sweep["policy"] == "")]
     if rows.empty:
         raise UserError("the sweep holds no base model (rows without T_train)")
     return rows
 
 
 def students_of(sweep: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trained models. Raises UserError when there are none."""
-    rows = sweep[sweep["T_train"].notna()]
+    """The rows of trained models without a policy. Raises UserError when there are none."""
+    rows = sweep[sweep["T_train"].notna() & (sweep["policy"] == "")]
     if rows.empty:
         raise UserError("the sweep holds no trained model (rows with T_train)")
     return rows
+
+
+def rivals_of(sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each decode-only rival: by its policy, and its checkpoint where two have one."""
+    rows = sweep[sweep["policy"] != ""]
+    shared = rows.groupby("policy")["model"].nunique() > 1
+    return {
+        f"{policy}, {model}" if shared[policy] else str(policy): part
+        for (policy, model), part in rows.groupby(["policy", "model"], sort=False)
+    }
 
 
 def best(rows: pd.DataFrame) -> pd.Series:
@@ -86,12 +96,14 @@ def against_base(
 def by_difficulty(sweep: pd.DataFrame, k: int, student: pd.DataFrame | None = None) -> pd.DataFrame:
     """Figures 1 and 15: base and student by group, each at the T_eval best for it on "all".
 
-    student: rows of the trained models to choose from; by default all of them. Columns: as of
-    `against_base`. Raises UserError without a base, a student, or pass@k of "all".
+    student: rows of the trained models to choose from; by default all of them, and with the
+    decode-only rivals. Columns: as of `against_base`; a rival's model is its policy. Raises
+    UserError without a base, a student, or pass@k of "all".
     """
+    sides = {"base": base_of(sweep), "ssd": students_of(sweep) if student is None else student}
+    sides |= rivals_of(sweep) if student is None else {}
     parts = []
-    for model, rows in (("base", base_of(sweep)), ("ssd", students_of(sweep))):
-        rows = rows if model == "base" or student is None else student
+    for model, rows in sides.items():
         chosen = best(select(rows, "all", k))
         rows = _same(rows[rows["k"] == k], chosen, ["model", *TRAIN, *EVAL])
         order = {name: i for i, name in enumerate(("all", *DIFFICULTIES))}
@@ -241,6 +253,7 @@ def _scores(rows: pd.DataFrame, model: str) -> pd.DataFrame:
     """Rows of the sweep table as the figures take them, with their settings in words."""
     settings = [
         ("" if pd.isna(row["T_train"]) else f"trained at {decoding_of(row, TRAIN)}; ")
+        + (f"{row['policy']}, " if row["policy"] else "")
         + f"evaluated at {decoding_of(row, EVAL)}"
         for _, row in rows.iterrows()
     ]

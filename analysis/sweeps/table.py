@@ -3,7 +3,7 @@
 Columns: model, T_train, top_k_train, top_p_train (NaN for the base), T_eval, top_k_eval,
 top_p_eval, group ("all", "easy", "medium", "hard"), k, estimate (pass@k, a fraction), and, where
 known, low, high (its interval) and problems. top-k 0 and top-p 1 are no truncation. Rows with a
-`policy` are of decode-only rivals, neither base nor student: checked, and then left out.
+`policy` are of decode-only rivals, neither base nor student; without that column there are none.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from ssd_probe.files.reading import read_jsonl
 TRAIN = ["T_train", "top_k_train", "top_p_train"]
 EVAL = ["T_eval", "top_k_eval", "top_p_eval"]
 KEYS = ["model", *TRAIN, *EVAL, "group", "k"]
-_OPTIONAL = ["low", "high", "problems"]
+_OPTIONAL = ["low", "high", "problems", "policy"]
 COLUMNS = [*KEYS, "estimate", *_OPTIONAL]
 
 
@@ -64,7 +64,8 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
     require_columns(frame, [name for name in COLUMNS if name not in _OPTIONAL], what)
     rivals = _rivals(frame)
     table = frame.reindex(columns=COLUMNS).reset_index(drop=True)
-    for name in table.columns.drop(["model", "group"]):
+    table["policy"] = table["policy"].astype(object).where(rivals, "").astype(str)
+    for name in table.columns.drop(["model", "group", "policy"]):
         table[name] = _numbers(table[name], what)
     for name in ("model", "group"):
         _refuse(table, table[name].isna(), name, "missing", what)
@@ -83,8 +84,7 @@ def check_sweep(frame: pd.DataFrame, what: str = "the sweep table") -> pd.DataFr
         raise UserError(f"{what}: row {twice.idxmax() + 1} repeats the settings of another row")
     if rivals.all():
         raise UserError(f"{what}: holds only rows with a policy; a base or a student is needed")
-    table = table[~rivals].reset_index(drop=True)
-    bases = table.loc[table["T_train"].isna(), "model"].unique()
+    bases = table.loc[table["T_train"].isna() & ~rivals, "model"].unique()
     if len(bases) > 1:
         names = ", ".join(bases)
         raise UserError(f"{what}: several base models (no T_train): {names}; give one table each")

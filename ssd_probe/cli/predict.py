@@ -35,6 +35,13 @@ def predict(
         Path | None,
         typer.Option(help="Probe of a trained student, same texts: state the prediction's error."),
     ] = None,
+    policy: Annotated[
+        list[str],
+        typer.Option(help="A decode-only rival to set beside, `min-p(0.1)` ...; again for more."),
+    ] = [],  # noqa: B006
+    rivals: Annotated[
+        bool, typer.Option("--rivals", help="Set beside the rivals of docs/method.md.")
+    ] = False,
     positions: Annotated[int, typer.Option(min=0, help="Drawn at random; 0: all.")] = 200_000,
     lock_mass: Annotated[float, typer.Option(help="What a precise lock's top token has.")] = 0.99,
     lock_share: Annotated[float, typer.Option(help="Share of locks to be precise.")] = 0.99,
@@ -54,13 +61,15 @@ def predict(
     """What training at each setting could do, from the base's probe: the ideal-fit bound.
 
     Every T_train with every --top-k and --top-p is a student; each is decoded at every T_eval with
-    every --eval-top-k and --eval-top-p, beside the base.
+    every --eval-top-k and --eval-top-p, beside the base. --policy and --rivals set beside them what
+    the base does untrained by other rules (as published), where that costs its locks the same.
 
     \b
     Examples:
       ssd-probe predict --probe probes/base
       ssd-probe predict --probe probes/base --t-train 1.2,1.6 --top-p 0.8,0.95 --out figures
       ssd-probe predict --probe probes/base --student probes/student --t-train 1.6 --out figures
+      ssd-probe predict --probe probes/base --t-train 1.6 --rivals --policy "min-p(0.2)"
     """
     trains = _settings(("--t-train", t_train), ("--top-k", top_k), ("--top-p", top_p))
     evals = _settings(
@@ -70,7 +79,8 @@ def predict(
 
     limits = Limits(lock_mass, lock_share, fork_branching, fork_share, fork_tokens, lock_tokens)
     rule = SupportRule(Decoding(rule_temperature, rule_top_k, rule_top_p))
-    answer = predict_stage(probe, student, Question(trains, evals, limits, rule, positions, seed))
+    question = Question(trains, evals, limits, rule, positions, seed, tuple(policy), rivals)
+    answer = predict_stage(probe, student, question)
     drawn = [] if out is None else draw_stage(answer, out)
     if as_json:
         print_json(answer.to_dict())

@@ -18,6 +18,7 @@ from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import read_object, read_record
 from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.policies.parsing import own_decoding
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.tiny import domain
@@ -54,8 +55,9 @@ class RunFolder:
         return self.out / "samples" / f"{student}.jsonl"
 
     def checkpoint(self, model: str) -> str:
-        """What to load for `base` or a student."""
-        return self.loop.model if model == BASE else str(self.out / "checkpoints" / model)
+        """What to load for `base`, a decode-only rival of it, or a student."""
+        of_base = {BASE, *(rival.name for rival in self.loop.rivals)}
+        return self.loop.model if model in of_base else str(self.out / "checkpoints" / model)
 
     def trial_folder(self, split: str) -> Path:
         """The sweep's folder of the dev or the test problems."""
@@ -66,11 +68,16 @@ class RunFolder:
         trial: Trial,
         models: dict[str, Decoding | None],
         at: Mapping[str, Sequence[Decoding]] = MappingProxyType({}),
+        rivals: Mapping[str, str] = MappingProxyType({}),
     ) -> Grid:
-        """The sweep of `models` (name -> training decoding), some `at` decodings of their own."""
+        """The sweep of `models` (name -> training decoding), some `at` decodings of their own.
+
+        rivals: name -> policy, of those among the models that are none.
+        """
         loop = self.loop
         return Grid(
-            tuple(Trained(name, self.checkpoint(name), trained, tuple(at.get(name, ())))
+            tuple(Trained(name, self.checkpoint(name), trained, tuple(at.get(name, ())),
+                          rivals.get(name))
                   for name, trained in models.items()),
             loop.eval_decodings,
             trial.problems,
@@ -91,11 +98,26 @@ class RunFolder:
         """The base and the first seed's students, with what these were trained at."""
         return {BASE: None, **{arm.name: arm.decoding for arm in self.loop.arms}}
 
-    def dev_cells(self) -> list[Cell]:
-        """Of the dev sweep; none where there is nothing to choose."""
+    def rivals(self, main: str) -> dict[str, str]:
+        """The policies of the decode-only rivals by name, beside this main arm."""
+        return {rival.name: rival.beside(self.loop.arm(main)) for rival in self.loop.rivals}
+
+    def dev_grid(self, main: str | None = None) -> Grid:
+        """The dev sweep; the rivals of the main arm are in it when that is known."""
+        assert self.loop.dev is not None
+        rivals = {} if main is None else self.rivals(main)
+        at = {
+            name: [own_decoding(policy, d) for d in self.loop.eval_decodings]
+            for name, policy in rivals.items()
+        }
+        models = {**self.first_models(), **dict.fromkeys(rivals)}
+        return self.grid(self.loop.dev, models, at, rivals)
+
+    def dev_cells(self, main: str | None = None) -> list[Cell]:
+        """Of the dev sweep, see `dev_grid`; none where there is nothing to choose."""
         if self.loop.dev is None:
             return []
-        return cells_of(self.grid(self.loop.dev, self.first_models()), self.trial_folder("dev"))
+        return cells_of(self.dev_grid(main), self.trial_folder("dev"))
 
     def choice(self) -> dict:
         """What was chosen on dev. Raises UserError if the run did not come so far."""
@@ -128,7 +150,8 @@ def as_written(where: Path) -> Iterator[None]:
 
 def dev_curves(folder: RunFolder) -> pd.DataFrame | None:
     """pass@k against T_eval, from whatever part of the dev sweep has been evaluated."""
-    done = [cell for cell in folder.dev_cells() if cell.evaluation.exists()]
+    main = folder.choice()["main"] if (folder.out / CHOICE).is_file() else None
+    done = [cell for cell in folder.dev_cells(main) if cell.evaluation.exists()]
     if not done or folder.loop.dev is None:
         return None
     return pass_curves(pd.concat(map(verdicts, done)), ks=folder.loop.dev.ks, by=None)

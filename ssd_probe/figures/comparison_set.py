@@ -13,7 +13,7 @@ from ssd_probe.analysis.digest import Digest
 from ssd_probe.decoding import Decoding
 from ssd_probe.executors import ALONE, Crew
 from ssd_probe.figures import changes, distributions, steps
-from ssd_probe.figures.pass_at_k import fig_2
+from ssd_probe.figures.pass_at_k import fig_2, fig_rivals
 from ssd_probe.figures.saving import Plan, Saved, save_all
 
 
@@ -84,6 +84,30 @@ def draw_passes(
         )
 
     plans = [Plan(f"fig_2_pass{k}", rows, draw) for k, rows in curves.groupby("k")]
+    return save_all(plans, out)
+
+
+def draw_tested(passes: pd.DataFrame, main: str, out: Path, notes: Sequence[str] = ()) -> Saved:
+    """Draw pass@k on the test problems of base, rivals and students, a figure a k.
+
+    passes: model, group, k, estimate, low, high, problems, temperature; main: the main arm, which
+    is drawn as SSD. notes: as of `draw_passes`.
+    """
+
+    def draw(rows: pd.DataFrame) -> tuple[Figure, str]:
+        groups = rows["group"].map(lambda group: "overall" if group == "all" else group)
+        looks = rows["model"].map(lambda name: "ssd" if name == main else name)
+        chosen = rows[rows["group"] == "all"]
+        where = ", ".join(f"{name} {t:g}" for name, t in zip(chosen["model"],
+                          chosen["temperature"], strict=True))  # fmt: skip
+        return fig_rivals(rows.assign(name=groups, model=looks)), (
+            f"pass@{rows['k'].iloc[0]} on {chosen['problems'].iloc[0]} test problems, by "
+            f"difficulty: the base (hatched), the base by decode-only rules, SSD ({main}, solid) "
+            f"and the other students, each at the T that was best for it on dev ({where}); above: "
+            f"SSD less base, in points; whiskers: 95 % bootstrap over problems.{_below(notes)}"
+        )
+
+    plans = [Plan(f"rivals_pass{k}", rows, draw) for k, rows in passes.groupby("k")]
     return save_all(plans, out)
 
 

@@ -88,6 +88,18 @@ def fig_1_panels(frame: pd.DataFrame, titles: Mapping[str, str], own: int = 0) -
     return fig
 
 
+def fig_rivals(frame: pd.DataFrame) -> Figure:
+    """`fig_1` as wide as a page, for more models than two. frame: as `fig_1`, and k (one value)."""
+    require_columns(frame, ["model", "name", "k", "estimate"], "the rivals' figure")
+    if frame["k"].nunique() != 1:
+        raise UserError("the rivals' figure draws one k: select it from the frame first")
+    fig, ax = plt.subplots(figsize=(PAGE_WIDTH, 2.8))
+    fig_1(frame, ax)
+    ax.set_ylabel(f"pass@{frame['k'].iloc[0]}")
+    legend_above(ax, columns=4)
+    return fig
+
+
 def fig_2(frame: pd.DataFrame, ax: Axes | None = None, margin: Margin | None = None) -> Axes:
     """Figure 2: pass@k against T_eval, a curve and its interval band per model, the best marked.
 

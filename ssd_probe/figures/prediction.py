@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.labels import FORK, LOCK
-from ssd_probe.analysis.prediction.plot_data import PredictionPictures
+from ssd_probe.analysis.prediction.plot_data import PredictionPictures, RivalCurves
 from ssd_probe.errors import UserError
 from ssd_probe.figures.saving import Plan, Saved, save_all
 from ssd_probe.figures.style import PAGE_WIDTH, T_EVAL, by_model, line
@@ -29,6 +29,8 @@ _CURVES = {
     "survivors": "surviving tokens",
     "top1": "mass of top token",
 }
+_PRICES = {"slip": "locks: mass off the likeliest token", "tail": "forks: mass outside the support"}
+_LEAST_PRICE = 1e-4  # below it the axis is linear, so that 0 has a place
 _MAP = ["model", "T_train", "T_eval", "precision", "branching", "feasible"]
 
 
@@ -51,7 +53,22 @@ def draw_prediction(shown: PredictionPictures, out: Path) -> Saved:
         )
         stem = f"predict_student_eval_k{k_eval}_p{p_eval:g}"
         plans.append(Plan(stem, (frame, caption), _check))
+    if shown.rivals is not None:
+        cut = str(shown.rivals.cut).removeprefix("T=1, ")
+        caption = (
+            "Prediction: head entropy at forks against its price, a curve over T (markers) "
+            "for the base, the ideal student of most fork entropy, and decode-only rivals as "
+            f"published; base and student with {cut}. Left: mass that locks draw off their "
+            f"likeliest token; dotted: {shown.rivals.slip:.3g}, the base's at T=1, or 0.001. "
+            f"Right: mass drawn outside of the support of {shown.rivals.inside}. Up and left is "
+            f"better; {where}."
+        )
+        plans.append(Plan("predict_rivals", (shown.rivals, caption), _rivals))
     return save_all(plans, out)
+
+
+def _rivals(data: tuple[RivalCurves, str]) -> tuple[Figure, str]:
+    return fig_rivals(data[0].curves, data[0].slip), data[1]
 
 
 def _map(data: tuple[pd.DataFrame, str]) -> tuple[Figure, str]:
@@ -128,6 +145,27 @@ def fig_check(frame: pd.DataFrame) -> Figure:
     for ax in panels[1]:
         ax.set_xlabel(T_EVAL)
     panels[0, 0].legend(loc="upper left", borderaxespad=0.3)
+    return fig
+
+
+def fig_rivals(frame: pd.DataFrame, slip: float) -> Figure:
+    """Head entropy at forks against slip at locks and tail at forks, a curve a policy over T.
+
+    frame: model, temperature, slip, tail (mass), head_entropy (nats). slip: marked.
+    """
+    require_columns(frame, ["model", "temperature", *_PRICES, "head_entropy"], "the rivals")
+    fig, panels = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 3.4), sharey=True)
+    for ax, (column, name) in zip(panels, _PRICES.items(), strict=True):
+        for look, rows in by_model(frame):
+            rows = rows.sort_values("temperature")
+            line(ax, look, rows[column], rows["head_entropy"])
+        ax.set_xscale("symlog", linthresh=_LEAST_PRICE, linscale=0.4)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(name)
+    panels[0].axvline(slip, color="#777777", linewidth=0.8, linestyle=":")
+    panels[0].set_ylabel("forks: head entropy (nats)")
+    handles, names = panels[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside upper center", ncols=3)
     return fig
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,8 +35,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "control": {"name": "control", "color": "#5F8575", "linestyle": ":", "marker": "^",
                 "hatch": ".."},
 }  # fmt: skip
-_OTHER = {"linestyle": "-.", "marker": "D", "hatch": "xx"}
-_OTHER_COLORS = ("#CC79A7", "#56B4E9", "#444444")
+_OTHERS = (  # as they come: rivals, arms by their names
+    ("#CC79A7", "-.", "D", "xx"), ("#56B4E9", (0, (3, 1, 1, 1, 1, 1)), "v", "\\\\\\\\"),
+    ("#444444", (0, (5, 1)), "P", "++"), ("#009E73", "-.", "X", "oo"), ("#D55E00", ":", "<", "--"),
+    ("#8C6BB1", (0, (1, 1)), ">", "||"), ("#A6761D", "--", "h", "**"), ("#8A8A8A", "-", "p", "OO"),
+    ("#B0A200", (0, (7, 2, 1, 2)), "d", "..."), ("#7B3F00", (0, (2, 3)), "s", "///"),
+)  # fmt: skip
 FORK_COLOR, LOCK_COLOR, OPEN_COLOR = "#E58FB1", "#BFE3D0", "#56708F"
 MONOSPACE = "DejaVu Sans Mono"
 T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
@@ -81,8 +86,9 @@ def by_model(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
     """Look and rows of each model: base, SSD, control, then any others as they come."""
     others = [name for name in dict.fromkeys(frame["model"]) if name not in MODELS]
     looks = MODELS | {
-        name: {"name": str(name), "color": _OTHER_COLORS[i % len(_OTHER_COLORS)], **_OTHER}
-        for i, name in enumerate(others)
+        name: {"name": str(name)}
+        | dict(zip(("color", "linestyle", "marker", "hatch"), look, strict=True))
+        for name, look in zip(others, cycle(_OTHERS), strict=False)
     }
     for name, look in looks.items():
         rows = frame[frame["model"] == name]

@@ -13,6 +13,9 @@ from ssd_probe.policies.rivals import RULES, AdapT, ByLabel, Cut, Edt, Rival, Tw
 
 RIVALS: dict[str, type[Rival]] = {kind.name: kind for kind in (TwoStage, ByLabel, Edt, AdapT)}
 NAMES = (*RIVALS, *RULES)
+# A setting of each that needs one to begin with: where its number is from, docs/method.md says.
+USUAL = ("min-p(0.1)", "top-n-sigma(1)", "epsilon(0.0009)", "eta(0.0009)", "typical(0.95)", "top-h",
+         "edt(1)")  # fmt: skip
 
 
 def policy_of(text: str | None, decoding: Decoding) -> Policy:
@@ -42,6 +45,17 @@ def policy_of(text: str | None, decoding: Decoding) -> Policy:
         return kind(**given, decoding=decoding)
     except UserError as error:
         raise UserError(f"policy {name}: {error}") from None
+
+
+def own_decoding(text: str, evaluation: Decoding) -> Decoding:
+    """What a policy of this text is a part of where models are evaluated at `evaluation`.
+
+    A rule of `RULES` has the temperature alone: its authors have no top-k and no top-p beside it.
+    Errors: as `policy_of`.
+    """
+    if isinstance(policy_of(text, evaluation), Cut):
+        return Decoding(evaluation.temperature)
+    return evaluation
 
 
 def _numbers(text: str, known: list[str]) -> dict[str, int | float]:

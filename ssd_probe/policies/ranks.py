@@ -46,10 +46,16 @@ def drawn(stats: PositionStats, policies: Sequence[Policy]) -> Drawn:
     return Drawn(*(torch.stack(column, -1) for column in zip(*columns, strict=True)))
 
 
-def _numbers(stats: PositionStats, ranked: Ranked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def log_drawn(stats: PositionStats, ranked: Ranked) -> Tensor:
+    """log q of the ranks [N, K], float64: what is drawn from, -inf where nothing is kept."""
     kept = ranked.kept & stats.valid[:, None]
     below = stats.top_logits.double() - stats.max_logit.double()[:, None]
-    log_q = (below / ranked.temperature[:, None]).masked_fill(~kept, -torch.inf).log_softmax(-1)
+    return (below / ranked.temperature[:, None]).masked_fill(~kept, -torch.inf).log_softmax(-1)
+
+
+def _numbers(stats: PositionStats, ranked: Ranked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = ranked.kept & stats.valid[:, None]
+    log_q = log_drawn(stats, ranked)
     entropy = -(log_q.exp() * log_q).where(kept, 0).sum(-1)
     mass = stats.top_probs().where(kept, 0).sum(-1).clamp(max=1)
     bad = ~stats.valid

@@ -6,10 +6,12 @@ import pandas as pd
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.prediction.check import Check
 from ssd_probe.analysis.prediction.feasible import RESOLUTION
-from ssd_probe.analysis.prediction.predict import ALL, EVAL, TRAIN, Prediction
+from ssd_probe.analysis.prediction.predict import ALL, BASE, EVAL, TRAIN, Prediction
 from ssd_probe.decoding import Decoding
+from ssd_probe.policies.effects import Effects
 from ssd_probe.views.terminal import WIDTH, Told, filled
 
+STUDENT = "student of "  # how the name of an ideal student begins
 BOUND = (
     "Ideal-fit bound: what a student that fits its target exactly would draw. It says nothing of "
     "which tokens are right, and is no forecast of pass@k."
@@ -91,7 +93,7 @@ def _intervals(rows: pd.DataFrame) -> str:
     """A line a model: between which T_eval, and at the last by which top-p, both are served."""
     serves = rows["feasible"].astype(bool)
     table = pd.DataFrame({
-        "model": rows.apply(model_name, axis=1).str.removeprefix("student of "),
+        "model": rows.apply(model_name, axis=1).str.removeprefix(STUDENT),
         "T_low": rows["T_low"].where(serves), "T_high": rows["T_high"],
         "branching": rows["reach"], "top-p above": rows["top_p_low"],
         "up to": rows["top_p_high"],
@@ -123,7 +125,7 @@ def model_name(row: dict) -> str:
     values = [row[name] for name in TRAIN]
     if np.isnan(values[0]):
         return "base"
-    return f"student of {Decoding(values[0], int(values[1]), values[2])}"
+    return f"{STUDENT}{Decoding(values[0], int(values[1]), values[2])}"
 
 
 def measured(check: Check, found: Prediction) -> list[str]:
@@ -144,13 +146,84 @@ def measured(check: Check, found: Prediction) -> list[str]:
     return lines
 
 
+def told_rivals(
+    effects: Effects, untold: dict[str, str], full: bool = False
+) -> tuple[list[str], list[str]]:
+    """Sentences and tables of base, ideal students and rivals at an equal price at the locks."""
+    level = effects.level
+    head = (
+        f"At the highest T at which locks slip, off their likeliest token, by {effects.slip:.3g} "
+        "at most (the base at T=1; 0.001 at least), most entropy (nats) of the forks' heads first. "
+        "A student is two-stage decoding of the base (Prop. B.2). Tail: drawn outside of "
+        f"{effects.inside}; head: inside; kept: mass at T=1; exact: share of positions; +: the "
+        "highest T tried."
+    )
+    shown = pd.DataFrame({
+        "": level["policy"],
+        "T": [_highest(t, end) for t, end in zip(level["temperature"], level["end"], strict=True)],
+        "lock kept": level["kept_mass"].map("{:.4f}".format),
+        "tail": level["lock_tail"].map("{:.4f}".format),
+        "fork head": level["head_entropy"].map("{:.3f}".format),
+        "whole": level["entropy"].map("{:.3f}".format),
+        "tail ": level["fork_tail"].map("{:.3f}".format),
+        "exact": level["exact"].map("{:.0%}".format),
+    }).replace(["nan", "nan%"], "-")  # fmt: skip
+    left = shown[""].str.ljust(shown[""].str.len().max())
+    table = _text(shown.assign(**{"": left}), 3, index=False)
+    tables = ["\n".join([*filled([head]), table])]
+    if full:
+        tables += [_rivals_by_temperature(effects, *each) for each in (
+            (LOCK, "slip", "mean mass off the likeliest token at locks"),
+            (LOCK, "tail", "mean mass outside the support at locks"),
+            (FORK, "head_entropy", "mean head entropy at forks, nats"),
+        )]  # fmt: skip
+    return [_order_in_words(effects), *_not_known(effects, untold)], tables
+
+
+def _order_in_words(effects: Effects) -> str:
+    """The base, the best ideal student and the best rival."""
+    known = effects.level.dropna(subset=["head_entropy"])
+    student = known["policy"].str.startswith(STUDENT)
+    base = known["policy"] == BASE
+    firsts = pd.concat([known[student][:1], known[~student & ~base][:1], known[base]])
+    told = [f"{row.head_entropy:.3f} with {row.policy} at T={_highest(row.temperature, row.end)}"
+            for row in firsts.itertuples()]  # fmt: skip
+    return (
+        f"Where locks slip by {effects.slip:.3g} at most, the heads of the forks have an entropy "
+        f"(nats) of {'; '.join(told) or 'n/a'} (best student, best rival, base)."
+    )
+
+
+def _not_known(effects: Effects, untold: dict[str, str]) -> list[str]:
+    lines = [f"{name} is left out: {why}." for name, why in untold.items()]
+    part = effects.level[effects.level["exact"] < 1]
+    if len(part):
+        lines.append(
+            f"Not known everywhere from the {effects.ranks} ranks kept, and there as if nothing "
+            f"beyond them were drawn: {', '.join(part['policy'])}."
+        )
+    return lines
+
+
+def _highest(temperature: float, end: bool) -> str:
+    return "none" if np.isnan(temperature) else f"{temperature:.2f}" + ("+" if end else "")
+
+
+def _rivals_by_temperature(effects: Effects, label: str, column: str, words: str) -> str:
+    rows = effects.cells[effects.cells["label"] == label]
+    order = list(dict.fromkeys(rows["policy"]))
+    table = rows.pivot(index="policy", columns="temperature", values=column)
+    table.columns = [f"{t:g}" for t in table.columns]
+    return f"{words[0].upper()}{words[1:]}, by T\n{_text(table.loc[order].rename_axis(None), 4)}"
+
+
 def _supports(supports: pd.DataFrame) -> str:
     names = {
         "support_size": "tokens", "kept_mass": "kept mass", "target_entropy": "H(q)",
         "gain_support": "support", "gain_reshaping": "reshaping",
     }  # fmt: skip
     shown = supports[supports["label"] != ALL]
-    index = shown.apply(model_name, axis=1).str.removeprefix("student of ")
+    index = shown.apply(model_name, axis=1).str.removeprefix(STUDENT)
     table = shown[[*names]].rename(columns=names).assign(setting=index, label=shown["label"])
     return _text(table.set_index(["setting", "label"]), 4)
 

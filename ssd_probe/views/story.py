@@ -83,7 +83,20 @@ def _tell_passes(summary: dict) -> list[str]:
             if group == "all"
         )
         lines.append(f"{name} - {BASE}: {told}")
+    beyond = beyond_rivals(summary)
+    for rival in dict.fromkeys(name for name, _, _ in beyond):
+        told = ", ".join(
+            f"pass@{k} {with_ends(beyond[rival, group, k], sign=True)}"
+            for k, group in keys
+            if group == "all"
+        )
+        lines.append(f"{main} - {rival}: {told}")
     return lines
+
+
+def beyond_rivals(summary: dict) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The main arm less each decode-only rival, by the rival, group and k; {} without any."""
+    return by_cell([row | {"model": row["rival"]} for row in summary.get("beyond_rivals", [])])
 
 
 def how_chosen(summary: dict) -> str:
@@ -95,11 +108,16 @@ def how_chosen(summary: dict) -> str:
 
 def truncations(summary: dict) -> str:
     """At the test: the students have one, the base may have its own."""
-    tested = [(at["top_k"], at["top_p"]) for at in summary.get("tested_at", {}).values()]
+    tested = [
+        (at["top_k"], at["top_p"])
+        for at in summary.get("tested_at", {}).values() if "policy" not in at
+    ]  # fmt: skip
+    rivals = ", rivals by their own rules" if summary.get("beyond_rivals") else ""
     if len(set(tested)) <= 1:
-        return "same truncation"
+        return f"same truncation{rivals}"
     base, other = tested[0], tested[-1]
-    return f"base top-k {base[0]}, top-p {base[1]:g}, others top-k {other[0]}, top-p {other[1]:g}"
+    of_base = f"base top-k {base[0]}, top-p {base[1]:g}"
+    return f"{of_base}, others top-k {other[0]}, top-p {other[1]:g}{rivals}"
 
 
 def _order(line: tuple[int, str]) -> tuple:
@@ -125,6 +143,10 @@ def answers(summary: dict[str, Any]) -> list[str]:
             told.append(
                 f"{name} (T_eval {best[name]:g}): difference {with_ends(row, True)}: {judged(row)}."
             )
+    for (rival, group, k), row in beyond_rivals(summary).items():
+        if (group, k) == ("all", 1):
+            told.append(f"{main} less {rival}, which trains nothing: {with_ends(row, True)}: "
+                        f"{_ahead(row)}.")  # fmt: skip
     told += summary.get("verdicts", [])[:1]
     return told
 
@@ -139,6 +161,13 @@ def judged(difference: dict[str, Any]) -> str:
     if high < 0:
         return "it hurt"
     return "not told from no difference"
+
+
+def _ahead(difference: dict[str, Any]) -> str:
+    """What the main arm's paired difference to a rival says, by its 95 % interval."""
+    told = judged(difference)
+    words = {"it helped": "training is ahead", "it hurt": "training is behind"}
+    return words.get(told, told)
 
 
 def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Any]]:

@@ -11,6 +11,7 @@ from ssd_probe.decoding import Decoding
 
 BASE, MAIN, TEXT = "base", "main", "text"  # names with a meaning of their own
 BASELINE, ON_DEV = "baseline", "base-on-dev"  # of a row of results, of the prediction's probe
+TWO_STAGE = "two-stage"
 PROGRAMS = "programs"  # noise-free programs, beside the arms' samples
 RESERVED = {BASE, MAIN, TEXT, BASELINE, ON_DEV}
 _NAME_BYTES = 100  # of a text's part of a folder's name
@@ -40,6 +41,28 @@ class Arm:
         d = self.decoding
         made = {"T_train": d.temperature, "top_k": d.top_k, "top_p": d.top_p}
         return made | ({"from": self.source} if self.source else {})
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The base drawn from by another rule, as `policies.parsing.policy_of` reads it.
+
+    "two-stage" alone has the training decoding of the main arm: it is that arm's ideal student.
+    """
+
+    policy: str
+
+    @property
+    def name(self) -> str:
+        """Of its files and in tables: "min-p-0.1"."""
+        return re.sub(r"[^\w.+-]+", "-", re.sub(r"\w+=", "", self.policy)).strip("-")
+
+    def beside(self, main: Arm) -> str:
+        """The policy in full."""
+        d = main.decoding
+        if self.policy != TWO_STAGE or d is None:
+            return self.policy
+        return f"{TWO_STAGE}(T_train={d.temperature}, top_k={d.top_k}, top_p={d.top_p})"
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,7 @@ class Loop:
     top_k_eval: int = 20
     top_p_eval: float = 0.8
     baseline: Decoding | None = None  # the base is tested at this too
+    rivals: tuple[Rival, ...] = ()  # decode-only: what the base does without being trained
     texts: tuple[str, ...] = (BASE,)
     text_limit: int | None = None
     probed: tuple[str, ...] = (BASE, MAIN)
@@ -120,6 +144,7 @@ class Loop:
         """As in the file, every key; `read_loop` makes the same of it."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["arms"] = {arm.name: arm.settings() for arm in self.arms}
+        values["rivals"] = [rival.policy for rival in self.rivals]
         values["training"] = _without_seed(self.training)
         for key in ("dev", "test"):
             values[key] = asdict(values[key]) if values[key] else None
@@ -130,8 +155,9 @@ class Loop:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     def recorded(self) -> dict[str, Any]:
-        """What a run's folder is of; folders of before there were engines are of the first."""
+        """What a run's folder is of; older runs have neither engines nor rivals."""
         left_out = UNRECORDED | (ENGINE if self.engine == "hf" else set())
+        left_out |= set() if self.rivals else {"rivals"}
         return {key: v for key, v in self.settings().items() if key not in left_out}
 
     def scaled(self, scale: float, count: Callable[[str], int]) -> "Loop":

@@ -12,6 +12,7 @@ from ssd_probe.commands.run_folder import TINY, RunFolder
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
+from ssd_probe.policies.parsing import own_decoding
 from ssd_probe.views.doubts import short_training
 
 TOKEN_BYTES = 10  # of a sampled token in a samples file: its id, and its text
@@ -84,16 +85,24 @@ def _trials(folder: RunFolder) -> list[str]:
     """Each model at each T_eval on dev, then at its own on test."""
     loop, lines = folder.loop, []
     models = [BASE, *(arm.name for arm in loop.arms)]
+    rivals = folder.rivals(loop.candidates[0].name)
     if loop.dev:
         lines.append("# 2. choose T_eval and the main arm on dev (the run does it as one sweep)")
         for name in models:
             for decoding in loop.eval_decodings:
                 lines += _trial(folder, "dev", name, decoding, f"{decoding.temperature:g}")
+        for name, policy in rivals.items():
+            for decoding in (own_decoding(policy, each) for each in loop.eval_decodings):
+                shown = f"{decoding.temperature:g}"
+                lines += _trial(folder, "dev", name, decoding, shown, policy)
         lines.append("")
     lines.append("# 3. test")
     for name, arm in _tested(loop).items():
         decoding = loop.eval_decodings[0]
         lines += _trial(folder, "test", name, decoding, f"$T_{arm}" if loop.dev else None)
+    for name, policy in rivals.items():
+        own = own_decoding(policy, loop.eval_decodings[0])
+        lines += _trial(folder, "test", name, own, f"$T_{name}" if loop.dev else None, policy)
     if loop.baseline:
         lines += _trial(folder, "test", BASE, loop.baseline, None)
     return lines
@@ -109,7 +118,12 @@ def _tested(loop: Loop) -> dict[str, str]:
 
 
 def _trial(
-    folder: RunFolder, split: str, name: str, decoding: Decoding, temperature: str | None
+    folder: RunFolder,
+    split: str,
+    name: str,
+    decoding: Decoding,
+    temperature: str | None,
+    policy: str | None = None,
 ) -> list[str]:
     loop = folder.loop
     trial = loop.test if split == "test" or loop.dev is None else loop.dev
@@ -120,6 +134,7 @@ def _trial(
     stem = folder.trial_folder(split) / at
     samples, verdicts = stem.with_name(at + ".jsonl"), stem.with_name(at + ".json")
     words = _sampled(loop, folder.checkpoint(name), trial.problems, trial.limit, trial.n)
+    words += ["--policy", policy] if policy else []
     words += [*_decoded(decoding, "TEMPERATURE"), "--seed", loop.seed, "--out", samples]
     judged = ["evaluate", "--problems", trial.problems, "--samples", samples, "--out", verdicts]
     # Not quoted: the shell puts in what dev chose.
@@ -165,11 +180,11 @@ def _needs(loop: Loop, size: Size | None) -> list[str]:
     answered = len(drawn) + len(again) * len(loop.more_seeds)
     training = answered * prompts * loop.n * loop.max_new_tokens
     per_test = tests * loop.test.n * loop.max_new_tokens
-    testing = (len(_tested(loop)) + bool(loop.baseline)) * per_test
+    testing = (len(_tested(loop)) + bool(loop.baseline) + len(loop.rivals)) * per_test
     dev = 0
     if loop.dev:
         problems, _ = _count(loop.dev.problems, loop.dev.limit)
-        rounds = (1 + len(loop.arms)) * len(loop.T_eval)
+        rounds = (1 + len(loop.arms) + len(loop.rivals)) * len(loop.T_eval)
         dev = rounds * problems * loop.dev.n * loop.max_new_tokens
     lines = [
         "# what it needs, where every answer is as long as it may be:",

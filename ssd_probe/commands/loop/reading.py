@@ -10,11 +10,14 @@
     T_eval: [1.0, 1.6]
     dev: {problems: tiny:dev, n: 2}
     test: {problems: tiny:test, n: 5}
+    rivals: [two-stage, min-p(0.1)]
 
 An arm is a student by how its training data are made. One sampled at T=1 without truncation, where
-the theory expects no change, or trained on the corpus' own text is a control.
+the theory expects no change, or trained on the corpus' own text is a control. A rival is the base
+drawn from by another policy (`policies`), its T chosen on dev as an arm's is.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -30,8 +33,10 @@ from ssd_probe.commands.loop.declaration import (
     PROGRAMS,
     RESERVED,
     TEXT,
+    TWO_STAGE,
     Arm,
     Loop,
+    Rival,
     Trial,
 )
 from ssd_probe.config_fields import SEEDS
@@ -87,6 +92,7 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
     if given.get("branch") is not None:
         given["branch"] = _settings("branch", BranchConfig, given["branch"])
     given["baseline"] = _baseline(given.get("baseline"))
+    given["rivals"] = tuple(map(_rival, listed(given.get("rivals") or [])))
     if "texts" in given:
         given["texts"] = tuple(_word("texts", text) for text in listed(given["texts"]))
     if "probed" in given:
@@ -138,7 +144,9 @@ def _check(loop: Loop) -> None:
 def _check_names(loop: Loop) -> None:
     """No two models or probes in one folder."""
     seeds, arms = (loop.seed, *loop.more_seeds), [arm.name for arm in loop.arms]
-    _once("arms: with more_seeds", (loop.student(arm, seed) for seed in seeds for arm in arms))
+    students = [loop.student(arm, seed) for seed in seeds for arm in arms]
+    _once("arms: with more_seeds", students)
+    _once("rivals", [*students, *(rival.name for rival in loop.rivals)])
     probes = [loop.probe_name(name, text) for text in loop.texts for name in (BASE, *arms)]
     _once("texts: the probes' folders", [*probes, *([ON_DEV] if loop.predict else [])])
 
@@ -206,6 +214,18 @@ def _baseline(values: Any) -> Decoding | None:
         return None
     given = mapping(values, "baseline", {"T_eval", "top_k", "top_p"}, ("T_eval",))
     return decoding_of("baseline", given["T_eval"], given.get("top_k", 0), given.get("top_p", 1))
+
+
+def _rival(text: Any) -> Rival:
+    from ssd_probe.policies.parsing import policy_of  # torch: only where there is one
+
+    try:
+        policy = policy_of(_word("rivals", text), Decoding())
+    except UserError as error:
+        raise UserError(f"rivals: {str(error).removeprefix('rivals: ')}") from None
+    if re.fullmatch(rf"\s*{TWO_STAGE}\s*(\(\s*\))?\s*", text):
+        return Rival(TWO_STAGE)
+    return Rival(str(policy.to_dict()["policy"]))
 
 
 def _temperatures(key: str, values: Any) -> tuple[float, ...]:

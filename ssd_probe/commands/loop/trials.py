@@ -14,6 +14,7 @@ from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_json
+from ssd_probe.policies.parsing import own_decoding, policy_of
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
@@ -26,22 +27,22 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
     """Sweep T_eval on dev; the main arm and each model's T_eval, also in choice.json.
 
     Each model's T_eval is that of its highest pass@1, and so is the main arm's among the arms that
-    are no controls; the lower T_eval and the first arm at ties.
+    are no controls; the lower T_eval and the first arm at ties. Then the same for the rivals.
     """
-    loop = folder.loop
+    loop, rivals = folder.loop, [rival.name for rival in folder.loop.rivals]
     if loop.dev is None:
-        chosen = dict.fromkeys(folder.first_models(), loop.T_eval[0])
+        chosen = dict.fromkeys([*folder.first_models(), *rivals], loop.T_eval[0])
         if loop.baseline is not None:  # then that is all that the base is tested at
             chosen[BASE] = loop.baseline.temperature
         main, rows, doubts = loop.candidates[0].name, [], []
     else:
-        grid = folder.grid(loop.dev, folder.first_models())
-        _sweep(folder, grid, "dev", run, unsandboxed)
-        curves = pass_curves(pd.concat(map(verdicts, folder.dev_cells())), ks=(1,), by=None)
-        best = curves.loc[curves.groupby("model")["estimate"].idxmax()].set_index("model")
-        scores = {arm.name: best["estimate"][arm.name] for arm in loop.candidates}
-        chosen = {name: float(best["temperature"][name]) for name in folder.first_models()}
-        main, rows = max(scores, key=lambda name: scores[name]), curves.to_dict("records")
+        curves = _swept_dev(folder, None, run, unsandboxed)
+        scores = _best(curves)["estimate"]
+        main = max((arm.name for arm in loop.candidates), key=lambda name: scores[name])
+        if rivals:  # of which two-stage has the main arm's training decoding
+            curves = _swept_dev(folder, main, run, unsandboxed)
+        best, rows = _best(curves)["temperature"], curves.to_dict("records")
+        chosen = {name: float(best[name]) for name in [*folder.first_models(), *rivals]}
         doubts = collect(
             few_problems("dev", int(curves["problems"].iloc[0]), NAN, NAN),
             [at_the_end(name, t, loop.T_eval) for name, t in chosen.items()],
@@ -49,6 +50,17 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
     choice = {"main": main, "T_eval": chosen, "dev": rows, "doubts": doubts}
     write_json(folder.out / CHOICE, choice)
     return choice
+
+
+def _swept_dev(folder: RunFolder, main: str | None, run: Run, unsandboxed: bool) -> pd.DataFrame:
+    """pass@1 of each model and T_eval on the dev problems; with the rivals of a main arm."""
+    _sweep(folder, folder.dev_grid(main), "dev", run, unsandboxed)
+    return pass_curves(pd.concat(map(verdicts, folder.dev_cells(main))), ks=(1,), by=None)
+
+
+def _best(curves: pd.DataFrame) -> pd.DataFrame:
+    """Of each model (the index) its row of most pass@1."""
+    return curves.loc[curves.groupby("model")["estimate"].idxmax()].set_index("model")
 
 
 def predict_before_test(folder: RunFolder, choice: dict) -> list[str]:
@@ -108,15 +120,21 @@ def test_cells(folder: RunFolder, choice: dict) -> tuple[Any, dict[str, list[Cel
             # Without dev problems the baseline is all that the base is tested at.
             at[name] = [loop.baseline] if loop.dev is None else [own, loop.baseline]
     trained = {name: decoding for name, (_, decoding) in models.items()}
-    grid = folder.grid(loop.test, trained, at=at)
-    cells: dict[str, list[Cell]] = {name: [] for name in models}
+    rivals = folder.rivals(choice["main"])
+    for name, policy in rivals.items():
+        trained[name] = None
+        shared = Decoding(choice["T_eval"][name], loop.top_k_eval, loop.top_p_eval)
+        at[name] = [own_decoding(policy, shared)]
+    grid = folder.grid(loop.test, trained, at, rivals)
+    cells: dict[str, list[Cell]] = {name: [] for name in trained}
     for cell in cells_of(grid, folder.trial_folder("test")):
         cells[cell.trained.name].append(cell)
     return grid, cells
 
 
 def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> dict[str, Any]:
-    """pass@k of every model on the test problems, and its difference to the base's."""
+    """pass@k of every model on the test problems, its difference to the base's, the main arm's to
+    each rival's."""
     grid, cells = test_cells(folder, choice)
     _sweep(folder, grid, "test", run, unsandboxed)
     ks = folder.loop.test.ks
@@ -128,17 +146,36 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
         paired_difference(tested[BASE], tested[name], ks).assign(model=name)
         for name in tested if name != BASE
     )  # fmt: skip
+    beyond = [
+        paired_difference(tested[name], tested[choice["main"]], ks).assign(rival=name)
+        for name in folder.rivals(choice["main"])
+    ]
     every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
     main = every[every["model"] == choice["main"]].iloc[0]
     return {
-        "tested_at": {name: found[0].decoding.to_dict() for name, found in cells.items()},
+        "tested_at": {
+            name: policy_of(found[0].trained.policy, found[0].decoding).to_dict()
+            for name, found in cells.items()
+        },
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
+        "beyond_rivals": pd.concat(beyond).to_dict("records") if beyond else [],
         "doubts": collect(
             few_problems("test", int(main["problems"]), main["low"], main["high"]),
             own_difficulty(folder.loop.model, folder.loop.test.problems),
         ),
     }
+
+
+def tested_passes(folder: RunFolder, choice: dict) -> pd.DataFrame:
+    """`pass_table` of every model on the test problems, with `model` and `temperature`."""
+    tables = [
+        pass_table(verdicts(found[0]), folder.loop.test.ks).assign(
+            model=name, temperature=found[0].decoding.temperature
+        )
+        for name, found in test_cells(folder, choice)[1].items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _sweep(folder: RunFolder, grid: Any, split: str, run: Run, unsandboxed: bool) -> None:

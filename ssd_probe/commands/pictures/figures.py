@@ -7,10 +7,11 @@ from ssd_probe.analysis.sweeps.printed import sweep_table, table_2, write_table
 from ssd_probe.analysis.sweeps.published import published_pictures
 from ssd_probe.analysis.sweeps.table import read_sweep
 from ssd_probe.commands.loop.opened import digest_of
+from ssd_probe.commands.loop.trials import tested_passes
 from ssd_probe.commands.run_folder import RunFolder, dev_curves
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
-from ssd_probe.figures.comparison_set import draw_digest, draw_passes
+from ssd_probe.figures.comparison_set import draw_digest, draw_passes, draw_tested
 from ssd_probe.figures.saving import Saved
 from ssd_probe.figures.sweep_set import draw_published, draw_sweep
 from ssd_probe.files.record import read_record
@@ -66,5 +67,9 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
     else:
         shown = Decoding(1.0, loop.top_k_eval, loop.top_p_eval)  # every T_eval's truncation
         passes = draw_passes(curves, shown, out, doubts)
+    tested = Saved([], [])
+    if loop.rivals:
+        tested = draw_tested(tested_passes(folder, folder.choice()), main, out, doubts)
     drawn = draw_digest(found, out, doubts)
-    return Saved(passes.paths + drawn.paths, [*passes.missing, *drawn.missing, *_ELSEWHERE])
+    paths = passes.paths + tested.paths + drawn.paths
+    return Saved(paths, [*passes.missing, *tested.missing, *drawn.missing, *_ELSEWHERE])

@@ -1,5 +1,6 @@
 """The report of a run of the whole loop: a reader's questions in their order."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,14 @@ from ssd_probe.views.report.content import (
     Terms,
 )
 from ssd_probe.views.report.terms import NAME, RUN, TITLE
-from ssd_probe.views.story import answers, by_cell, how_chosen, truncations, with_ends
+from ssd_probe.views.story import (
+    answers,
+    beyond_rivals,
+    by_cell,
+    how_chosen,
+    truncations,
+    with_ends,
+)
 
 
 def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
@@ -154,8 +162,28 @@ def _worked(summary: dict[str, Any], run: RunFolder) -> list[Block]:
         ),
         Table("pass@k", table(passes, models, False)),
         Table("Difference to the base, paired by problem", table(gains, others, True)),
+        *_rivals(summary, run, table),
         *at_equal_temperatures(summary, run),
         *drawn(run.out / "figures", tuple(f"fig_2_pass{k}" for k in (1, 5))),
+    ]
+
+
+def _rivals(summary: dict[str, Any], run: RunFolder, table: Callable) -> list[Block]:
+    """What training adds to what decoding alone does, where rivals were declared."""
+    beyond = beyond_rivals(summary)
+    if not beyond:
+        return []
+    main, tested = summary["main"], summary["tested_at"]
+    policies = run.rivals(main)
+    rules = pd.DataFrame(
+        [{"rival": name, "policy": policy, "top-k": tested[name]["top_k"],
+          "top-p": f"{tested[name]['top_p']:g}"} for name, policy in policies.items()]
+    )  # fmt: skip
+    return [
+        Prose("The rivals are the base, not trained, drawn from by other rules."),
+        Table("Decode-only rivals", rules),
+        Table(f"{main} less each rival, paired by problem", table(beyond, list(policies), True)),
+        *drawn(run.out / "figures", tuple(f"rivals_pass{k}" for k in (1, 5))),
     ]
 
 
