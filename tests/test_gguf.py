@@ -89,8 +89,15 @@ def file(tmp_path_factory):
     return make(tmp_path_factory.mktemp("gguf") / "small.gguf")
 
 
-def test_the_same_bits_as_transformers_reads(file):
+def mode(path: Path) -> int:
+    return path.stat().st_mode
+
+
+def test_the_same_bits_as_transformers_reads(file, capsys):
     folder = resolve_model(str(file))
+    said = capsys.readouterr().err.splitlines()  # and no progress for a file
+    assert said == [f"small.gguf: dequantising into {folder}"]
+    assert {mode(each) for each in folder.iterdir()} == {mode(file)}  # others may read it
     assert folder == resolve_model(file) and is_here(str(file))
     ours = load_model(str(file))
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -132,6 +139,7 @@ def test_its_students_are_ordinary_checkpoints(file, tmp_path):
     train_stage(str(file), samples, TrainConfig(max_steps=2), tmp_path / "student")
     student = load_model(str(tmp_path / "student"))
     assert not hasattr(student.config, "quantization_config")
+    assert mode(tmp_path / "student/model.safetensors") == mode(samples)
     recorded = read_record(tmp_path / "student" / "run.json")
     assert recorded["dequantised_from"]["gguf"] == "small.gguf"
     parts = model_identity(resolve_model(file))

@@ -5,6 +5,7 @@ The folder is an ordinary one: the dequantised weights as float32 safetensors, t
 """
 
 import copy
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import record_lock
 from ssd_probe.files.digests import file_digest
-from ssd_probe.files.writing import disk_is_full, write_json
+from ssd_probe.files.writing import as_umask_says, disk_is_full, write_json
 
 ORIGIN = "origin.json"
 _MAKING = ".making-"  # begins the names of temporary folders
@@ -154,7 +156,8 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
     with tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder.parent) as temporary:
         made = Path(temporary) / "checkpoint"
         try:
-            _save_dequantised(file, made)
+            with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+                _save_dequantised(file, made)  # transformers draws progress for files, too
         except UserError:
             raise
         except Exception as error:
@@ -162,6 +165,7 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
                 raise
             raise _unreadable(file, error) from error
         write_json(made / ORIGIN, {"gguf": file.name, "sha256": sha256, "types": types})
+        as_umask_says(made)
         os.replace(made, folder)
 
 
