@@ -21,7 +21,7 @@ from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.files.digests import file_digest
 from ssd_probe.files.record import read_record
 from ssd_probe.files.writing import write_jsonl
@@ -173,7 +173,7 @@ def test_a_full_disk_is_not_the_files_fault(file, tmp_path, monkeypatch):
         raise RuntimeError(words)  # safetensors' own has no number either
 
     monkeypatch.setattr(models_gguf.AutoTokenizer, "from_pretrained", full)
-    with pytest.raises(RuntimeError, match="No space left"):
+    with pytest.raises(Resumable, match="the disk is full; .* SSD_PROBE_HOME"):
         resolve_model(file)
     assert not [*(tmp_path / "home").rglob("*.json")]
 

@@ -23,12 +23,13 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.files.claims import record_lock
 from ssd_probe.files.digests import file_digest
 from ssd_probe.files.writing import as_umask_says, disk_is_full, write_json
 
 ORIGIN = "origin.json"
+FULL = "the disk is full; free some space, or set SSD_PROBE_HOME to a larger disk"
 _MAKING = ".making-"  # begins the names of temporary folders
 
 
@@ -161,7 +162,9 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
         except UserError:
             raise
         except Exception as error:
-            if disk_is_full(error) or getattr(error, "errno", None) is not None:  # the disk's
+            if disk_is_full(error):
+                raise Resumable(f"{folder.parent}: {FULL}") from error
+            if getattr(error, "errno", None) is not None:  # the disk's, and not the file's
                 raise
             raise _unreadable(file, error) from error
         write_json(made / ORIGIN, {"gguf": file.name, "sha256": sha256, "types": types})
@@ -191,9 +194,9 @@ def _save_dequantised(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _unreadable(file: Path, error: Exception) -> UserError:
+def _unreadable(file: Path, error: Exception, hint: str = "") -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{file}: this GGUF file cannot be read ({reason[:200]})")
+    return UserError(f"{file}: this GGUF file cannot be read ({reason[:200]}){hint}")
 
 
 def _tensor_types(file: Path) -> dict[str, int]:
@@ -201,7 +204,7 @@ def _tensor_types(file: Path) -> dict[str, int]:
     try:
         names = [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
     except Exception as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(file, error, "; is it whole?") from error
     return {name: names.count(name) for name in sorted(set(names))}
 
 
