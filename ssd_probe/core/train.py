@@ -22,6 +22,7 @@ from ssd_probe.core.training.batches import collator, example, fitting, listed
 from ssd_probe.core.training.progress import Metrics
 from ssd_probe.core.training.resuming import EpochOrder, last_whole
 from ssd_probe.errors import UserError
+from ssd_probe.files.writing import as_umask_says
 
 TRAINER = "trainer"  # the folder of resumable checkpoints
 _NAMES = TrainingArguments.__dataclass_fields__  # transformers 6 has the first alone
@@ -83,6 +84,8 @@ def train(
     model.eval()
     _save(trainer, out)
     tokenizer.save_pretrained(out)
+    if trainer.is_world_process_zero():
+        as_umask_says(out)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 

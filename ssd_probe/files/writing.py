@@ -37,6 +37,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def as_umask_says(folder: Path) -> None:
+    """Give a folder's files the permissions that new files have; safetensors' own are their
+    owner's alone, and a shared model could not be read."""
+    os.umask(umask := os.umask(0o022))  # there is no other way to ask
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

