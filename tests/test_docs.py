@@ -37,6 +37,7 @@ NEEDS = {  # why a line is not run here
     "several GPUs": "the ranks' own tests run on CPUs",
     "hours": "a real model samples some thousand answers",
     "a quarter of an hour": "it fetches a model, and takes so long",
+    "minutes": "2,520 programs; test_policy_draws reads the file and sweeps a rival",
     "a minute or two": "test_demo and test_packaging run demos",
     "the demo's run": "test_demo draws its figures again",
 }

@@ -242,3 +242,49 @@ def test_what_the_page_says_of_smollm2s_run():
     dev = verdicts[verdicts["split"] == "dev"].groupby(["model", "temperature"], observed=True)
     scores = dev["verdict"].apply(lambda found: (found == "pass").mean())
     assert scores["base", 0.1] == scores.max() == pytest.approx(0.3375)
+
+
+def test_what_the_page_says_of_the_rivals_of_the_toy_s_student():
+    """The table of docs/results.md, from the verdicts in docs/data."""
+    docs = Path(__file__).parents[1] / "docs"
+    verdicts = pd.read_parquet(docs / "data" / "rivals-tiny.parquet")
+    dev, tested = (
+        {name: rows for name, rows in verdicts[verdicts["split"] == split].groupby(
+            "model", observed=True)} for split in ("dev", "test")
+    )  # fmt: skip
+    page = (docs / "results.md").read_text(encoding="utf-8").partition("Other rules beside it")[2]
+
+    def said(row):
+        return f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+    def gained(before, after):
+        row = paired_difference(tested[before], tested[after], (1,), None).iloc[0]
+        return f"{row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+
+    lines = {"base": "base", "two-stage": "base, two-stage", "ssd": "SSD, trained",
+             "control": "control, trained", "min-p": "base, min-p(0.2)",
+             "by-label": "base, by-label(0.5, 1)", "edt": "base, edt(1)"}  # fmt: skip
+    assert set(tested) == set(lines)
+    for model, name in lines.items():
+        own = pass_table(tested[model], (1, 5)).set_index(["group", "k"])
+        cells = [
+            name,
+            f"{tested[model]['temperature'].iloc[0]:.1f}",
+            said(own.loc["all", 1]),
+            *(f"{own.loc[group, 1].estimate:.3f}" for group in ("easy", "medium", "hard")),
+            f"{own.loc['all', 5].estimate:.3f}",
+            "" if model == "base" else gained("base", model),
+            "" if model == "ssd" else gained(model, "ssd"),
+        ]
+        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in page
+    scores = {
+        (name, t): (rows["verdict"] == "pass").mean()
+        for name, every in dev.items() for t, rows in every.groupby("temperature")
+    }  # fmt: skip
+    best = {name: max(score for (n, _), score in scores.items() if n == name) for name in dev}
+    kinds = sorted({name.removesuffix("-0.1").removesuffix("-0.2") for name in dev})
+    assert sorted(kinds, key=lambda k: -max(best[n] for n in dev if n.startswith(k)))[:3] == [
+        "min-p", "by-label", "edt",
+    ]  # fmt: skip
+    assert best["min-p-0.2"] == scores["min-p-0.2", 3.0] == max(scores.values())
+    assert best["by-label"] == scores["by-label", 1.7] and f"{best['edt']:.3f} there" in page

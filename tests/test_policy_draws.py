@@ -1,6 +1,7 @@
 """Sampling with a policy: the right distribution through the whole loop, records, refusals."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from ssd_probe.problems.prompts import read_prompts
 from tests.models import tiny_tokenizer
 from tests.test_policies import EVERY
 
+ROOT = Path(__file__).parents[1]
 DRAWS = 600
 PROGRAM = "def solve(xs):\n    xs = [abs(x) for x in xs]\n"
 GRID = """
@@ -126,6 +128,16 @@ def test_a_policy_is_recorded_and_another_refused(tmp_path):
         sample_stage("tiny", "tiny:dev", Decoding(1.3), **sampled)
     plain = {**sampled, "out": tmp_path / "plain.jsonl"}
     assert "policy" not in sample_stage("tiny", "tiny:dev", Decoding(1.3), **plain)[0]
+
+
+@pytest.mark.parametrize(("name", "rivals"), [("dev", 7), ("test", 4)])
+def test_the_grids_of_the_results_are_read(name, rivals):
+    grid = read_grid(ROOT / f"docs/data/rivals-{name}.yaml")
+    policies = [each for each in grid.checkpoints if each.policy]
+    assert len(policies) == rivals and {each.model for each in policies} == {"tiny"}
+    assert all(each.at for each in grid.checkpoints)
+    plain = {each.name for each in grid.checkpoints} - {each.name for each in policies}
+    assert plain == (set() if name == "dev" else {"base", "ssd", "control"})
 
 
 def test_a_sweep_has_rivals_beside_the_base(tmp_path):

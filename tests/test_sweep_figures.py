@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from ssd_probe.analysis.examples.steps import decoding_steps
+from ssd_probe.analysis.frames import Missing
 from ssd_probe.analysis.sweeps.plot_data import sweep_pictures
 from ssd_probe.analysis.sweeps.printed import table_2, to_markdown
 from ssd_probe.analysis.sweeps.published import published_pictures
@@ -124,12 +125,30 @@ def test_rivals_have_bars_names_and_looks_of_their_own(tmp_path):
     assert [shown.get(name, name) for name in bars] == names
     for i, group in enumerate(bars.values()):
         assert [bar.get_height() for bar in group] == [0.3 + i / 50, 0.2]
+    ssd = bars["SSD"][0]
+    assert [text.get_text() for text in ax.texts] == ["+2.0", "+0.0"]
+    assert ax.texts[0].xy == pytest.approx((ssd.get_x() + ssd.get_width() / 2, 0.37))
     looks = {(b[0].get_facecolor(), b[0].get_hatch()) for b in bars.values()}
     assert len(looks) == len(names)
     drawn = draw_tested(rows, "T1.6", tmp_path)
     assert {path.stem for path in drawn.paths} == {"rivals_pass1"}
     said = (tmp_path / "rivals_pass1.txt").read_text()
     assert "SSD (T1.6, solid)" in said and "min-p-0.1 1.5" in said and "9 test problems" in said
+
+
+def test_figure_1_of_a_sweep_with_rivals_is_as_wide_as_a_page(tmp_path):
+    table = sweep(ks=(1,))
+    rival = table[table["T_train"].isna()].assign(
+        policy="by-label(T_lock=0.5, T_other=1.0)", model="r"
+    )
+    pictures = sweep_pictures(pd.concat([table, rival]))
+    drawn = draw_sweep(
+        {name: Missing("no") for name in pictures} | {"fig_1": pictures["fig_1"]}, tmp_path
+    )
+    assert {path.stem for path in drawn.paths} == {"fig_1"}  # a collapsed one would warn
+    width = plt.imread(tmp_path / "fig_1.png").shape[1]
+    assert width == pytest.approx(200 * PAGE_WIDTH, rel=0.02)
+    assert "and the base by other rules" in (tmp_path / "fig_1.txt").read_text()
 
 
 @pytest.mark.parametrize("student, shown, color", [

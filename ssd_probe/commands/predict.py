@@ -128,8 +128,9 @@ def _beside(sample: Sample, asked: Question) -> Beside:
     for train in asked.trains:
         text = f"two-stage(T_train={train.temperature}, top_k={train.top_k}, top_p={train.top_p})"
         policies[f"{STUDENT}{train}"] = partial(_tempered, text, cuts[0])
-    policies |= {policy_of(text, cuts[0]).text: partial(_tempered, text, cuts[0])
-                 for text in asked.policies}  # fmt: skip
+    for text in asked.policies:
+        at = partial(_tempered, text, cuts[0])
+        policies[at(1.0).text] = at
     reasons: dict[str, str] = {}
     for text in USUAL if asked.usual else ():
         at = partial(_tempered, text, cuts[0])

@@ -68,18 +68,24 @@ def _drawn(
 
 
 def draw_passes(
-    curves: pd.DataFrame, decoding: Decoding, out: Path, notes: Sequence[str] = ()
+    curves: pd.DataFrame,
+    decoding: Decoding,
+    out: Path,
+    notes: Sequence[str] = (),
+    rivals: Sequence[str] = (),
 ) -> Saved:
     """Draw Figure 2 for each k of a run's dev sweep, whose models share `decoding`'s truncation.
 
-    curves: of `pass_curves`, all problems together; notes: what to distrust, below captions.
+    curves: of `pass_curves`, all problems together; notes: what to distrust, below captions;
+    rivals: models with rules of their own.
     """
+    but = f" but {', '.join(rivals)}, by their own rules" if rivals else ""
 
     def draw(rows: pd.DataFrame) -> tuple[Axes, str]:
         return fig_2(rows), (
             f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
             f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
-            "model; bands: 95 % bootstrap over problems; stars: each model's best."
+            f"model{but}; bands: 95 % bootstrap over problems; stars: each model's best."
             f"{_below(notes)}"
         )
 

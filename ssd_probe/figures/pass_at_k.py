@@ -29,6 +29,7 @@ from ssd_probe.figures.style import (
     percent_axis,
 )
 
+_LONG = 18  # characters of a name, of which four fit a page side by side
 _SCORE = ["estimate", "low", "high"]
 
 
@@ -43,6 +44,7 @@ def fig_1(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     names = list(dict.fromkeys(frame["name"]))
     models = list(by_model(frame))
     tops = dict.fromkeys(names, 0.0)
+    gains_at: dict[str, tuple[float, float]] = {}
     for i, (look, rows) in enumerate(models):
         side = i - (len(models) - 1) / 2
         places = rows["name"].map(names.index)
@@ -51,11 +53,14 @@ def fig_1(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         _whiskers(ax, places + side * 0.8 / len(models), ends)
         for name, top in zip(rows["name"], ends.max(axis=1), strict=True):
             tops[name] = max(tops[name], top)
+            if look is MODELS["ssd"] and len(models) > 2:  # the gain stands above its own bar
+                gains_at[name] = (names.index(name) + side * 0.8 / len(models), top)
     scores = frame.pivot(index="name", columns="model", values="estimate")
     if {"base", "ssd"} <= set(scores.columns):
         for i, (name, gain) in enumerate((scores["ssd"] - scores["base"])[names].items()):
             if not np.isnan(gain):
-                ax.annotate(_points(gain), (i, tops[str(name)]), (0, 2), ha="center",
+                place = gains_at.get(str(name), (i, tops[str(name)]))
+                ax.annotate(_points(gain), place, (0, 2), ha="center",
                             textcoords="offset points", fontsize=6.5)  # fmt: skip
     ax.set_xticks(range(len(names)), names)
     ax.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 1.12 * max(tops.values()) or 1), ylabel="pass@k")
@@ -96,7 +101,8 @@ def fig_rivals(frame: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(PAGE_WIDTH, 2.8))
     fig_1(frame, ax)
     ax.set_ylabel(f"pass@{frame['k'].iloc[0]}")
-    legend_above(ax, columns=4)
+    longest = max(map(len, frame["model"]))
+    legend_above(ax, columns=4 if longest <= _LONG else 2)
     return fig
 
 

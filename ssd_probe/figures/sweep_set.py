@@ -80,18 +80,24 @@ def _two_lines(name: str) -> str:
 
 
 def _difficulty(what: str, shown: Difficulty) -> Drawn:
-    """Figures 1 and 15: a panel a k, bars by group."""
+    """Figures 1 and 15: a panel a k, bars by group; with rivals as wide as a page."""
+    whom = " ".join(f"pass@{k}: {_listed(known)}" for k, known in shown.settings.items())
+    told = (
+        f"{what} by difficulty, the gain in points above; {_CHOSEN}. {whom} "
+        f"{_count(shown.problems)}"
+    )
+    ((k, frame), *more) = shown.panels.items()
+    if frame["model"].nunique() > 2 and not more:
+        names = frame["group"].map(lambda group: _GROUP_NAMES.get(group, group))
+        others = told.replace("(solid)", "(solid), and the base by other rules")
+        return pass_at_k.fig_rivals(frame.assign(name=names)), others
     width = COLUMN_WIDTH if len(shown.panels) == 1 else PAGE_WIDTH
     fig, panels = plt.subplots(1, len(shown.panels), figsize=(width, 2.3), squeeze=False)
     for ax, (k, frame) in zip(panels[0], shown.panels.items(), strict=True):
         names = frame["group"].map(lambda group: _GROUP_NAMES.get(group, group))
         pass_at_k.fig_1(frame.assign(name=names), ax)
         ax.set_ylabel(f"pass@{k}")
-    whom = " ".join(f"pass@{k}: {_listed(known)}" for k, known in shown.settings.items())
-    return fig, (
-        f"{what} by difficulty, the gain in points above; {_CHOSEN}. {whom} "
-        f"{_count(shown.problems)}"
-    )
+    return fig, told
 
 
 def _margins(shown: Margins) -> Drawn:

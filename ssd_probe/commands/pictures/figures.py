@@ -66,7 +66,7 @@ def draw_figures(run: Path, out: Path | None = None) -> Saved:
         passes = Saved([], [("fig_2", "no dev sweep has been evaluated")])
     else:
         shown = Decoding(1.0, loop.top_k_eval, loop.top_p_eval)  # every T_eval's truncation
-        passes = draw_passes(curves, shown, out, doubts)
+        passes = draw_passes(curves, shown, out, doubts, [rival.name for rival in loop.rivals])
     tested = Saved([], [])
     if loop.rivals:
         tested = draw_tested(tested_passes(folder, folder.choice()), main, out, doubts)
