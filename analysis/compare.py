@@ -181,7 +181,7 @@ def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
 
     comparison: `compare`'s frame. KL(q || p) = outside + inside, in nats: outside = -log K, what is
     not yet in the support; inside = KL(q || pi), what has another shape within it.
-    Returns label, model ("base", "tuned"), outside, inside.
+    Returns label, model ("base", "tuned"), outside, inside, positions.
     Raises UserError where the statistics of the loss are missing, as for greedy training.
     """
     if "target_kl" not in set(comparison["statistic"]):
@@ -192,8 +192,9 @@ def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
         for model in ("base", "tuned"):
             means = wide[model][label]
             outside = means["compression"]
-            rows.append((label, model, outside, means["target_kl"] - outside))
-    return pd.DataFrame(rows, columns=["label", "model", "outside", "inside"])
+            inside, count = means["target_kl"] - outside, int(wide["positions"][label]["target_kl"])
+            rows.append((label, model, outside, inside, count))
+    return pd.DataFrame(rows, columns=["label", "model", "outside", "inside", "positions"])
 
 
 def noise_floors(

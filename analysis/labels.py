@@ -132,7 +132,7 @@ class EntropyRule:
     0.2 is that of two tokens at 95 / 5 %, about the paper's toy lock after truncation (94.8 / 5.2
     %, appendix C.4). ln 12 = 2.48 is that of 12 equal tokens, the flattest even distribution of
     which six hold half: `SupportRule`'s limit of a head. Validated on the bundled domain (fork F1
-    0.73, lock F1 1.00); on SmolLM2 as `SupportRule`, AUC 0.50 [0.45, 0.54], is at chance.
+    0.73, lock F1 1.00); on SmolLM2 as `SupportRule`, AUC 0.49 [0.44, 0.54], is at chance.
 
     Raises UserError for thresholds below 0 or crossed.
     """

@@ -22,7 +22,6 @@ from ssd_probe.commands.branching.programs import (
 )
 from ssd_probe.commands.branching.runs import Limits, _answer, judged, requests_of
 from ssd_probe.commands.branching.stage import BRANCHES, DRAWS, POSITIONS, branch_stage
-from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.figures.branching import fig_branch_probability, fig_branch_ranks
@@ -226,9 +225,10 @@ def test_what_cannot_be_branched_is_one_line(tmp_path):
     write_jsonl(samples, [row | {"completion": "def solve(xs): return None"} for row in rows])
     with pytest.raises(UserError, match="none of the .* samples passes"):
         branched(tmp_path / "out", samples)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
     write_jsonl(samples, [{"problem_id": rows[0]["problem_id"], "completion": "x"}])
     with pytest.raises(UserError, match="no `prompt_ids`"):
-        branched(tmp_path / "out2", samples)
+        branched(tmp_path / "out", samples)  # which the refused try has not spoilt
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(UserError, match="no run of `branch`"):
@@ -248,35 +248,74 @@ def test_the_true_forks_of_the_bundled_domain_are_found(tmp_path):
     assert 2 * (said & true).sum() / (said.sum() + true.sum()) >= 0.98
 
 
-@pytest.mark.slow(reason="200 resamples of two rules and two definitions")
-def test_what_smollm2_s_outcomes_say_of_the_rules():
-    """The numbers of docs/method.md, from the tables in docs/data."""
-    data = Path(__file__).parents[1] / "docs" / "data"
-    table = pd.read_parquet(data / "branch-smollm2.parquet")
-    places = pd.read_parquet(data / "branch-smollm2-positions.parquet")
-    assert len(places) == 660 and places["sample_id"].nunique() == 63
-    assert table["runs"].sum() == 10_593
-    rates = by_probability(
-        table.merge(places[["sample_id", "position", "weight"]]).assign(label="")
+DOCS = Path(__file__).parents[1] / "docs"
+BINS = ("below 0.001", "0.001 to 0.01", "0.01 to 0.05", "0.05 to 0.2", "0.2 to 0.5", "above 0.5")
+MEASURES = ("auc", "fork_f1", "lock_f1", "best_fork_f1", "best_lock_f1")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """SmolLM2's outcomes by token and by position, and the page that tells of them."""
+    stem = DOCS / "data" / "branch-smollm2"
+    table, places = (pd.read_parquet(f"{stem}{end}.parquet") for end in ("", "-positions"))
+    return table, places, (DOCS / "real-models.md").read_text(encoding="utf-8")
+
+
+def with_ends(row, digits: int = 2) -> str:
+    return f"{row.estimate:.{digits}f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+@pytest.mark.slow(reason="bootstraps of all that the page says")
+def test_what_the_page_says_of_forced_tokens(smollm2):
+    """Every number of the first table of docs/real-models.md, with its interval."""
+    table, places, page = smollm2
+    assert len(places) == 660 and table["runs"].sum() == 10_593
+    assert places["sample_id"].nunique() == 63 and places["problem_id"].nunique() == 51
+    kinds = SupportRule().label(places)
+    assert kinds.value_counts().to_dict() == {"lock": 312, "fork": 310, "neither": 38}
+    places = places.assign(label=kinds)
+    table = table.merge(places[["sample_id", "position", "weight", "label"]])
+    rates = by_probability(table)
+    for name, row in zip(BINS, rates[rates["label"] == "all"].itertuples(), strict=True):
+        assert f"| {name} | {with_ends(row, 3)} |" in page
+    unlikely = rates[rates["least"] == 0].set_index("label")
+    told = (
+        f"{with_ends(unlikely.loc['lock'], 3)} at locks and {with_ends(unlikely.loc['fork'], 3)} at"
     )
-    assert rates[rates["label"] == "all"]["estimate"].round(3).tolist() == [
-        0.255, 0.221, 0.245, 0.327, 0.37, 0.543,
-    ]  # fmt: skip
-    rules = {"support": SupportRule(Decoding(1.6, 20, 0.8)), "entropy": EntropyRule()}
-    aucs = {}
-    for least in (0.0, 0.01):
-        found = outcomes(table, least_probability=least)
-        probed = places.drop(columns=found.columns.difference(["sample_id", "position"]))
-        kept = probed.merge(found, on=["sample_id", "position"]).query("original_rate >= 0.5")
-        rated = {name: Rated(rule.score(kept), rule.label(kept)) for name, rule in rules.items()}
-        scores = score_against_outcomes(rated, kept, n_resamples=200)
-        for row in scores[scores["measure"] == "auc"].itertuples():
-            aucs[row.rule, least] = row.estimate
-            assert row.low < row.estimate < row.high
-    assert aucs == pytest.approx({
-        ("support", 0.0): 0.516, ("entropy", 0.0): 0.495,
-        ("support", 0.01): 0.797, ("entropy", 0.01): 0.865,
-    }, abs=0.002)  # fmt: skip
+    assert told in " ".join(page.split())
+    own = table[table["original"]]
+    kept = (own["weight"] * own["passes"] / own["runs"]).sum() / own["weight"].sum()
+    assert f"gone on in the same way | {kept:.2f} |" in page
+    assert outcomes(table)["outcome"].value_counts().to_dict() == {
+        "lock": 132, "fork": 116, "undecided": 412,
+    }  # fmt: skip
+
+
+@pytest.mark.slow(reason="bootstraps of all that the page says")
+@pytest.mark.parametrize(("least", "asked"), [
+    (0.0, "every leading token, at least ranks 2 and 3"),
+    (0.01, "those of probability 0.01 and more"),
+])  # fmt: skip
+def test_what_the_pages_say_of_the_rules(smollm2, least, asked):
+    """AUC, F1 and the best thresholds' F1 of the rules, with intervals."""
+    table, places, page = smollm2
+    found = outcomes(table, least_probability=least)
+    probed = places.drop(columns=found.columns.difference(["sample_id", "position"]))
+    kept = probed.merge(found, on=["sample_id", "position"]).query("original_rate >= 0.5")
+    assert len(kept) == 501 and kept["problem_id"].nunique() == 51
+    rules = {"support": SupportRule(), "entropy": EntropyRule()}
+    rated = {name: Rated(rule.score(kept), rule.label(kept)) for name, rule in rules.items()}
+    for kind in ("fork", "lock"):
+        rated[kind] = rated["support"]._replace(label=np.full(len(kept), kind))
+    scores = score_against_outcomes(rated, kept).set_index(["rule", "measure"])
+    cells = {row.Index: with_ends(row) for row in scores.itertuples()}
+    for name in rules:
+        line = " | ".join(cells[name, measure] for measure in MEASURES)
+        assert f"| {asked} | `{name}` | {line} |" in page
+    ends = f"{cells['fork', 'fork_f1']} | {cells['lock', 'lock_f1']}"
+    assert f"| {asked} | all are forks; all are locks | | {ends} | | |" in page
+    method = (DOCS / "method.md").read_text(encoding="utf-8")
+    assert f"| {asked} | {cells['support', 'auc']} | {cells['entropy', 'auc']} |" in method
 
 
 @pytest.fixture(scope="module")

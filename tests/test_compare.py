@@ -201,6 +201,8 @@ class TestVerdicts:
         )
         assert "tail mass at locks 1 -> 0.7, difference -0.3" in sentence(locks)
         assert sentence(forks).startswith("forks kept their head: ")
+        alone = sentence(verdicts(table.assign(low=np.nan, high=np.nan))[0])  # of one problem
+        assert "difference -0.3 (no interval: too few problems) over 30" in alone
 
     def test_nothing_below_the_noise_floor_is_called_real(self):
         logits = random_logits()

@@ -82,6 +82,9 @@ def test_the_run_folder_holds_what_the_readme_says(demo_run):
     for name in [f"{stem}.{end}" for stem in FIGURES for end in ("png", "pdf", "txt")]:
         assert (out / "figures" / name).stat().st_size
     assert "pass@5 hard" in said and "distractor tail" in said
+    assert "locks (one right token)" in said  # here that is known; a rule only says what is likely
+    by_rule = str(tell({key: summary[key] for key in summary if key != "rule"}, Path("run")))
+    assert "locks (one likely token)" in by_rule and "forks (several likely tokens)" in by_rule
     assert max(map(len, str(tell(summary, Path("run"))).splitlines())) <= 100
     best = summary["best_temperature"]["ssd"]
     rows = read_jsonl(out / "evaluations/test/evaluations/ssd" / f"T{best}-k20-p0.8.jsonl")

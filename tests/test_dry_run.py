@@ -77,6 +77,23 @@ def test_the_stages_settings_are_the_loops(tmp_path):
     for name, value in loop.training.recorded().items():
         assert train[name] == value, name
     assert "$T_T1.3" in "\n".join(lines)  # which dev chooses
+    predict, branch = (
+        next(understood(words) for words in commands_of(lines) if words[0] == name)
+        for name in ("predict", "branch")
+    )
+    assert predict["t_train"] == ["1,1.3,1.6"] and predict["t_eval"] == ["0.1,0.4,0.8"]
+    assert branch["positions"] == loop.branch.positions and branch["per_token"] == 2
+    probed = next(words for words in commands_of(lines) if words[-1] == str(predict["probe"]))
+    assert understood(probed)["text"] == [f"{tmp_path}/r/evaluations/dev/base-T$T_base.jsonl"]
+
+
+def test_a_papers_preset_can_be_scaled_without_its_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    loop = choose("qwen3-4b-thinking", scale=0.1).loop
+    assert (loop.prompt_limit, loop.test.limit, loop.training.max_steps) == (1017, 13, 30)
+    code, _, said = run(["run", "qwen3-4b-thinking", "--out", "o"], monkeypatch, capsys)
+    assert code == 2 and "prompts: rstar-coder.jsonl: no such file; --prompts names others" in said
+    assert not any(tmp_path.iterdir())
 
 
 def test_rivals_are_sampled_from_the_base_on_dev_and_test(tmp_path):

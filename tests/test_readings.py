@@ -32,7 +32,7 @@ class TestRun:
         assert run.models == ["base", "ssd"] and run.main == "ssd" and run.texts == ("tiny:test",)
         assert run.decoding() == Decoding(1.6, 20, 0.8) == found.decoding
         assert len(run.probe("main")) == len(run.probe("ssd")) == len(run.probe())
-        assert found.where == f"{len(run.probe())} positions of {run.about()}"
+        assert found.where == f"{len(run.probe()):,} positions of {run.about()}"
         frame = run.frame("ssd")
         assert frame["truth"].isin(["lock", "fork"]).mean() > 0.9
         assert frame["token_id"].tolist() == run.probe("ssd").frame["token_id"].tolist()
@@ -109,12 +109,12 @@ class TestReadOut:
         )  # noqa: E501
         loss = pd.DataFrame({
             "label": ["lock"] * 2, "model": ["base", "tuned"],
-            "outside": [0.1, 0.05], "inside": [0.1, 0.2],
+            "outside": [0.1, 0.05], "inside": [0.1, 0.2], "positions": 2_000,
         })  # fmt: skip
-        assert (
-            "lock 0.2000 -> 0.2500 nats (25% farther)"
-            in read_out(found._replace(loss=loss))["loss_terms"]
-        )  # noqa: E501
+        told = read_out(found._replace(loss=loss))["loss_terms"]
+        assert "lock 0.2000 -> 0.2500 nats (25% farther)" in told
+        told = read_out(found._replace(loss=loss.assign(positions=1)))["loss_terms"]
+        assert "lock 0.2000 -> 0.2500 nats (25% farther, 1 positions only)" in told
 
     def test_what_is_missing_says_why(self, found):
         why = read_out(found._replace(ranked=Missing("the first part of the probe holds no fork")))

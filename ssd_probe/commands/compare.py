@@ -48,7 +48,7 @@ def compare_stage(
             part_readers(before, after),
             rule_of(rule, before, labelling),
             decoding,
-            where=f"{len(before)} positions of {before.path.name}, labelled by the {rule} rule",
+            where=f"{len(before):,} positions of {before.path.name}, labelled by the {rule} rule",
             noise=before.noise,
             tokenizer=None if out is None else tokenizer_of(before, after),
             crew=workforce,

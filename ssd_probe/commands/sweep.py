@@ -24,7 +24,7 @@ from ssd_probe.engines.choice import engine_of, serve_all
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution.evaluate import evaluate, isolation
 from ssd_probe.execution.sandbox import obstacle
-from ssd_probe.files.claims import claim
+from ssd_probe.files.claims import claim, is_foreign
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import begin
@@ -88,7 +88,7 @@ def sweep_stage(
     isolates, of the bundled domain's programs only those run that are in its own language, and the
     others count as errors.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+    if is_foreign(out, out / "run.json"):
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
     isolated = isolation_of(grid.problems, unsandboxed, harmless)
     identities = [Checkpoint(trained.model).identity for trained in grid.checkpoints]

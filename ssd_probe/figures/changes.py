@@ -56,8 +56,9 @@ def fig_4_bars(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How far training got towards its target: KL(q || p) in its two parts, before and after.
 
-    frame: label, model ("base", "tuned"), outside, inside (nats), as of `loss_parts`. A stacked bar
-    a label and model; no bar is a target reached.
+    frame: label, model ("base", "tuned"), outside, inside (nats), as of `loss_parts`, and positions
+    where they are known: a mean of one is not one of thousands. A stacked bar a label and model; no
+    bar is a target reached.
     """
     require_columns(frame, ["label", "model", *PARTS], "the loss figure")
     ax = new_axes(ax)
@@ -71,7 +72,8 @@ def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.annotate(f"{below:.2g}", (place, below), (0, 2), ha="center", size=5.5,
                         textcoords="offset points")  # fmt: skip
             ticks.append((place, row["model"]))
-        ax.text(2.9 * i + 0.575, -0.2, str(label), ha="center", va="top", size=7.5,
+        size = f"\nn={rows['positions'].iloc[0]}" if "positions" in rows else ""
+        ax.text(2.9 * i + 0.575, -0.2, f"{label}{size}", ha="center", va="top", size=7.5,
                 transform=ax.get_xaxis_transform())  # fmt: skip
     ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=6)
     ax.set_ylabel(r"$\mathrm{KL}(q\,\Vert\,p)$, nats")

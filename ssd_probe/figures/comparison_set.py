@@ -37,7 +37,8 @@ def draw_digest(found: Digest, out: Path, notes: Sequence[str] = (), crew: Crew 
              f"ranks; {decoding}"),
         plan("fig_5", found.ranked, distributions.fig_5_pair,
              "Figure 5. Ranked next-token probabilities (T=1), both models; lines: where "
-             f"{decoding} cuts. Ticks name the base's tokens; above each panel the text before. "
+             f"{decoding} cuts. Ticks name the base's tokens; above each panel the text before; "
+             "the lock's axis is logarithmic. "
              "The fork is the one of median entropy among those of 2 to 6 kept tokens, the lock "
              "that of median entropy among all, in the probe's first part"),
         plan("fig_8", found.steps, steps.fig_8,
@@ -53,10 +54,10 @@ def draw_digest(found: Digest, out: Path, notes: Sequence[str] = (), crew: Crew 
         plan("loss_terms", found.loss, changes.fig_loss,
              f"KL(q || p) from the training target q of {decoding}, before (base) and after "
              "(tuned): -log K for the mass outside the support, and KL(q || p(.|S)) for its shape "
-             "inside"),
+             "inside; n: positions"),
         plan("fork_rates", found.rates, changes.fig_rates_panels,
-             "Share of forks and of open positions, with 95 % bootstrap intervals over problems; "
-             "in brackets: positions"),
+             "Share of forks and of open positions (where there are any), with 95 % bootstrap "
+             "intervals over problems; in brackets: positions; of syntax the kinds with most"),
     ]  # fmt: skip
     return save_all(plans, out, crew)
 

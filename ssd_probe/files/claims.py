@@ -38,6 +38,13 @@ def claim(output: Path, *, is_file: bool = False, rank: int | None = None) -> It
         yield
 
 
+def is_foreign(output: Path, record: Path) -> bool:
+    """Whether a folder holds what no record tells of. A lock that a refused try left is nothing."""
+    if record.exists() or not output.is_dir():
+        return False
+    return any(not each.name.startswith(".lock") for each in output.iterdir())
+
+
 @contextmanager
 def record_lock(folder: Path) -> Iterator[None]:
     """Wait for the other ranks' turns to read and write a folder's record."""

@@ -1,5 +1,6 @@
 """What a comparison of two probes says, in sentences."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -57,7 +58,7 @@ def _means(basis: dict[str, Any]) -> str:
     told = (
         f"Mean {basis['statistic'].replace('_', ' ')} at {basis['label']}s "
         f"{basis['base']:.3g} -> {basis['tuned']:.3g}, difference {basis['difference']:+.3g} "
-        f"[{basis['low']:+.3g}, {basis['high']:+.3g}] over {basis['positions']} positions "
+        f"{_ends(basis)} over {basis['positions']} positions "
         f"of {basis['problems']} problems; only a fall of more than {100 * basis['margin']:g} % "
         "counts."
     )
@@ -75,8 +76,14 @@ def _leverage(basis: dict[str, Any]) -> str:
         f"T=1, or {basis['least_slip']:g}), the entropy that truncation leaves at forks reaches "
         f"{basis['base']:.3g} nats at T={ends[0]} for the base and {basis['tuned']:.3g} at "
         f"T={ends[1]} for the tuned model, difference {basis['difference']:+.3g} "
-        f"[{basis['low']:+.3g}, {basis['high']:+.3g}] over {basis['problems']} problems."
+        f"{_ends(basis)} over {basis['problems']} problems."
     )
+
+
+def _ends(basis: dict[str, Any]) -> str:
+    if math.isfinite(basis["low"]) and math.isfinite(basis["high"]):
+        return f"[{basis['low']:+.3g}, {basis['high']:+.3g}]"
+    return "(no interval: too few problems)"
 
 
 def caveat(comparison: pd.DataFrame) -> str | None:

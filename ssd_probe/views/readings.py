@@ -170,8 +170,9 @@ def _loss(found: Digest) -> str:
     for kind, rows in loss[loss["label"] != ALL].groupby("label", sort=False):
         before, after = (rows["outside"] + rows["inside"]).tolist()
         change = (after - before) / before if before else 0.0
-        way = "nearer" if change < 0 else "farther"
-        told.append(f"{kind} {before:.4f} -> {after:.4f} nats ({abs(change):.0%} {way})")
+        way, count = "nearer" if change < 0 else "farther", rows["positions"].iloc[0]
+        few = f", {count} positions only" if count < LEAST_POSITIONS else ""
+        told.append(f"{kind} {before:.4f} -> {after:.4f} nats ({abs(change):.0%} {way}{few})")
     return f"Distance to the training target, KL(q || p): {'; '.join(told)}."
 
 

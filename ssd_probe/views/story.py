@@ -21,7 +21,8 @@ FORK_LINES = (
 def tell(summary: dict, run: Path) -> Told:
     """The summary as a person reads it."""
     which = "the bundled model" if summary["model"] == "tiny" else summary["model"]
-    tables = [_tell_positions(summary["comparison"]), _tell_passes(summary)]
+    known = "rule" in summary  # the true kinds; a rule's say what is likely, not what is right
+    tables = [_tell_positions(summary["comparison"], known), _tell_passes(summary)]
     return Told(
         answers(summary),
         ["\n".join(lines) for lines in tables],
@@ -35,12 +36,13 @@ def tell(summary: dict, run: Path) -> Told:
     )
 
 
-def _tell_positions(comparison: list[dict]) -> list[str]:
+def _tell_positions(comparison: list[dict], known: bool) -> list[str]:
+    one, several = ("right", "good") if known else ("likely", "likely")
     rows = {(row["label"], row["statistic"]): row for row in comparison}
     lines = []
     for label, what, statistics in (
-        (LOCK, "locks (one right token)", LOCK_LINES),
-        (FORK, "forks (several good tokens)", FORK_LINES),
+        (LOCK, f"locks (one {one} token)", LOCK_LINES),
+        (FORK, f"forks (several {several} tokens)", FORK_LINES),
     ):
         if (label, "entropy") not in rows:
             lines.append(f"No {what}.")
@@ -53,10 +55,11 @@ def _tell_positions(comparison: list[dict]) -> list[str]:
 
 
 def _change(row: dict, digits: int) -> str:
+    low, high = (_number(row[end]) for end in ("low", "high"))
+    ends = "" if math.isnan(low + high) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
     return (
         f"{row['base']:.{digits}f} -> {row['tuned']:.{digits}f} "
-        f"({row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, "
-        f"{row['high']:+.{digits}f}])"
+        f"({row['difference']:+.{digits}f}{ends})"
     )
 
 

@@ -21,7 +21,7 @@ from ssd_probe.commands.branching.runs import Limits, judged, passing, requests_
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.execution.evaluate import isolation
-from ssd_probe.files.claims import claim
+from ssd_probe.files.claims import claim, is_foreign
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import add, recording
@@ -66,7 +66,7 @@ def branch_stage(
     without ids, none that passes, and changed settings; `Failed` where programs could not be run.
     """
     config, limits = config or BranchConfig(), limits or Limits()
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).exists():
+    if is_foreign(out, out / RECORD):
         raise UserError(f"{out}: not empty and no run of `branch`; choose another --out")
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model, device)
     rows = read_samples(samples)
@@ -127,7 +127,11 @@ def _branch(
     limits: Limits,
 ) -> Branched:
     tokenizer, verdicts = checkpoint.tokenizer, out / VERDICTS
-    programs = passing(rows, tasks, tokenizer, config.per_problem, limits, verdicts)
+    try:
+        programs = passing(rows, tasks, tokenizer, config.per_problem, limits, verdicts)
+    except UserError:  # nothing to go on with: other samples may come into this folder
+        verdicts.unlink(missing_ok=True)
+        raise
     candidates = _probed(checkpoint, programs, out / PROBE)
     positions = choose_positions(candidates, config.positions, seed=config.seed)
     tokens = choose_tokens(positions, leading=config.leading, tail=config.tail, seed=config.seed)

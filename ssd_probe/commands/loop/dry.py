@@ -1,12 +1,22 @@
 """`ssd-probe run --dry-run`: every command, the tokens, memory and disk that a run would need."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssd_probe.commands.loop.declaration import BASE, MAIN, Arm, Loop
+from ssd_probe.commands.loop.declaration import BASE, MAIN, ON_DEV, Arm, Loop
 from ssd_probe.commands.loop.presets import Chosen
-from ssd_probe.commands.loop.sizes import HALF, ROW_BYTES, SINGLE, TRAINED, Size, amount, size_of
+from ssd_probe.commands.loop.sizes import (
+    HALF,
+    PROBLEMS,
+    ROW_BYTES,
+    SINGLE,
+    TRAINED,
+    Size,
+    amount,
+    size_of,
+)
 from ssd_probe.commands.loop.typed import command, flags
 from ssd_probe.commands.run_folder import TINY, RunFolder
 from ssd_probe.core.config import TrainConfig
@@ -33,7 +43,7 @@ def dry_run(chosen: Chosen, out: Path) -> list[str]:
         lines.append(f"# note: {doubt}")
     lines += ["", "# 1. sample and fine-tune", *_students(folder)]
     lines += ["", *_trials(folder)]
-    lines += ["", "# 4. probe and compare", *_probes(folder)]
+    lines += ["", "# 4. probe and compare", *_probes(folder), *_branch(folder)]
     return [*lines, "", *_needs(loop, size)]
 
 
@@ -95,7 +105,7 @@ def _trials(folder: RunFolder) -> list[str]:
             for decoding in (own_decoding(policy, each) for each in loop.eval_decodings):
                 shown = f"{decoding.temperature:g}"
                 lines += _trial(folder, "dev", name, decoding, shown, policy)
-        lines.append("")
+        lines += [*_foreseen(folder), ""]
     lines.append("# 3. test")
     for name, arm in _tested(loop).items():
         decoding = loop.eval_decodings[0]
@@ -106,6 +116,39 @@ def _trials(folder: RunFolder) -> list[str]:
     if loop.baseline:
         lines += _trial(folder, "test", BASE, loop.baseline, None)
     return lines
+
+
+def _foreseen(folder: RunFolder) -> list[str]:
+    """The prediction from the base's answers to the dev problems, at its best T_eval."""
+    loop, out = folder.loop, folder.out / "probes" / ON_DEV
+    if not loop.predict:
+        return []
+    answers = folder.trial_folder("dev") / f"{BASE}-TTEMPERATURE.jsonl"
+    words: list[Any] = ["probe", "--model", loop.model, "--text", answers]
+    words += ["--limit", loop.text_limit] if loop.text_limit else []
+    words += ["--batch-size", loop.probe_batch_size, "--out", out]
+    trained = [arm.decoding for arm in loop.candidates if arm.decoding]
+    asked: list[Any] = ["predict", "--probe", out]
+    tried: dict[str, Sequence[float]] = {
+        "--t-train": [d.temperature for d in trained],
+        "--top-k": [d.top_k for d in trained],
+        "--top-p": [d.top_p for d in trained],
+        "--t-eval": loop.T_eval,
+        "--eval-top-k": [loop.top_k_eval],
+        "--eval-top-p": [loop.top_p_eval],
+    }
+    for flag, values in tried.items():
+        asked += [flag, ",".join(f"{value:g}" for value in dict.fromkeys(values))]
+    return [command(words).replace("TEMPERATURE", f"$T_{BASE}"), command(asked)]
+
+
+def _branch(folder: RunFolder) -> list[str]:
+    loop = folder.loop
+    if loop.branch is None:
+        return []
+    words: list[Any] = ["branch", "--model", loop.model, "--problems", loop.test.problems]
+    words += ["--samples", _source(folder, BASE), *flags(replace(loop.branch, seed=loop.seed))]
+    return [command([*words, "--out", folder.out / "branch"])]
 
 
 def _tested(loop: Loop) -> dict[str, str]:
@@ -237,6 +280,6 @@ def _count(source: str, limit: int | None) -> tuple[int, str]:
     try:
         return len(read_prompts(source, limit)), ""
     except UserError:
-        assumed = limit or 131
+        assumed = limit or PROBLEMS
         why = "as the limit says" if limit else "as LiveCodeBench v6 has"
         return assumed, f", {why}: {source} is not here"

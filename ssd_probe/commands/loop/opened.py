@@ -38,7 +38,7 @@ def digest_of(folder: RunFolder, main: str, student: str, text: str) -> "Digest"
             part_readers(before, after),
             rule_of(folder.loop.labels, before),
             compared_at(folder, student, main),
-            where=f"{len(before)} positions of {text_words(folder, text)}",
+            where=f"{len(before):,} positions of {text_words(folder, text)}",
             noise=before.noise,
             names=(BASE, student),
             tokenizer=tokenizer_of(before, after),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ssd_probe.commands.loop.declaration import ENGINE, Loop
 from ssd_probe.commands.loop.reading import loop_of, merged, read_loop
 from ssd_probe.commands.loop.released import Released, released_of
+from ssd_probe.commands.loop.sizes import PROBLEMS
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 
@@ -139,7 +140,14 @@ def _scaled(loop: Loop, scale: float) -> Loop:
 
     if not 0 < scale <= 1:
         raise UserError(f"--scale {scale:g}: must be above 0 and at most 1")
-    return loop.scaled(scale, lambda source: len(read_prompts(source)))
+
+    def count(source: str) -> int:
+        try:
+            return len(read_prompts(source))
+        except UserError:  # it is not here, as a dry run may find; a run says so before it starts
+            return PROBLEMS
+
+    return loop.scaled(scale, count)
 
 
 def _on_this_machine(loop: Loop) -> tuple[Loop, list[str]]:

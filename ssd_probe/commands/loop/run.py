@@ -25,7 +25,7 @@ from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.commands.sweep import isolation_of
 from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.errors import UserError
-from ssd_probe.files.claims import claim
+from ssd_probe.files.claims import claim, is_foreign
 from ssd_probe.files.digests import digest
 from ssd_probe.files.record import add, begin, read_record
 from ssd_probe.files.writing import write_json
@@ -49,7 +49,7 @@ def run_stage(
     when the model, the prompts or the problems are not on this machine; where nothing isolates.
     """
     started, loop = time.time(), chosen.loop
-    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+    if is_foreign(out, out / "run.json"):
         raise UserError(f"{out}: not empty and not a run; choose another --out")
     isolated = isolation_of(loop.test.problems, unsandboxed, harmless=True)
     _check_inputs(loop, unsandboxed)
@@ -100,9 +100,13 @@ def _check_inputs(loop: Loop, unsandboxed: bool) -> None:
     if loop.dev:
         isolation_of(loop.dev.problems, unsandboxed, harmless=True)
     style = None if loop.style == "auto" else loop.style
-    read_prompts(loop.prompts, 1, style)
-    for trial in filter(None, (loop.dev, loop.test)):
-        read_prompts(trial.problems, 1, style)
+    trials = {"dev": loop.dev, "test": loop.test}
+    sources = {"prompts": loop.prompts} | {key: t.problems for key, t in trials.items() if t}
+    for key, source in sources.items():
+        try:
+            read_prompts(source, 1, style)
+        except UserError as error:
+            raise UserError(f"{key}: {error}; --{key} names others") from None
     check_texts(loop)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 ROW_BYTES = 700  # of a probe's position: 64 ids and logits, and its scalars, before compression
+PROBLEMS = 131  # of LiveCodeBench v6, which the paper's presets are tested on
 TRAINED = 4 * SINGLE  # a weight, its gradient, and AdamW's two moments, all float32
 
 

@@ -51,7 +51,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
     if not (folder / "summary.json").is_file():
         told = "This run is not finished; the same command goes on with it."
-        there = sorted(p.parent.name for p in folder.glob("checkpoints/*/run.json"))
+        there = sorted(p.parent.name for p in folder.glob("checkpoints/*/done.json"))
         told += f" Students so far: {', '.join(there) or 'none'}."
         return Report(title, subtitle, [told], [what, repeat]), None
     summary = read_object(folder / "summary.json")
