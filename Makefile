@@ -41,6 +41,7 @@ $(VLLM): tests/vllm.txt
 	python3 -m venv .venv-vllm
 	.venv-vllm/bin/pip install -q -r tests/vllm.txt
 	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -c "import vllm"
 	touch $(VLLM)
 
 test-long: $(READY)

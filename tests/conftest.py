@@ -18,9 +18,12 @@ FOREIGN = (
     *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_"),
     *("ACCELERATE_", "FSDP_", "OMP_", "GOMP_", "KMP_", "MPLBACKEND", "SSD_PROBE_"),
 )  # names begin so
-# How thorough tests/test_parts.py and test_order.py are, and where a real model is kept.
+# How thorough test_parts.py, test_order.py and test_vllm.py are; where real models and vLLM are.
 LONG = "SSD_PROBE_LONG"  # set: `make test-long`, what takes longer than CI may
-KEPT = (LONG, "SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_TEST_HOME", "SSD_PROBE_TEST_VLLM")
+KEPT = (
+    *(LONG, "SSD_PROBE_KILLS", "SSD_PROBE_PROGRAMS", "SSD_PROBE_DRAWS"),
+    *("SSD_PROBE_TEST_HOME", "SSD_PROBE_TEST_VLLM"),
+)
 
 for name in [*os.environ]:
     if name.startswith(FOREIGN) and name not in KEPT:

@@ -108,13 +108,15 @@ def test_no_context_has_a_token_on_the_edge():
         choose([edge], Decoding(1.0, 0, 0.8), 1, 0.0)
 
 
-@pytest.mark.parametrize("order", ["declared", "temperature last"])
+@pytest.mark.parametrize(
+    "order", ["declared", "temperature last", "top-k and top-p of one distribution"]
+)
 def test_a_server_is_certified_or_fails(order, tmp_path, tiny, capsys):
     path, decoding = tmp_path / "c.json", DECODINGS[0]
     with FakeServer(order=declared if order == "declared" else WRONG[order]) as server:
         choice = Choice("server", (server.url,))
         if order != "declared":
-            with pytest.raises(Failed, match="those of: temperature last"):
+            with pytest.raises(Failed, match=f"those of: {order}"):
                 conformance_stage(tiny, decoding, choice, draws=4_000, out=path)
             assert json.loads(path.read_text())["passed"] is False
             with pytest.raises(UserError, match="says that this engine failed"):

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +13,11 @@ from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.models.identity import Checkpoint
+from tests.sampling_kills import check
 
 DECODING = Decoding(1.6, 20, 0.8)
 CONFIG = SampleConfig(n=2, max_new_tokens=6)
 TINY = Checkpoint("tiny")
-ROOT = Path(__file__).parents[1]
 
 
 def sample(out, config=CONFIG, **about):
@@ -94,12 +91,4 @@ def test_more_shards_than_prompts(tmp_path):
 @pytest.mark.slow(reason="samples again after every kill")
 @pytest.mark.parametrize("engine", ["hf", "server"])
 def test_nothing_is_lost_or_doubled_when_it_is_killed(engine, tmp_path):
-    kills = os.environ.get("SSD_PROBE_KILLS", "6")
-    command = [sys.executable, "-m", "tests.sampling_kills", str(tmp_path), kills, engine]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-1]) >= int(kills)
-    whole = (tmp_path / "whole.jsonl").read_bytes()
-    runs = [path for path in tmp_path.glob("*.jsonl") if path.stem.isdecimal()]
-    assert runs and all(path.read_bytes() == whole for path in runs)
-    assert not list(tmp_path.glob("*.part"))
+    check(tmp_path, int(os.environ.get("SSD_PROBE_KILLS", "6")), engine)

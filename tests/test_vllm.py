@@ -1,42 +1,50 @@
 """vLLM itself, in an environment of its own: `make test-vllm` (SSD_PROBE_TEST_VLLM names it).
 
-Offline and as a server on the loopback: conformance, seeds, kills. Skipped where it is not.
+Offline with the bundled checkpoint, and as a server on the loopback with one that was trained here:
+conformance, pass@1, kills. Skipped where vLLM is not.
 """
 
 import json
 import os
-import socket
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
+from ssd_probe.analysis.passk import paired_difference
 from ssd_probe.commands.sample import sample_stage
+from ssd_probe.commands.sampling import conformance
 from ssd_probe.commands.sampling.conformance import conformance_stage
-from ssd_probe.core.config import SampleConfig
-from ssd_probe.core.requests import read_part
+from ssd_probe.commands.train import train_stage
+from ssd_probe.core.config import SampleConfig, TrainConfig
+from ssd_probe.core.sample import sample_to_file
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice, engine_of
-from ssd_probe.engines.vllm import python_of
+from ssd_probe.engines.hf import Hf
 from ssd_probe.errors import Failed, UserError
-from ssd_probe.models.checkpoints import bundled_checkpoint
+from ssd_probe.execution import sandbox
+from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.models.identity import Checkpoint
+from ssd_probe.problems.prompts import read_prompts
+from ssd_probe.problems.tasks import load_tasks
 from tests.models import save, tiny_tokenizer
+from tests.sampling_kills import check
+from tests.serving import LEAN, VllmServer
 
 PLACE = os.environ.get("SSD_PROBE_TEST_VLLM", "")
 DECODINGS = [Decoding(1.6, 20, 0.8), Decoding(0.7, 10, 0.95), Decoding(2.0, 0, 1.0)]
 CONFIG = SampleConfig(n=2, max_new_tokens=24, seed=3)
+DRAWS = int(os.environ.get("SSD_PROBE_DRAWS", "4000"))  # seeded, and as many unseeded
 EAGER = ("enforce_eager=true",)
 needs_vllm = pytest.mark.skipif(not PLACE, reason="no vLLM; `make test-vllm` installs it")
 pytestmark = [pytest.mark.xdist_group("vllm")]
 
 
-@pytest.fixture(autouse=True)
-def _there(monkeypatch):
-    monkeypatch.setenv("SSD_PROBE_VLLM", PLACE or "/nowhere")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+@pytest.fixture(scope="module", autouse=True)
+def _there():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"SSD_PROBE_VLLM": PLACE or "/nowhere", **LEAN}.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,57 +53,30 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def offline(tiny):
+def offline(tiny, _there):
     """One loaded engine for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSD_PROBE_VLLM", PLACE)
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        engine = engine_of(Choice("vllm", arguments=EAGER), tiny, 256)
-        engine.about(DECODINGS[0])
-        yield engine
+    engine = engine_of(Choice("vllm", arguments=EAGER), tiny, 256)
+    engine.about(DECODINGS[0])
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """`vllm serve` of the bundled checkpoint, on the loopback."""
-    log = tmp_path_factory.mktemp("served") / "log"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSD_PROBE_VLLM", PLACE)
-        with serving(bundled_checkpoint(), log) as (url, _):
-            yield url
+def tuned(tmp_path_factory):
+    """A checkpoint as training writes it, with the transformers of this environment."""
+    folder = tmp_path_factory.mktemp("tuned")
+    config = SampleConfig(n=1, max_new_tokens=48)
+    sample_stage("tiny", "tiny:ssd", DECODINGS[0], folder / "s.jsonl", config, limit=16)
+    training = TrainConfig(learning_rate=1e-2, batch_size=8, max_steps=2)
+    train_stage("tiny", folder / "s.jsonl", training, folder / "checkpoint")
+    return Checkpoint(str(folder / "checkpoint"))
 
 
-@contextmanager
-def serving(model, log, port=0):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", port))
-        port = free.getsockname()[1]
-    # `vllm serve` itself asks for a package named vllm, which vllm-cpu is not.
-    command = [str(python_of()), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--dtype", "float32", "--enforce-eager"]
-    command += ["--no-enable-chunked-prefill"]  # see engines/vllm_worker.py
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny"]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with log.open("ab") as words:
-        process = subprocess.Popen(command, stdout=words, stderr=words, env=env)
-    try:
-        wait_for(port, process, log)
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_for(port, process, log, seconds=900):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()[-2000:]
-        with socket.socket() as asked:
-            asked.settimeout(1)
-            if asked.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(1)
-    raise TimeoutError(log.read_text()[-2000:])
+@pytest.fixture(scope="module")
+def served(tuned, tmp_path_factory, _there):
+    """`vllm serve` of the tuned checkpoint, on the loopback."""
+    with VllmServer(tuned.name, tmp_path_factory.mktemp("served") / "log") as server:
+        yield server.url
 
 
 def sample(path, tiny, choice, config=CONFIG, decoding=DECODINGS[0]):
@@ -122,9 +103,6 @@ def test_an_environment_that_is_not_there_is_one_line(tmp_path, tiny, monkeypatc
 @needs_vllm
 @pytest.mark.slow(reason="vLLM takes a minute to load")
 def test_offline_samples_resume_to_the_undisturbed_ones(tmp_path, tiny, offline):
-    from ssd_probe.core.sample import sample_to_file
-    from ssd_probe.problems.prompts import read_prompts
-
     prompts = read_prompts("tiny:dev", 4, "chat")
 
     def run(path):
@@ -143,38 +121,50 @@ def test_offline_samples_resume_to_the_undisturbed_ones(tmp_path, tiny, offline)
 @needs_vllm
 @pytest.mark.slow(reason="vLLM takes a minute to load")
 @pytest.mark.parametrize("decoding", DECODINGS, ids=str)
-@pytest.mark.parametrize("engine", ["vllm", "server"])
-def test_vllm_draws_what_is_declared(engine, decoding, tiny, offline, request, monkeypatch):
-    from ssd_probe.commands.sampling import conformance
-
-    choice = Choice("vllm", arguments=EAGER)
-    if engine == "server":
-        choice = Choice("server", (request.getfixturevalue("served"),))
-    else:
-        monkeypatch.setattr(conformance, "engine_of", lambda *_: offline)
-    certificate = conformance_stage(tiny, decoding, choice, draws=20_000)
+def test_offline_draws_what_is_declared(decoding, tiny, offline, monkeypatch):
+    monkeypatch.setattr(conformance, "engine_of", lambda *_: offline)
+    monkeypatch.setattr(offline, "close", lambda: None)  # it goes on to the next test
+    certificate = conformance_stage(tiny, decoding, Choice("vllm"), draws=DRAWS)
     assert certificate["passed"] and certificate["repeatable"]
 
 
 @needs_vllm
-@pytest.mark.slow(reason="vLLM takes a minute to load, twice")
-def test_a_real_server_killed_in_the_middle_and_started_again(tmp_path, tiny):
-    config, path = SampleConfig(n=8, max_new_tokens=64, seed=3, batch_size=2), tmp_path / "s.jsonl"
-    part, log = tmp_path / "s.jsonl.part", tmp_path / "log"
-    with ThreadPoolExecutor(1) as pool:
-        with serving(bundled_checkpoint(), log) as (url, process):
-            running = pool.submit(sample, path, tiny, Choice("server", (url,)), config)
-            while len(read_part(part, mend=False)) < 3:
-                time.sleep(0.1)
-            assert not running.done()
-            process.kill()
-            process.wait()
-            kept = read_part(part, mend=False)
-        with serving(bundled_checkpoint(), log, int(url.rpartition(":")[2])):
-            rows = running.result()
-    keys = [(row["problem_id"], i % 8) for i, row in enumerate(rows)]
-    assert len({*keys}) == len(rows) == 32
-    assert all(rows[keys.index(key)]["completion_ids"] == kept[key].ids for key in kept)
+@pytest.mark.slow(reason="vLLM takes a minute to load")
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+def test_a_server_of_a_tuned_checkpoint_draws_what_is_declared(decoding, tuned, served):
+    certificate = conformance_stage(tuned, decoding, Choice("server", (served,)), draws=DRAWS)
+    assert certificate["passed"] and certificate["repeatable"]
+
+
+@needs_vllm
+@pytest.mark.slow(reason="vLLM takes a minute to load")
+def test_a_server_of_a_tuned_checkpoint_does_not_draw_as_its_base(tiny, served):
+    with pytest.raises(Failed, match="does not draw"):
+        conformance_stage(tiny, DECODINGS[0], Choice("server", (served,)), draws=DRAWS)
+
+
+@needs_vllm
+@pytest.mark.slow(reason="600 answers of each engine, evaluated")
+@pytest.mark.skipif(sandbox.obstacle() is not None, reason="no isolation here")
+def test_engines_have_the_same_pass_at_1(tmp_path, tiny, offline):
+    """The paired difference's 95 % interval, widened to 99.9 %, holds 0."""
+    prompts, found = read_prompts("tiny:dev", 60, "chat"), []
+    tasks = load_tasks("tiny:dev", {prompt.problem_id for prompt in prompts})
+    config = SampleConfig(n=10, max_new_tokens=200, seed=3)
+    for engine in (Hf(tiny), offline):
+        path = tmp_path / f"{engine.name}.jsonl"
+        rows = sample_to_file(path, engine, tiny.tokenizer, prompts, DECODINGS[0], config)
+        found.append(evaluate(rows, tasks))
+    apart = paired_difference(*found, ks=[1], by=None).iloc[0]
+    assert 0.05 < apart["base"] < 0.95
+    assert abs(apart["estimate"]) < (apart["high"] - apart["low"]) / 2 * 3.29 / 1.96
+
+
+@needs_vllm
+@pytest.mark.slow(reason="vLLM takes a minute to load, again after every other kill")
+@pytest.mark.parametrize("engine", ["vllm", "vllm-server"])
+def test_nothing_is_lost_or_doubled_when_it_is_killed(engine, tmp_path):
+    check(tmp_path, int(os.environ.get("SSD_PROBE_KILLS", "3")), engine)
 
 
 @needs_vllm

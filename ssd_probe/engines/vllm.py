@@ -7,6 +7,7 @@ parallelism, are shards; tensor and pipeline parallelism are vLLM's own argument
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from ssd_probe.models.limits import Limits
 PLACE = "SSD_PROBE_VLLM"
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MANY = 128  # answers of one request of `draws`
+PATIENCE = 15.0  # seconds for vLLM's processes to end by themselves
 
 
 class Vllm:
@@ -130,7 +132,12 @@ class Worker:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # Isolated: the folder of the script holds a vllm.py, which is not the one to import.
         self.process = subprocess.Popen(
-            [str(python), "-I", str(WORKER)], **pipes, stderr=self.log, text=True, env=env
+            [str(python), "-I", str(WORKER)],
+            **pipes,
+            stderr=self.log,
+            text=True,
+            env=env,
+            start_new_session=True,  # its processes are one group, which Ctrl-C leaves to us
         )
         try:
             self._send([said])
@@ -151,10 +158,7 @@ class Worker:
                     f"vLLM ended in the middle ({self._last_words()}); what came is kept, and the "
                     "same command goes on"
                 )
-            ids = [
-                Reply(a["ids"], "", a["reason"], token_id(a["matched"])) for a in found["answers"]
-            ]
-            yield found["place"], ids
+            yield found["place"], list(map(_reply, found["answers"]))
 
     def _send(self, lines: Any) -> None:
         stdin: IO[str] = self.process.stdin  # type: ignore[assignment]
@@ -171,16 +175,25 @@ class Worker:
         return json.loads(line) if line.endswith("\n") else None
 
     def close(self) -> None:
+        """Ends vLLM, in the middle of answers too: then a pipe is full, and closing it waits."""
+        self.process.terminate()
+        self._wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
-        self.process.terminate()
-        self.process.wait()
         self.log.close()
+
+    def _wait(self) -> None:
+        """Until the process has ended; those of vLLM's own that outlive it are killed."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def _last_words(self) -> str:
         """The error behind what vLLM said last, and the file with all that it said."""
-        self.process.wait()
+        self._wait()
         self.log.seek(0)
         said = self.log.read()
         lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -1,21 +1,29 @@
 """The other side of `engines.vllm`: runs in vLLM's own environment, knows nothing of this package.
 
 A line of JSON on stdin says what to load; then each line is a request. Each answer is a line of
-JSON on what was stdout, as soon as it ends; vLLM's own words go to stderr.
+JSON on what was stdout, as soon as it ends; vLLM's own words go to stderr. When who asked is gone,
+also by SIGKILL, stdin ends or stdout breaks: this process and vLLM's own end, in loading too.
 """
 
 import json
+import multiprocessing
 import os
 import queue
+import signal
 import sys
 import threading
 from typing import Any
+
+PATIENCE = 5.0  # seconds for a process to end by itself
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    signal.signal(signal.SIGTERM, lambda *_: _end())
     said = json.loads(sys.stdin.readline())
+    waiting: queue.Queue[dict] = queue.Queue(maxsize=said["window"])
+    threading.Thread(target=_read, args=(waiting,), daemon=True).start()
 
     import vllm
     from vllm import LLM
@@ -25,9 +33,10 @@ def main() -> None:
     ready = {"version": vllm.__version__, "context": llm.model_config.max_model_len}
     print(json.dumps(ready), file=answers)
 
-    waiting: queue.Queue[dict | None] = queue.Queue(maxsize=said["window"])
-    threading.Thread(target=_read, args=(waiting,), daemon=True).start()
-    _serve(llm.llm_engine, waiting, answers, said["window"])
+    try:
+        _serve(llm.llm_engine, waiting, answers, said["window"])
+    except BrokenPipeError:
+        _end()
 
 
 def _of_platform() -> dict[str, Any]:
@@ -37,27 +46,35 @@ def _of_platform() -> dict[str, Any]:
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
-def _read(waiting: "queue.Queue[dict | None]") -> None:
+def _read(waiting: "queue.Queue[dict]") -> None:
     for line in sys.stdin:
-        waiting.put(json.loads(line))
-    waiting.put(None)
+        if line.endswith("\n"):  # else it was cut short
+            waiting.put(json.loads(line))
+    _end()
 
 
-def _serve(engine: Any, waiting: "queue.Queue[dict | None]", answers: Any, window: int) -> None:
-    """Up to `window` requests under way, until stdin ends and all are answered."""
-    more, under_way = True, 0
-    while more or under_way:
-        while more and under_way < window:
+def _end() -> None:
+    """vLLM's own processes would outlive this one: they are told to end, and then killed."""
+    own = multiprocessing.active_children()
+    for process in own:
+        process.terminate()
+    for process in own:
+        process.join(PATIENCE)
+    os.killpg(0, signal.SIGKILL)  # this process leads the group
+
+
+def _serve(engine: Any, waiting: "queue.Queue[dict]", answers: Any, window: int) -> None:
+    """Up to `window` requests under way, until this process ends."""
+    under_way = 0
+    while True:
+        while under_way < window:
             try:  # only where nothing is under way, it waits for the next
                 asked = waiting.get(block=not under_way)
             except queue.Empty:
                 break
-            if asked is None:
-                more = False
-            else:
-                _add(engine, asked)
-                under_way += 1
-        for output in engine.step() if under_way else ():
+            _add(engine, asked)
+            under_way += 1
+        for output in engine.step():
             if output.finished:
                 under_way -= 1
                 print(json.dumps(_answer(output)), file=answers)

@@ -1,0 +1,57 @@
+"""A stand-in for the package `vllm`, as far as `engines/vllm_worker.py` goes; has no model.
+
+`environment(folder)` puts it into a new environment there. It has a process of its own besides, as
+vLLM has, and answers each request with its own prompt, in time. With FAKE_VLLM_LOADING it loads
+for ever; FAKE_VLLM_STEP is the time between two answers.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+__version__ = "0 (not vLLM)"
+
+
+def environment(folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    package = next(folder.glob("lib/python*/site-packages")) / "vllm.py"
+    package.write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+class LLM:
+    def __init__(self, **_):
+        multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1e6,)).start()
+        if "FAKE_VLLM_LOADING" in os.environ:
+            time.sleep(1e6)
+        self.llm_engine, self.under_way = self, []
+        self.model_config = SimpleNamespace(max_model_len=512)
+
+    def add_request(self, name, prompt, params):
+        self.under_way.append((name, prompt["prompt_token_ids"], params.n))
+
+    def step(self):
+        time.sleep(float(os.environ.get("FAKE_VLLM_STEP", "0")))
+        name, ids, n = self.under_way.pop(0)
+        about = {"token_ids": ids, "finish_reason": "length", "stop_reason": None}
+        outputs = [SimpleNamespace(index=i, **about) for i in reversed(range(n))]
+        return [SimpleNamespace(request_id=name, outputs=outputs, finished=True)]
+
+
+class SamplingParams(SimpleNamespace):
+    def __init__(self, **given):
+        super().__init__(**{"n": 1, **given})
+
+
+if __name__ == "vllm":
+    for part, holds in {
+        "platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: True)},
+        "sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
+    }.items():
+        module = ModuleType(f"vllm.{part}")
+        vars(module).update(holds)
+        sys.modules[module.__name__] = module

@@ -1,0 +1,111 @@
+"""vLLM's process: its end with whoever started it, and what it says; a stand-in plays vLLM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ssd_probe.core.requests import Request
+from ssd_probe.decoding import Decoding
+from ssd_probe.engines.choice import Choice, engine_of
+from ssd_probe.errors import Resumable
+from ssd_probe.models.identity import Checkpoint
+from tests.fake_vllm import environment
+
+DECODING, MANY = Decoding(1.6, 20, 0.8), 20_000  # requests: more than pipes hold
+STARTS = """
+import sys, time
+from ssd_probe.engines.vllm import Worker, python_of
+worker = Worker(python_of(), {"model": "m", "arguments": {}, "window": 4})
+ask = {"place": 0, "ids": [1] * 50, "params": {"n": 2}}
+for _ in worker.ask(iter([{**ask, "place": i} for i in range(20_000)]), 20_000):
+    print("answered", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return environment(tmp_path_factory.mktemp("fake") / "env")
+
+
+@pytest.fixture(autouse=True)
+def _there(monkeypatch, place):
+    monkeypatch.setenv("SSD_PROBE_VLLM", str(place))
+
+
+@pytest.fixture
+def engine():
+    engine = engine_of(Choice("vllm"), Checkpoint("tiny"), 4)
+    yield engine
+    engine.close()
+
+
+def processes(place):
+    """Those that run the environment's python."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(place).encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+def until(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def requests(count):
+    return {i: Request("p", i, [5, 6, 7, i % 50], 4) for i in range(count)}
+
+
+def test_every_request_has_its_own_answer(engine):
+    asked = requests(50)
+    found = {at: drawn for some in engine.answers(asked, DECODING, 0) for at, drawn in some.items()}
+    assert {at: list(drawn.ids) for at, drawn in found.items()} == {
+        at: list(request.ids) for at, request in asked.items()
+    }
+    assert engine.draws([9], 300, DECODING, 0) == [9] * 300
+
+
+def test_closed_in_the_middle_it_ends_with_all_that_is_vllms(engine, place, monkeypatch):
+    """Where both pipes are full: as by Ctrl-C in a run of many answers."""
+    monkeypatch.setenv("FAKE_VLLM_STEP", "0.001")
+    answers = engine.answers(requests(MANY), DECODING, 0)
+    next(answers)
+    time.sleep(0.5)  # nobody reads
+    assert len(processes(place)) >= 2
+    engine.close()
+    until(lambda: not processes(place))
+
+
+def test_killed_it_takes_all_that_is_vllms_along(engine, place, monkeypatch):
+    monkeypatch.setenv("FAKE_VLLM_STEP", "0.01")
+    answers = engine.answers(requests(MANY), DECODING, 0)
+    next(answers)
+    os.kill(engine._worker.process.pid, signal.SIGKILL)
+    with pytest.raises(Resumable, match="vLLM ended in the middle"):
+        list(answers)
+    until(lambda: not processes(place))
+
+
+@pytest.mark.parametrize("loading", [True, False], ids=["loading", "answering"])
+def test_it_ends_with_a_process_that_is_killed(loading, place, monkeypatch):
+    monkeypatch.setenv("FAKE_VLLM_STEP", "0.01")
+    if loading:
+        monkeypatch.setenv("FAKE_VLLM_LOADING", "1")
+    with subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE) as client:
+        if loading:
+            until(lambda: len(processes(place)) >= 2)
+        else:
+            assert client.stdout.readline() == b"answered\n"
+        client.kill()
+    until(lambda: not processes(place))
