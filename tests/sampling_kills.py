@@ -1,10 +1,11 @@
 """Kill sampling at random times: `python -m tests.sampling_kills FOLDER KILLS ENGINE`.
 
 One warm process forks a child for each attempt. FOLDER/whole.jsonl is never disturbed; 0.jsonl,
-1.jsonl ... are, until there were KILLS. ENGINE: `hf`; `server`, a fake one in a process of its own,
-which one kill in three hits; `vllm`, whose process every other kill hits; `vllm-server`, a real
-one, the same. A server comes back at the same port, and the child goes on. What takes long to load
-is killed at a random time after its first new answer. Prints how many kills each of them had.
+1.jsonl ... are, until there were KILLS, after which the last goes on to its end. ENGINE: `hf`;
+`server`, a fake one in a process of its own, which one kill in three hits; `vllm`, whose process
+every other kill hits; `vllm-server`, a real one, the same. A server comes back at the same port,
+and the child goes on. What takes long to load is killed at a random time after its first new
+answer. Prints how many kills each of them had.
 """
 
 import os
@@ -113,11 +114,11 @@ def gone(pid: int) -> bool:
         return True
 
 
-def kill_until_finished(path: Path) -> Counter:
-    """How often what was killed. Longer times after no progress."""
+def kill_until_finished(path: Path, most: int) -> Counter:
+    """How often what was killed, `most` times or so. Longer times after no progress."""
     kills: Counter = Counter()
     longest, seen, child = 0.4, 0, attempt(path)
-    while True:
+    while kills.total() < most:
         while SLOW and drawn(path) == seen and not ended(child):
             time.sleep(0.01)
         time.sleep(random.uniform(0, longest))
@@ -148,6 +149,8 @@ def kill_until_finished(path: Path) -> Counter:
         longest = min(20, max(0.4, longest * (0.7 if now > seen else 1.3)))
         seen, child = now, attempt(path)
         print(path.stem, now, dict(kills), file=sys.stderr, flush=True)
+    assert os.waitpid(child, 0)[1] == 0
+    return kills
 
 
 if __name__ == "__main__":
@@ -174,7 +177,8 @@ if __name__ == "__main__":
             os._exit(0)
         killed: Counter = Counter()
         while killed.total() < wanted:
-            killed += kill_until_finished(base / f"{len(list(base.glob('[0-9]*.jsonl')))}.jsonl")
+            path = base / f"{len(list(base.glob('[0-9]*.jsonl')))}.jsonl"
+            killed += kill_until_finished(path, wanted - killed.total())
     finally:
         if SERVER is not None:
             SERVER.kill()
