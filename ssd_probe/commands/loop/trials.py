@@ -9,6 +9,7 @@ from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
 from ssd_probe.commands.loop.declaration import BASE, BASELINE, ON_DEV
 from ssd_probe.commands.predict import Limits, Question, predict_stage
 from ssd_probe.commands.run_folder import CHOICE, RunFolder, text_words
+from ssd_probe.commands.sampling.answers import answer_lengths
 from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
 from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
@@ -18,8 +19,6 @@ from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.views.doubts import at_the_end, collect, few_problems, own_difficulty
-
-NAN = float("nan")
 
 
 def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, Any]:
@@ -42,9 +41,14 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
         scores = {arm.name: best["estimate"][arm.name] for arm in loop.candidates}
         chosen = {name: float(best["temperature"][name]) for name in folder.first_models()}
         main, rows = max(scores, key=lambda name: scores[name]), curves.to_dict("records")
+        at_best = [
+            verdicts(cell) for name in (BASE, main) for cell in folder.dev_cells()
+            if (cell.trained.name, cell.decoding.temperature) == (name, chosen[name])
+        ]  # fmt: skip
+        gain = paired_difference(at_best[0], at_best[1], (1,), by=None).iloc[0]
         doubts = collect(
-            few_problems("dev", int(curves["problems"].iloc[0]), NAN, NAN),
-            [at_the_end(name, t, loop.T_eval) for name, t in chosen.items()],
+            few_problems("dev", int(gain["problems"]), gain["low"], gain["high"]),
+            at_the_end(chosen, loop.T_eval),
         )
     choice = {"main": main, "T_eval": chosen, "dev": rows, "doubts": doubts}
     write_json(folder.out / CHOICE, choice)
@@ -128,14 +132,21 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
         paired_difference(tested[BASE], tested[name], ks).assign(model=name)
         for name in tested if name != BASE
     )  # fmt: skip
+    main = choice["main"]
+    over = [
+        paired_difference(tested[arm.name], tested[main], ks).assign(model=main, over=arm.name)
+        for arm in folder.loop.arms if arm.is_control
+    ]  # fmt: skip
     every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
-    main = every[every["model"] == choice["main"]].iloc[0]
+    gain = every[every["model"] == main].iloc[0]
     return {
         "tested_at": {name: found[0].decoding.to_dict() for name, found in cells.items()},
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
+        "over_controls": pd.concat(over).to_dict("records") if over else [],
+        "answers": {name: answer_lengths(found[0].samples) for name, found in cells.items()},
         "doubts": collect(
-            few_problems("test", int(main["problems"]), main["low"], main["high"]),
+            few_problems("test", int(gain["problems"]), gain["low"], gain["high"]),
             own_difficulty(folder.loop.model, folder.loop.test.problems),
         ),
     }
