@@ -112,6 +112,12 @@ def test_what_was_predicted_and_what_came(run):
     assert "order is b, a, base; by pass@1 on test it is a, b, base" in order
     assert "1 of the 2 students is told from the base" in order
     assert "for 1 of 3 models" in served and checked == "Of a: so."
+    null = summary()
+    for row in null["differences"]:
+        row |= {"low": -0.1, "high": 0.2}
+    first = predicted_and_came(null, run)[1].lines[0]
+    assert first.startswith("Most branching first, the prediction's order is b, a, base. No stud")
+    assert first.endswith("so that no order can be tested here.")
 
 
 def test_the_other_arms_probed_or_not(run):
