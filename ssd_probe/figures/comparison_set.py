@@ -89,8 +89,8 @@ def draw_passes(
             f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
             f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
             "model; bands, or where there are more than two models their edges: 95 % intervals "
-            "over problems; stars: each model's best, one within the other where two models' are in "
-            "one place."
+            "over problems; stars: each model's best, one within the other where two models' are "
+            "in one place."
             f"{_below(notes)}"
         )
 

@@ -161,9 +161,10 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
 def _lengths(summary: dict[str, Any], tokens: Tokens | None) -> str:
     """Beside changes that end answers: how long those are."""
     answers, main = summary.get("answers", {}), summary["main"]
-    if tokens is None or not tokens.ends or not {BASE, main} <= answers.keys():
+    known = [(answers.get(name) or {}).get("tokens") for name in (main, BASE)]
+    if tokens is None or not tokens.ends or None in known:
         return ""
-    means = [f"{answers[name]['tokens']:.0f}" for name in (main, BASE)]
+    means = [f"{mean:.0f}" for mean in known]
     return (
         f" The answers of {main} to the test problems have {means[0]} tokens on average, those of "
         f"the base {means[1]}."

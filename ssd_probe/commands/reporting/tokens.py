@@ -100,9 +100,9 @@ def _events(found: pd.DataFrame, tokenizer: Any, here: set[str]) -> tuple[list[C
         return changed[:SHOWN], "", False
     names = (f"‘{on_a_line(_named(int(i), tokenizer))}’" for i in (lost, won))
     ends = tokenizer is not None and won == tokenizer.eos_token_id
-    which = "all" if count == len(top) else f"{count} of them"
+    which = f"The {count}" if count == len(top) else f"{count} of the {len(top)}"
     told = (
-        f"The {len(top)} largest are {which} one change: {' gives way to '.join(names)}"
+        f"{which} largest changes are one: {' gives way to '.join(names)}"
         f"{', the end of an answer' if ends else ''}."
     )
     return changed[:SHOWN], told, ends
