@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ssd_probe.analysis.changes import PAIR_STATISTICS, STATISTICS, position_statistics
-from ssd_probe.analysis.labels import FORK, KINDS, LOCK, OPEN
+from ssd_probe.analysis.labels import FORK, KINDS, LOCK
 from ssd_probe.analysis.passk import bootstrap_ratio
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -188,7 +188,7 @@ def loss_parts(comparison: pd.DataFrame) -> pd.DataFrame:
         raise UserError("greedy training has no loss terms")
     wide = comparison.pivot(index="statistic", columns="label")
     rows = []
-    for label in (label for label in (ALL, LOCK, FORK, OPEN) if label in wide["base"]):
+    for label in (label for label in (ALL, *KINDS) if label in wide["base"]):
         for model in ("base", "tuned"):
             means = wide[model][label]
             outside = means["compression"]

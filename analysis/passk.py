@@ -88,7 +88,8 @@ def pass_table(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """pass@k of one model at one setting: the mean over problems with its 95 % interval.
+    """pass@k of one model at one setting: the mean over problems with its 95 % interval, BCa
+    bootstrap over problems or, where all pass or all fail, `agreed_interval`.
 
     results: one row a sampled program (`problem_id, sample, verdict`, and `by`).
     Returns group ("all", then each value of `by`), k, estimate, low, high, problems; and, when the
@@ -101,7 +102,7 @@ def pass_table(
     for group, members in _groups(counts, by):
         for k in ks:
             values = scores[k][members]
-            low, high = _mean_interval(values, n_resamples, seed)
+            low, high = _mean_interval(values, 0.0, n_resamples, seed)
             rows.append((group, k, values.mean(), low, high, len(values)))
     table = pd.DataFrame(rows, columns=["group", "k", "estimate", "low", "high", "problems"])
     if "no_code" in results:
@@ -123,7 +124,8 @@ def paired_difference(
 ) -> pd.DataFrame:
     """pass@k of `tuned` less that of `base` over the problems both hold, resampled in pairs.
 
-    Returns group, k, base, tuned, estimate (the difference), low, high, problems (shared ones).
+    Returns group, k, base, tuned, estimate (the difference), low, high, problems (shared ones);
+    intervals as of `pass_table`.
     A problem that only one of the two holds is left out. Raises UserError when none is shared.
     """
     before, after = count_passes(base, by), count_passes(tuned, by)
@@ -136,7 +138,7 @@ def paired_difference(
     for group, members in _groups(before, by):
         for k in ks:
             old, new = (side[members] for side in scores[k])
-            low, high = _mean_interval(new - old, n_resamples, seed)
+            low, high = _mean_interval(new - old, -1.0, n_resamples, seed)
             rows.append((group, k, old.mean(), new.mean(), (new - old).mean(), low, high, len(old)))
     columns = ["group", "k", "base", "tuned", "estimate", "low", "high", "problems"]
     return pd.DataFrame(rows, columns=columns)
@@ -220,5 +222,29 @@ def _groups(counts: pd.DataFrame, by: str | None) -> Iterator[tuple[str, pd.Inde
             yield name, counts.index[counts[by] == name]
 
 
-def _mean_interval(values: pd.Series, n_resamples: int, seed: int) -> tuple[float, float]:
+def agreed_interval(value: float, problems: int, least: float, most: float) -> tuple[float, float]:
+    """A 95 % interval of a mean over problems where all that were seen passed, failed or are alike.
+
+        [value - u (value - least), value + u (most - value)],  u = 1 - 0.025^(1 / problems)
+
+    least, most: what a problem's value can be. u is Clopper and Pearson's upper bound of the share
+    of problems with another value, of which none was seen; a bootstrap would give a width of zero.
+    NaN, NaN for fewer than two problems.
+    """
+    if problems < 2:
+        return float("nan"), float("nan")
+    unseen = 1 - 0.025 ** (1 / problems)
+    return value - unseen * (value - least), value + unseen * (most - value)
+
+
+def _mean_interval(
+    values: pd.Series, least: float, n_resamples: int, seed: int
+) -> tuple[float, float]:
+    """Of the mean of values in `least`..1: the bootstrap's, or exact where all are -1, 0 or 1.
+
+    All at another value, as where each problem gained the same, keep the bootstrap's width of zero.
+    """
+    first = float(values.iloc[0])
+    if first in (-1.0, 0.0, 1.0) and (values == first).all():
+        return agreed_interval(first, len(values), least, 1.0)
     return bootstrap_ratio(values, np.ones(len(values)), n_resamples=n_resamples, seed=seed)

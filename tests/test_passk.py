@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from ssd_probe.analysis.passk import (
     bootstrap_ratio,
@@ -120,6 +120,22 @@ def test_paired_difference_uses_the_shared_problems_only():
     assert row["problems"] == 2
     assert (row["base"], row["tuned"], row["estimate"]) == (0.25, 0.75, 0.5)
     assert row["low"] == row["high"] == 0.5  # both problems gained the same
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_where_all_problems_agree_the_interval_is_exact_and_not_of_width_zero(passes):
+    alike = results_of({f"p{i}": [passes, passes] for i in range(33)})
+    exact = binomtest(33 * passes, 33).proportion_ci(method="exact")
+    row = pass_table(alike, (1,), None).iloc[0]
+    assert row["estimate"] == passes
+    assert (row["low"], row["high"]) == pytest.approx((exact.low, exact.high))
+    gain = paired_difference(alike, alike, (1,), None).iloc[0]
+    ends = gain["low"], gain["high"]
+    assert ends == pytest.approx((-0.1058, 0.1058), abs=1e-4) and gain["estimate"] == 0
+    other = results_of({f"p{i}": [1 - passes] * 2 for i in range(33)})
+    gain = paired_difference(other, alike, (1,), None).iloc[0]
+    ends = sorted(abs(gain[end]) for end in ("low", "high"))  # all gained, or lost, all
+    assert ends == pytest.approx([1 - 2 * 0.1058, 1], abs=1e-3)
 
 
 def test_pairing_is_tighter_than_two_separate_tables():

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssd_probe.analysis.examples.changed import change, most_changed
+from ssd_probe.analysis.examples.changed import change, most_changed, movements
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.commands.probe import probe_stage
 from ssd_probe.commands.reporting.stage import report_stage
+from ssd_probe.commands.reporting.tokens import _events
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.probing.config import ProbeConfig
@@ -87,6 +88,37 @@ class TestChange:
         )
         assert first["context"] == "".join(base["token"][place - first["position"] : place])
         assert not len(most_changed([(base, base)], SupportRule(), 5))
+
+
+def moved(*tokens: tuple[int, int], shift=3.0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Positions, one of a problem each, at which most mass goes from one token to another."""
+    base = np.zeros((len(tokens), 40))
+    tuned = base.copy()
+    for i, (lost, won) in enumerate(tokens):
+        base[i, lost] = tuned[i, won] = shift - 0.1 * i
+    both = [rows(z, ranks=24).assign(problem_id=range(len(tokens))) for z in (base, tuned)]
+    return both[0], both[1]
+
+
+class TestEvents:
+    def test_a_movement_is_from_one_token_to_another(self):
+        pairs = [(3, 7), (3, 7), (5, 3)]
+        found = movements(most_changed([moved(*pairs)], SupportRule(), 5))
+        assert list(found.itertuples(index=False, name=None)) == pairs
+
+    def test_equal_ones_are_told_as_one_and_said(self):
+        found = most_changed([moved((3, 7), (3, 7), (5, 3), (3, 7))], SupportRule(), 5)
+        first, second = (changed := _events(found, None, set()))[0]
+        assert [len(each.like) for each in (first, second)] == [2, 0]
+        assert first.like[0][1] == int(found["position"][1]) and first.like[0][2] is None
+        assert changed[1:] == ("3 of the 4 largest changes are one: ‘3’ gives way to ‘7’.",
+                               False)  # fmt: skip
+
+    def test_what_no_most_share_is_not_said(self):
+        found = most_changed([moved((3, 7), (5, 3), (3, 7), (8, 9))], SupportRule(), 5)
+        assert _events(found, None, set())[1:] == ("", False)
+        assert _events(found.head(1), None, set())[1:] == ("", False)
+        assert _events(found.head(0), None, set()) == ([], "", False)
 
 
 def test_texts_are_escaped_and_signs_visible():

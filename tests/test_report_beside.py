@@ -14,10 +14,12 @@ from ssd_probe.commands.reporting.beside import (
     probed_arms,
     unprobed,
 )
+from ssd_probe.commands.reporting.trials import worked
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.decoding import Decoding
 from ssd_probe.views.report.content import Notes, Table
 from ssd_probe.views.report.terms import COMPARED, PROBED, RUN, VIEWED
+from ssd_probe.views.story import answers
 
 ARMS = (Arm("a", Decoding(1.0, 20, 0.8)), Arm("b", Decoding(1.6, 20, 0.8)), Arm("c", Decoding()))
 LOOP = Loop(
@@ -112,6 +114,12 @@ def test_what_was_predicted_and_what_came(run):
     assert "order is b, a, base; by pass@1 on test it is a, b, base" in order
     assert "1 of the 2 students is told from the base" in order
     assert "for 1 of 3 models" in served and checked == "Of a: so."
+    null = summary()
+    for row in null["differences"]:
+        row |= {"low": -0.1, "high": 0.2}
+    first = predicted_and_came(null, run)[1].lines[0]
+    assert first.startswith("Most branching first, the prediction's order is b, a, base. No stud")
+    assert first.endswith("so that no order can be tested here.")
 
 
 def test_the_other_arms_probed_or_not(run):
@@ -127,6 +135,69 @@ def test_the_other_arms_probed_or_not(run):
     assert probed_arms(alone, run) == [] and " Of b, c nothing" in unprobed(alone, run)
     every = dataclasses.replace(LOOP, arms=ARMS[:1])
     assert unprobed(alone, RunFolder(run.out, every)) == ""
+
+
+class TestAnswers:
+    """The box at the top of a report, which a run's end says too."""
+
+    DEV = [{"model": name, "temperature": t, "estimate": score}
+           for name, scores in ((BASE, (0.4, 0.5)), ("a", (0.3, 0.4)), ("c", (0.4, 0.9)))
+           for t, score in zip((0.5, 1.0), scores, strict=True)]  # fmt: skip
+
+    def test_what_was_found_inside_is_there_in_words_and_counts_are_not(self):
+        claims = {"locks lost their tail": True, "forks kept their head": False,
+                  "T_eval gained leverage": None}  # fmt: skip
+        told = answers(summary() | {"claims": claims, "verdicts": ["9 positions: so many."]})
+        assert told[-1] == (
+            "Inside a: locks (places with one token to choose) lost their tail: yes; forks (with "
+            "several) kept their head: no; T_eval gained leverage (opens forks further before "
+            "locks slip): undecided."
+        )
+        assert not any("9 positions" in line for line in told)
+
+    def test_dev_is_told_where_it_says_otherwise_at_every_temperature(self):
+        told = answers(summary() | {"dev": self.DEV})
+        assert told[1] == (
+            "The dev problems say otherwise: there a is below the base at every T_eval (0.5, 1)."
+        )
+        once = [row | {"estimate": 0.6} if row["model"] == "a" else row for row in self.DEV[:3]]
+        for dev in ([], once, self.DEV[:2]):
+            assert not any("otherwise" in line for line in answers(summary() | {"dev": dev}))
+        lost = summary()
+        lost["differences"][0]["estimate"] = -0.1  # then both say the same
+        assert not any("otherwise" in line for line in answers(lost | {"dev": self.DEV}))
+
+    def test_the_main_arm_less_its_control(self):
+        row = {"model": "a", "over": "c", "group": "all", "k": 1, "estimate": 0.1, "low": 0.02}
+        told = answers(summary() | {"over_controls": [row | {"high": 0.2}]})
+        line = next(line for line in told if line.startswith("c (T_eval 0.5)"))
+        assert line.endswith("; a less c +0.100 [+0.02, +0.20]: it helped.")
+
+
+def test_lengths_and_the_control_stand_beside_pass_at_k(run):
+    counted = {"answers": 18, "cut": 2, "looping": 0}
+    row = {
+        "model": "a",
+        "over": "c",
+        "group": "all",
+        "k": 1,
+        "estimate": 0.1,
+        "low": 0,
+        "high": 0.2,
+    }
+    more = {
+        "answers": {BASE: counted | {"tokens": 95.31}, "a": counted | {"tokens": None}},
+        "over_controls": [row], "tested_at": {},
+    }  # fmt: skip
+    _, scores, gains, *_ = worked(summary() | more, run)
+    frame = scores.frame.set_index("")
+    assert frame.loc["tokens an answer"].tolist() == ["95.3", "n/a", "", ""]
+    assert frame.loc["cut at their longest", "base (T_eval 0.5)"] == "2 of 18"
+    assert frame.loc["pass@1 all", "a (T_eval 0.5)"].startswith("0.500 [")
+    assert list(gains.frame.columns) == ["", "a - base", "b - base", "c - base", "a - c"]
+    assert gains.frame.loc[0, "a - c"] == "+0.100 [+0.00, +0.20]"
+    scores = worked(summary() | {"tested_at": {}}, run)[1]  # of an older run
+    assert len(scores.frame) == 1
 
 
 def test_each_page_says_its_words_and_all_are_short():

@@ -79,6 +79,24 @@ def most_changed(
     return found.reset_index(drop=True)
 
 
+def movements(found: pd.DataFrame) -> pd.DataFrame:
+    """From which token to which most probability went, of rows of `most_changed`: lost, won (ids).
+
+    lost: argmax of p(v) - q(v), won: argmax of q(v) - p(v), over both models' leading tokens; one
+    that is beyond the other's ranks counts as 0 there. Rows of the same two are one event.
+    """
+    moved = []
+    for row in found.to_dict("records"):
+        ids = [row[f"{side}_ids"][:RANKS] for side in ("base", "tuned")]
+        p, q = (
+            pd.Series(row[f"{side}_p"][:RANKS], index=known)[known >= 0]
+            for side, known in zip(("base", "tuned"), ids, strict=True)
+        )
+        won = q.sub(p, fill_value=0)
+        moved.append((int(won.idxmin()), int(won.idxmax())))
+    return pd.DataFrame(moved, columns=["lost", "won"], index=found.index)
+
+
 def _told(base: pd.DataFrame, tuned: pd.DataFrame, best: pd.Series, rule: Rule) -> pd.DataFrame:
     """What `most_changed` says of some rows of a part; best: place -> change."""
     places = [int(place) for place in best.index]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.loop.declaration import BASE, MAIN, PROGRAMS, Loop, Trial
 from ssd_probe.commands.loop.reading import loop_of
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
+from ssd_probe.core.config import BY_LENGTH
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
@@ -26,6 +28,15 @@ from ssd_probe.tiny.truth import true_labels
 
 CHOICE = "choice.json"  # the main arm and each model's T_eval, before the test problems are touched
 TINY = "tiny:"  # texts whose true forks and locks are known
+
+
+class Training(NamedTuple):
+    """What a student was trained on."""
+
+    used: int  # samples
+    of: int  # drawn
+    cut: int  # left out because of their length
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,16 @@ class RunFolder:
         """What to load for `base`, a decode-only rival of it, or a student."""
         of_base = {BASE, *(rival.name for rival in self.loop.rivals)}
         return self.loop.model if model in of_base else str(self.out / "checkpoints" / model)
+
+    def training(self, student: str) -> Training | None:
+        """As its record says; None where there is none, or one of an older version."""
+        record = self.out / "checkpoints" / student / "run.json"
+        content = read_record(record) if record.is_file() else {}
+        planned = content.get("planned", {}).get("steps")
+        if planned is None or "used" not in content:
+            return None
+        cut = content.get("dropped", {}).get(BY_LENGTH, 0)
+        return Training(content["used"], content["of"], cut, planned)
 
     def trial_folder(self, split: str) -> Path:
         """The sweep's folder of the dev or the test problems."""
@@ -184,7 +205,8 @@ def text_words(folder: RunFolder, text: str) -> str:
         split = text.removeprefix(TINY)
         return f"{len(read_jsonl(folder.programs(text)))} noise-free {split} programs"
     if text in {BASE, MAIN, *(arm.name for arm in folder.loop.arms)}:
-        return f"{text}'s answers to {folder.loop.test.problems}"
+        name = folder.choice()["main"] if text == MAIN else text
+        return f"{name}'s answers to {folder.loop.test.problems}"
     return text
 
 

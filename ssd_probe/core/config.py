@@ -9,6 +9,7 @@ from ssd_probe.errors import UserError
 
 DTYPES = ("float32", "bfloat16")  # of a training
 REPORTS = ("none", "tensorboard", "wandb", "trackio")
+BY_LENGTH = "cut by their length"  # why samples were left out of a training, in its record
 
 
 @dataclasses.dataclass(frozen=True)

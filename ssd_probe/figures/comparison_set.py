@@ -16,48 +16,57 @@ from ssd_probe.figures import changes, distributions, steps
 from ssd_probe.figures.pass_at_k import fig_2, fig_rivals
 from ssd_probe.figures.saving import Plan, Saved, save_all
 
+FIRST = "among the first texts of the probe (its first part file)"
+
 
 def draw_digest(found: Digest, out: Path, notes: Sequence[str] = (), crew: Crew = ALONE) -> Saved:
     """Draw all that two probes have data for; notes: what to distrust, below the captions."""
     decoding, where = found.decoding, found.where
     cut = f"top-k {decoding.top_k}, top-p {decoding.top_p:g}"
 
-    def plan(stem: str, data: Any, draw: Callable[[Any], Figure | Axes], caption: str) -> Plan:
-        told = f"{caption}; {where}.{_below(notes)}"
+    source = where.partition(" positions of ")[2] or where
+
+    def plan(
+        stem: str, data: Any, draw: Callable[[Any], Figure | Axes], caption: str, of: str = where
+    ) -> Plan:
+        told = f"{caption}; {of}.{_below(notes)}"
         return Plan(stem, data, partial(_drawn, draw, told))
 
     plans = [
         plan("fig_4", found.text, distributions.fig_4,
-             "Figure 4. Forks, locks and open positions of the base; stronger: more branching at "
-             f"{found.marking}; the text with the median share of forks among those of at least "
-             "median length in the probe's first part"),
+             "Figure 4, after the paper's. Forks, locks and open positions of the base; stronger: "
+             f"more branching at {found.marking}; the text with the median share of forks among "
+             f"those of at least median length {FIRST}", source),
         plan("fig_4_bars", found.bars, changes.fig_4_bars,
              "Figure 4, bars. Head (tokens that the training decoding keeps) and tail of one fork "
              "and one lock of the base (Figure 5's) at low and high T_eval, among the probe's "
-             f"ranks; {decoding}"),
+             f"ranks; the percentages are the tail's; {decoding}", source),
         plan("fig_5", found.ranked, distributions.fig_5_pair,
-             "Figure 5. Ranked next-token probabilities (T=1), both models; lines: where "
-             f"{decoding} cuts. Ticks name the base's tokens; above each panel the text before; "
-             "the lock's axis is logarithmic. "
+             "Figure 5, after the paper's. Ranked next-token probabilities (T=1), both models, the "
+             "fork on a linear axis and the lock on a logarithmic one; lines: where "
+             f"{decoding} cuts. Ticks name the base's tokens; above each panel the text before. "
              "The fork is the one of median entropy among those of 2 to 6 kept tokens, the lock "
-             "that of median entropy among all, in the probe's first part"),
+             f"that of median entropy among all, {FIRST}", source),
         plan("fig_8", found.steps, steps.fig_8,
              f"Figure 8. The decoding pipeline of {decoding}, step by step, at Figure 5's fork and "
-             "lock of the base"),
-        plan("fig_6a", found.mass, distributions.fig_6a, "Figure 6a. Mean cumulative mass"),
+             "lock of the base", source),
+        plan("fig_6a", found.mass, distributions.fig_6a, 
+             "Figure 6a. Mean cumulative mass by rank, on a logarithmic axis of what is missing"),
         plan("fig_6b", found.curves, distributions.fig_6b,
              f"Figure 6b. Mean number of tokens that {cut} keeps"),
         plan("fig_6c", found.curves, distributions.fig_6c,
              f"Figure 6c. Mean entropy after {cut}"),
         plan("fig_6d", found.bins, distributions.fig_6d,
-             f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass"),
+             f"Figure 6d. Entropy after {decoding}, by the base's top-20 mass; a position is in "
+             "the highest bin that its mass reaches, and in no other"),
         plan("loss_terms", found.loss, changes.fig_loss,
              f"KL(q || p) from the training target q of {decoding}, before (base) and after "
-             "(tuned): -log K for the mass outside the support, and KL(q || p(.|S)) for its shape "
-             "inside; n: positions"),
+             "(tuned): -log K for the mass outside the support S, and KL(q || pi) for its shape "
+             "inside, pi being p within S; n: positions"),
         plan("fork_rates", found.rates, changes.fig_rates_panels,
              "Share of forks and of open positions (where there are any), with 95 % bootstrap "
-             "intervals over problems; in brackets: positions; of syntax the kinds with most"),
+             "intervals over problems; in brackets: positions; no interval where a group is of "
+             "one problem or all agree; of syntax the kinds with most"),
     ]  # fmt: skip
     return save_all(plans, out, crew)
 
@@ -86,7 +95,9 @@ def draw_passes(
         return fig_2(rows), (
             f"Figure 2. pass@{rows['k'].iloc[0]} on {rows['problems'].iloc[0]} dev problems "
             f"against T_eval, with top-k {decoding.top_k}, top-p {decoding.top_p:g} for every "
-            f"model{but}; bands: 95 % bootstrap over problems; stars: each model's best."
+            f"model{but}; bands, or where there are more than two models their edges: 95 % "
+            "intervals over problems; stars: each model's best, one within the other where two "
+            "models' are in one place."
             f"{_below(notes)}"
         )
 

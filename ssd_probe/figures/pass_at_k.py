@@ -116,9 +116,13 @@ def fig_2(frame: pd.DataFrame, ax: Axes | None = None, margin: Margin | None = N
     if frame["k"].nunique() != 1:
         raise UserError("Figure 2 draws one k: select it from the frame first")
     ax = new_axes(ax)
-    for look, rows in by_model(frame):
+    models = list(by_model(frame))
+    for i, (look, rows) in enumerate(models):
         best = rows.iloc[rows["estimate"].argmax()]
         band = {"color": look["color"], "alpha": 0.16, "linewidth": 0}
+        if len(models) > 2:  # three fills over each other are mud
+            band = {"edgecolor": look["color"], "facecolor": "none", "linewidth": 0.5,
+                    "linestyle": look["linestyle"]}  # fmt: skip
         if len(rows) == 1:
             ax.axhline(best["estimate"], color=look["color"], linestyle=look["linestyle"])
             if margin is None:
@@ -129,7 +133,8 @@ def fig_2(frame: pd.DataFrame, ax: Axes | None = None, margin: Margin | None = N
             rows = rows.sort_values("temperature")
             ax.fill_between(rows["temperature"], rows["low"], rows["high"], **band)
         line(ax, look, rows["temperature"], rows["estimate"])
-        star = {"marker": "*", "s": 70, "color": look["color"], "edgecolor": "black"}
+        size = 70 + 60 * (len(models) - 1 - i)  # the first is seen around one in its place
+        star = {"marker": "*", "s": size, "color": look["color"], "edgecolor": "black"}
         ax.scatter(best["temperature"], best["estimate"], linewidth=0.6, zorder=4, **star)
     if margin is not None:
         _shade(ax, margin)

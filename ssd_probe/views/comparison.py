@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ssd_probe.analysis.digest import Digest
 
 _PLURALS = {LOCK: "locks", FORK: "forks", OPEN: "open", NEITHER: "neither"}
-_ANSWERS = {True: "yes", False: "no", None: "undecided"}
+ANSWERS = {True: "yes", False: "no", None: "undecided"}
 
 
 def told(comparison: pd.DataFrame, sentences: list[str], full: bool = False) -> Told:
@@ -38,7 +38,7 @@ def sentences(found: "Digest") -> list[str]:
 
 def sentence(verdict: Verdict) -> str:
     """The claim, whether it holds, and the numbers that it was judged by."""
-    head, basis = f"{verdict.claim}: {_ANSWERS[verdict.holds]}", verdict.basis
+    head, basis = f"{verdict.claim}: {ANSWERS[verdict.holds]}", verdict.basis
     if basis["unfit"]:
         head += f" ({basis['unfit']})"
     if len(basis) == 1:  # nothing was measured
@@ -59,8 +59,7 @@ def _means(basis: dict[str, Any]) -> str:
         f"Mean {basis['statistic'].replace('_', ' ')} at {basis['label']}s "
         f"{basis['base']:.3g} -> {basis['tuned']:.3g}, difference {basis['difference']:+.3g} "
         f"{_ends(basis)} over {basis['positions']} positions "
-        f"of {basis['problems']} problems; only a fall of more than {100 * basis['margin']:g} % "
-        "counts."
+        f"of {basis['problems']} problems; {_margin(basis)}."
     )
     floor = basis.get("floor", 0)
     if abs(basis["difference"]) < floor:
@@ -68,14 +67,22 @@ def _means(basis: dict[str, Any]) -> str:
     return told
 
 
+def _margin(basis: dict[str, Any]) -> str:
+    """What the claim takes for a fall."""
+    least = f"{100 * basis['margin']:g} %"
+    if basis["label"] == LOCK:
+        return f"lost means: fell by more than {least}"
+    return f"kept means: did not fall by more than {least}"
+
+
 def _leverage(basis: dict[str, Any]) -> str:
     tops = [f"{basis[side]:.2f}" for side in ("base_temperature", "tuned_temperature")]
-    ends = [f"{top} (the highest tried)" if float(top) >= basis["highest"] else top for top in tops]
+    at = [f"T={top}" + (", the highest tried" * (float(top) >= basis["highest"])) for top in tops]
+    why = ", as the base's do at T=1" if basis["slip"] > basis["least_slip"] else ""
     return (
-        f"With at most {basis['slip']:.2g} of the mass off the locks' top token (the base's at "
-        f"T=1, or {basis['least_slip']:g}), the entropy that truncation leaves at forks reaches "
-        f"{basis['base']:.3g} nats at T={ends[0]} for the base and {basis['tuned']:.3g} at "
-        f"T={ends[1]} for the tuned model, difference {basis['difference']:+.3g} "
+        f"With T raised until locks leak {basis['slip']:.2g} of their mass to other tokens{why}, "
+        f"forks hold {basis['base']:.3g} nats in the base (at {at[0]}) and {basis['tuned']:.3g} in "
+        f"the tuned model (at {at[1]}), difference {basis['difference']:+.3g} "
         f"{_ends(basis)} over {basis['problems']} problems."
     )
 

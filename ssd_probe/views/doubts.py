@@ -5,13 +5,19 @@ the record (`doubts`) and onto the captions of a run's figures.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 WARM_UP_SHARE = 0.5  # of the training's steps: beyond it the learning rate is hardly ever high
+FEW_STEPS = 50  # of training; the paper's students had 300 to 2,500
 MOVED_SHARE = 0.1  # of KL(q || p): a student that lost less of it has hardly been trained
 CUT_SHARE = 0.05  # of the samples
 FEW_PROBLEMS = 100  # fewer tell no difference in pass@1 below about 0.2, at the worst
+SHORTER = 0.8  # of the base's answers, in tokens: below it a student's are called shorter
+PROSE = 0.25  # of the probed positions
 COARSE = 0.05  # a trial that overlooks a difference in pass@1 of that size more than once in five
+CHANCE = 0.5  # AUC of a rule that knows nothing
+Pair = tuple[float, float]
 TOLD = 2.80  # standard errors that a true difference must have to be told four times in five
 
 
@@ -75,20 +81,113 @@ def hardly_moved(
         return None
     if before - after >= MOVED_SHARE * before:
         return None
-    change = (before - after) / before
-    way = f"only {change:.1%} of it" if change > 0 else "not even nearer"
+    distance = f"KL(q || p) {before:.4f} -> {after:.4f} nats"
+    if after > before:
+        where = f"{name} ended farther from its training target than the base was: {distance}"
+    else:
+        share = f"only {(before - after) / before:.1%} of the way"
+        where = f"{name} hardly moved to its training target: {distance}, {share}"
     if outside[0] - outside[1] >= MOVED_SHARE * before:
         inside = before - outside[0], after - outside[1]
         return (
-            f"{name} is hardly nearer to its training target: KL(q || p) {before:.4f} -> "
-            f"{after:.4f} nats, {way}; less of its mass lies outside the support ({outside[0]:.4f} "
-            f"-> {outside[1]:.4f}), but within it the shape moved away ({abs(inside[0]):.4f} -> "
-            f"{inside[1]:.4f}), as when training goes beyond its target: fewer steps, or a lower "
-            "learning rate"
+            f"{where}; less of its mass lies outside the support ({outside[0]:.4f} -> "
+            f"{outside[1]:.4f}), but within it the shape moved away ({abs(inside[0]):.4f} -> "
+            f"{inside[1]:.4f}), as where training sharpens what it should only truncate"
         )
+    return f"{where}; what it does or does not do says little of self-distillation"
+
+
+def few_steps(steps: Mapping[str, int]) -> str | None:
+    """Students, name -> steps of training, that had fewer than `FEW_STEPS`."""
+    few = {name: count for name, count in steps.items() if count < FEW_STEPS}
+    if not few:
+        return None
+    told = ", ".join(f"{name} {count}" for name, count in few.items())
     return (
-        f"{name} hardly moved to its training target: KL(q || p) {before:.4f} -> {after:.4f} nats, "
-        f"{way}; what it does or does not do says little of self-distillation"
+        f"few steps of training ({told}; the paper's students had 300 to 2,500): what longer "
+        "training does is not seen here"
+    )
+
+
+def unlike_training(name: str, control: str, used: Pair, steps: Pair) -> str | None:
+    """An arm and its control that had other numbers of samples or steps.
+
+    used, steps: of the arm, and of the control.
+    """
+    if used[0] == used[1] and steps[0] == steps[1]:
+        return None
+    return (
+        f"{name} was trained on {used[0]} samples in {steps[0]} steps, {control} on {used[1]} in "
+        f"{steps[1]}: what tells them apart may be the amount of training and not its temperature"
+    )
+
+
+def shorter_answers(name: str, tokens: Pair, cut: int, of: int) -> str | None:
+    """A student whose answers are shorter than the base's, and that learned from short ones only.
+
+    tokens: mean of an answer, of the base and of the student; cut: samples left out of its training
+    because of their length, of so many.
+    """
+    if not cut or not tokens[1] < SHORTER * tokens[0]:
+        return None
+    return (
+        f"{name}'s answers to the test problems have {tokens[1]:.0f} tokens on average, the base's "
+        f"{tokens[0]:.0f}, and {cut} of its {of} samples ({cut / of:.0%}), the longest, were left "
+        "out of its training: it may have learned to be brief, and its changes be of where "
+        "answers end"
+    )
+
+
+def one_seed(seeds: int) -> str | None:
+    """Every student was trained once."""
+    if seeds > 1:
+        return None
+    return (
+        "one seed: how far students of one arm differ from training to training is not known, and "
+        "no interval here holds it; see `more_seeds`"
+    )
+
+
+def looping(model: str, answers: int, of: int) -> str | None:
+    """Answers that repeat themselves up to the length limit."""
+    if answers < CUT_SHARE * of or not answers:
+        return None
+    return (
+        f"{answers} of {of} answers of {model} to the test problems repeat themselves up to the "
+        "length limit: where such answers are probed, the loops' positions count like any other"
+    )
+
+
+def much_prose(positions: Mapping[str, int]) -> str | None:
+    """Probed texts of code and of prose, a quarter of them or more prose.
+
+    positions: by segment, as of `analysis.rates`.
+    """
+    prose, whole = positions.get("text", 0), sum(positions.values())
+    if not positions.get("code") or prose < PROSE * whole:
+        return None
+    return (
+        f"{prose / whole:.0%} of the probed positions are prose around the code: locks and forks "
+        "of all positions are of wording, too; the shares by segment tell them apart"
+    )
+
+
+def rule_unproven(scores: Iterable[Mapping[str, Any]], decided: int, programs: int) -> str | None:
+    """Kinds of which the default rule's labels and the forced tokens' outcomes do not agree.
+
+    scores: rows of `score_against_truth`; decided: positions with an outcome, of so many programs.
+    """
+    missed = [
+        f"{row['label']}s (F1 {row['f1']:.3f}, AUC {row['auc']:.3f})"
+        for row in scores
+        if row["f1"] == 0 or row["auc"] < CHANCE
+    ]
+    if not missed:
+        return None
+    return (
+        f"the default rule does not find the outcomes' {', '.join(missed)} better than chance at "
+        f"{decided} decided positions of {programs} programs: that its locks and forks are those "
+        "of the outcomes is not shown here"
     )
 
 
@@ -140,13 +239,17 @@ def own_difficulty(model: str, problems: str) -> str | None:
     )
 
 
-def at_the_end(name: str, best: float, tried: Sequence[float]) -> str | None:
-    """The best T_eval is the lowest or the highest of those tried."""
+def at_the_end(best: Mapping[str, float], tried: Sequence[float]) -> list[str]:
+    """Models, name -> best T_eval, whose best is the lowest or the highest of those tried."""
     low, high = min(tried), max(tried)
-    if low == high or low < best < high:
-        return None
-    end, beyond = ("lowest", "lower") if best == low else ("highest", "higher")
-    return (
-        f"the best T_eval of {name}, {best:g}, is the {end} that was tried: its true best may be "
-        f"{beyond}"
-    )
+    if low == high:
+        return []
+    told = []
+    for at, end, beyond in ((low, "lowest", "lower"), (high, "highest", "higher")):
+        names = [name for name, t in best.items() if t == at]
+        if names:
+            told.append(
+                f"the best T_eval of {', '.join(names)}, {at:g}, is the {end} that was tried: the "
+                f"true best may be {beyond}"
+            )
+    return told

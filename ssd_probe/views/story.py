@@ -7,9 +7,15 @@ from typing import Any
 from ssd_probe.analysis.labels import FORK, LOCK
 from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.tiny import domain
+from ssd_probe.views.comparison import ANSWERS
 from ssd_probe.views.terminal import Told, filled
 
 BASE = "base"
+KINDS = {  # as the verdicts name them, for who meets them first
+    "locks": "places with one token to choose",
+    "forks": "with several",
+    "leverage": "opens forks further before locks slip",
+}
 LOCK_LINES = (("entropy", "entropy (nats)", 4), ("tail_mass", "distractor tail", 4))
 FORK_LINES = (
     ("entropy", "entropy (nats)", 3),
@@ -130,7 +136,7 @@ def _order(line: tuple[int, str]) -> tuple:
 
 
 def answers(summary: dict[str, Any]) -> list[str]:
-    """Did it help, at which T_eval, by how much and how sure; the controls; the positions."""
+    """Did it help, at which T_eval, by how much and how sure; on dev; the controls; the inside."""
     main, best = summary["main"], summary["best_temperature"]
     passes = by_cell(summary["pass_at_k"])
     gains = by_cell(summary["differences"])
@@ -141,17 +147,51 @@ def answers(summary: dict[str, Any]) -> list[str]:
         f"{with_ends(gains[main, 'all', 1], True)}: "
         f"{judged(gains[main, 'all', 1])}."
     ]
+    told += otherwise_on_dev(summary.get("dev", []), main, gains[main, "all", 1]["estimate"])
+    over = {
+        row["over"]: row for row in summary.get("over_controls", [])
+        if (row["group"], row["k"]) == ("all", 1)
+    }  # fmt: skip
     for name in (name for name in best if name not in (BASE, main)):
         if row := gains.get((name, "all", 1)):
-            told.append(
-                f"{name} (T_eval {best[name]:g}): difference {with_ends(row, True)}: {judged(row)}."
-            )
+            line = f"{name} (T_eval {best[name]:g}): difference {with_ends(row, True)}"
+            line += f": {judged(row)}"
+            if less := over.get(name):
+                line += f"; {main} less {name} {with_ends(less, True)}: {judged(less)}"
+            told.append(f"{line}.")
     for (rival, group, k), row in beyond_rivals(summary).items():
         if (group, k) == ("all", 1):
             told.append(f"{main} less {rival}, which trains nothing: {with_ends(row, True)}: "
                         f"{_ahead(row)}.")  # fmt: skip
-    told += summary.get("verdicts", [])[:1]
-    return told
+    return told + inside(main, summary.get("claims", {}))
+
+
+def otherwise_on_dev(dev: list[dict[str, Any]], main: str, gain: float) -> list[str]:
+    """A sentence where at every T_eval on dev the main arm lies on the base's other side than at
+    the test. dev: rows of `pass_curves` at k = 1; gain: of the test, over the base."""
+    scores = {(row["model"], row["temperature"]): row["estimate"] for row in dev}
+    shared = sorted(t for name, t in scores if name == main and (BASE, t) in scores)
+    gains = [scores[main, t] - scores[BASE, t] for t in shared]
+    if not gains or not gain or any(each * gain >= 0 for each in gains):
+        return []
+    side = "below" if gain > 0 else "above"
+    tried = ", ".join(f"{t:g}" for t in shared)
+    return [
+        f"The dev problems say otherwise: there {main} is {side} the base at every T_eval "
+        f"({tried})."
+    ]
+
+
+def inside(main: str, claims: dict[str, bool | None]) -> list[str]:
+    """The verdicts in words, the kinds of positions said in brackets; none without claims."""
+    if not claims:
+        return []
+    told = []
+    for claim, holds in claims.items():
+        for kind, meaning in KINDS.items():
+            claim = claim.replace(kind, f"{kind} ({meaning})")
+        told.append(f"{claim}: {ANSWERS[holds]}")
+    return [f"Inside {main}: {'; '.join(told)}."]
 
 
 def judged(difference: dict[str, Any]) -> str:

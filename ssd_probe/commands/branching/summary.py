@@ -49,11 +49,13 @@ def summarised(found: Branched, out: Path) -> tuple[dict[str, Any], list[str], l
     runs, programs = int(table["runs"].sum()), positions["sample_id"].nunique()
     lines = [
         f"{runs} runs of {len(table)} tokens at {len(positions)} positions of {programs} programs",
-        *(f"{k['outcome']:<10} {k['positions']:>5} positions, {k['share']:.3f} of all, weighted"
+        "by outcome, what other tokens did to the program (undecided: too few runs to tell):",
+        *(f"  {k['outcome']:<10} {k['positions']:>5} positions, {k['share']:.3f} of all, weighted"
           for k in kinds),
         "P(pass | forced token) by the probability that the model gave it:",
         *map(_line, premise[premise["label"] == ALL].to_dict("records")),
-        *(f"rule `support`, {row['label']}s: F1 {row['f1']:.3f}, AUC {row['auc']:.3f}"
+        *(f"rule `support` against the outcomes, {row['label']}s: F1 {row['f1']:.3f}, "
+          f"AUC {row['auc']:.3f}"
           for row in scores),
     ]  # fmt: skip
     return content, lines, [*draw(table, out / "figures"), *content["tables"]]
@@ -82,8 +84,9 @@ def draw(table: pd.DataFrame, out: Path) -> list[str]:
     premise = by_probability(table)
     ranks = (
         "P(pass | forced token) by the token's rank under the model, at positions of each kind "
-        "(default rule; in brackets how many), weighted to all positions of the programs; 95 % "
-        "bootstrap intervals over problems. The last rank is drawn from the tail."
+        "by the default rule, not by outcome (in brackets how many), weighted to all positions of "
+        "the programs; 95 % bootstrap intervals over problems. The last rank is drawn from the "
+        "tail."
     )
     probability = (
         "P(pass | forced token) of tokens other than the program's own, by the probability that "

@@ -13,7 +13,7 @@ from ssd_probe.engines.choice import serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
-from ssd_probe.files.record import recording
+from ssd_probe.files.record import read_record, recording
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.models.identity import Checkpoint, tokenizer_identity
 from ssd_probe.models.tokens import continuation_ids, render_prompt
@@ -21,6 +21,13 @@ from ssd_probe.problems.prompts import Prompt, read_prompts
 from ssd_probe.problems.texts import Text, read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
+from ssd_probe.views.doubts import (
+    collect,
+    few_steps,
+    one_seed,
+    shorter_answers,
+    unlike_training,
+)
 
 
 def rounds(loop: Loop) -> list[list[Arm]]:
@@ -50,6 +57,28 @@ def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
         sample_stage(model, loop.prompts, arm.decoding, samples, asked, **about)
     recipe = replace(loop.training, seed=seed)
     train_stage(model, samples, recipe, Path(folder.checkpoint(name)))
+
+
+def doubts_of_students(folder: RunFolder, main: str, answers: dict[str, Any]) -> list[str]:
+    """What the trainings had to say of themselves, and what they were not alike in.
+
+    answers: of each model's to the test problems, as of `answer_lengths`.
+    """
+    loop, told = folder.loop, []
+    known = {a.name: made for a in loop.arms if (made := folder.training(a.name)) is not None}
+    if main in known:
+        ours = known[main]
+        for name in (arm.name for arm in loop.arms if arm.is_control and arm.name in known):
+            theirs = known[name]
+            used, steps = (ours.used, theirs.used), (ours.steps, theirs.steps)
+            told.append(unlike_training(main, name, used, steps))
+        lengths = answers["base"]["tokens"], answers[main]["tokens"]
+        told.append(shorter_answers(main, lengths, ours.cut, ours.of))
+    told.append(few_steps({name: made.steps for name, made in known.items()}))
+    for arm in loop.arms:
+        record = read_record(Path(folder.checkpoint(arm.name)) / "run.json")
+        told += [f"{arm.name}: {doubt}" for doubt in record.get("doubts", [])]
+    return collect(told, one_seed(1 + len(loop.more_seeds)))
 
 
 def write_corpus(loop: Loop, out: Path, seed: int) -> None:

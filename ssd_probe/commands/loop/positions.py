@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssd_probe.analysis.branching.outcomes import UNDECIDED
 from ssd_probe.analysis.compare import compare
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import PASS
@@ -36,7 +37,14 @@ from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
-from ssd_probe.views.doubts import collect, hardly_moved, not_its_own
+from ssd_probe.views.doubts import (
+    collect,
+    hardly_moved,
+    looping,
+    much_prose,
+    not_its_own,
+    rule_unproven,
+)
 
 
 def probe_models(folder: RunFolder, choice: dict, run: Run) -> None:
@@ -95,7 +103,10 @@ def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, An
     out = folder.out / "branch"
     found = branch_stage(loop.model, loop.test.problems, cell.samples, out, config, limits=limits)
     content, lines, _ = summarised(found, out)
-    return {**content, "lines": lines, "doubts": []}
+    decided = sum(o["positions"] for o in content["outcomes"] if o["outcome"] != UNDECIDED)
+    programs = found.positions["sample_id"].nunique()
+    doubts = collect(rule_unproven(content["rule"], decided, programs))
+    return {**content, "lines": lines, "doubts": doubts}
 
 
 def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
@@ -129,6 +140,15 @@ def compared(folder: RunFolder, choice: dict) -> dict[str, Any]:
     return found
 
 
+def doubts_of_texts(
+    folder: RunFolder, main: str, answers: dict[str, Any], segments: dict[str, int]
+) -> list[str]:
+    """What the first probed text is made of. segments: its positions by segment, where known."""
+    model = main if folder.loop.texts[0] == MAIN else folder.loop.texts[0]
+    found = answers.get(model, {"looping": 0, "answers": 0})
+    return collect(looping(model, found["looping"], found["answers"]), much_prose(segments))
+
+
 def _at_true_labels(
     folder: RunFolder, name: str, text: str, decoding: Decoding
 ) -> tuple[list[dict], dict[str, Any]]:
@@ -146,7 +166,17 @@ def _by_rule(
     before, after = (folder.probe(model, text) for model in (BASE, name))
     out = folder.out / "comparisons" / f"{name}-on-{text_name(text)}"
     made = compare_stage(before, after, None, decoding, folder.loop.labels, out)
-    return made.found.comparison.to_dict("records"), {"verdicts": made.sentences}
+    return made.found.comparison.to_dict("records"), {
+        "verdicts": made.sentences,
+        "claims": {verdict.claim: verdict.holds for verdict in made.found.verdicts},
+        "segments": _segments(made.found.rates),
+    }
+
+
+def _segments(rates: pd.DataFrame) -> dict[str, int]:
+    """Positions by segment."""
+    by = rates[rates["by"] == "segment"]
+    return {str(group): int(n) for group, n in zip(by["group"], by["positions"], strict=True)}
 
 
 def _moved(name: str, rows: list[dict]) -> str | None:

@@ -10,9 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssd_probe.commands.loop.arms import make_student, rounds
+from ssd_probe.commands.loop.arms import doubts_of_students, make_student, rounds
 from ssd_probe.commands.loop.declaration import Loop
-from ssd_probe.commands.loop.positions import branched, check_texts, compared, probe_models
+from ssd_probe.commands.loop.positions import (
+    branched,
+    check_texts,
+    compared,
+    doubts_of_texts,
+    probe_models,
+)
 from ssd_probe.commands.loop.presets import Chosen
 from ssd_probe.commands.loop.trials import (
     choose_on_dev,
@@ -27,7 +33,7 @@ from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim, is_foreign
 from ssd_probe.files.digests import digest
-from ssd_probe.files.record import add, begin, read_record
+from ssd_probe.files.record import add, begin
 from ssd_probe.files.writing import write_json
 from ssd_probe.models.checkpoints import device_name, named
 from ssd_probe.models.identity import Checkpoint
@@ -76,14 +82,21 @@ def run_stage(
         probe_models(folder, choice, run)
         found = compared(folder, choice)
         forced = branched(folder, choice, unsandboxed) if loop.branch else {"doubts": []}
-        parts = [_training_doubts(folder), choice["doubts"], passes, found, forced]
-        doubts = collect(*(p.pop("doubts") if isinstance(p, dict) else p for p in parts))
+        doubts = collect(  # the weightiest first
+            passes.pop("doubts"),
+            found.pop("doubts"),
+            doubts_of_students(folder, choice["main"], passes["answers"]),
+            choice["doubts"],
+            doubts_of_texts(folder, choice["main"], passes["answers"], found.get("segments", {})),
+            forced.pop("doubts"),
+        )
         add(out / "run.json", doubts=doubts)
         summary = {
             **{"name": chosen.name, "model": loop.model, "main": choice["main"]},
             **{"deviations": chosen.deviations, "doubts": doubts, "prediction": predicted},
             "prediction_check": prediction_checked(folder, choice["main"]) if predicted else [],
             **{"best_temperature": choice["T_eval"], "chosen_on": loop.dev and loop.dev.problems},
+            **{"candidates": len(loop.candidates), "dev": choice["dev"]},
             **{"isolation": isolated, **passes, **found},
             **({"branch": forced} if loop.branch else {}),
         }
@@ -143,15 +156,6 @@ def _train_again(folder: RunFolder, main: str, run: Run) -> None:
     for level in rounds(loop):
         chosen = [arm for arm in level if arm.name in needed]
         run(make_student, [(folder, arm, seed) for seed in loop.more_seeds for arm in chosen])
-
-
-def _training_doubts(folder: RunFolder) -> list[str]:
-    """What the trainings had to say of themselves."""
-    found = []
-    for arm in folder.loop.arms:
-        record = read_record(Path(folder.checkpoint(arm.name)) / "run.json")
-        found += [f"{arm.name}: {doubt}" for doubt in record.get("doubts", [])]
-    return found
 
 
 def _link_main(folder: RunFolder, main: str) -> None:

@@ -9,6 +9,7 @@ from ssd_probe.analysis.passk import paired_difference, pass_curves, pass_table
 from ssd_probe.commands.loop.declaration import BASE, BASELINE, ON_DEV
 from ssd_probe.commands.predict import Limits, Question, predict_stage
 from ssd_probe.commands.run_folder import CHOICE, RunFolder, text_words
+from ssd_probe.commands.sampling.answers import answer_lengths
 from ssd_probe.commands.sweep import Cell, cells_of, sweep_stage, verdicts
 from ssd_probe.core.lanes import Run
 from ssd_probe.decoding import Decoding
@@ -19,8 +20,6 @@ from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
 from ssd_probe.views.doubts import at_the_end, collect, few_problems, own_difficulty
-
-NAN = float("nan")
 
 
 def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, Any]:
@@ -43,9 +42,14 @@ def choose_on_dev(folder: RunFolder, run: Run, unsandboxed: bool) -> dict[str, A
             curves = _swept_dev(folder, main, run, unsandboxed)
         best, rows = _best(curves)["temperature"], curves.to_dict("records")
         chosen = {name: float(best[name]) for name in [*folder.first_models(), *rivals]}
+        at_best = [
+            verdicts(cell) for name in (BASE, main) for cell in folder.dev_cells()
+            if (cell.trained.name, cell.decoding.temperature) == (name, chosen[name])
+        ]  # fmt: skip
+        gain = paired_difference(at_best[0], at_best[1], (1,), by=None).iloc[0]
         doubts = collect(
-            few_problems("dev", int(curves["problems"].iloc[0]), NAN, NAN),
-            [at_the_end(name, t, loop.T_eval) for name, t in chosen.items()],
+            few_problems("dev", int(gain["problems"]), gain["low"], gain["high"]),
+            at_the_end(chosen, loop.T_eval),
         )
     choice = {"main": main, "T_eval": chosen, "dev": rows, "doubts": doubts}
     write_json(folder.out / CHOICE, choice)
@@ -150,8 +154,13 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
         paired_difference(tested[name], tested[choice["main"]], ks).assign(rival=name)
         for name in folder.rivals(choice["main"])
     ]
+    main = choice["main"]
+    over = [
+        paired_difference(tested[arm.name], tested[main], ks).assign(model=main, over=arm.name)
+        for arm in folder.loop.arms if arm.is_control
+    ]  # fmt: skip
     every = differences[(differences["group"] == "all") & (differences["k"] == 1)]
-    main = every[every["model"] == choice["main"]].iloc[0]
+    gain = every[every["model"] == main].iloc[0]
     return {
         "tested_at": {
             name: policy_of(found[0].trained.policy, found[0].decoding).to_dict()
@@ -160,8 +169,10 @@ def run_test(folder: RunFolder, choice: dict, run: Run, unsandboxed: bool) -> di
         "pass_at_k": pd.concat(tables).to_dict("records"),
         "differences": differences.to_dict("records"),
         "beyond_rivals": pd.concat(beyond).to_dict("records") if beyond else [],
+        "over_controls": pd.concat(over).to_dict("records") if over else [],
+        "answers": {name: answer_lengths(found[0].samples) for name, found in cells.items()},
         "doubts": collect(
-            few_problems("test", int(main["problems"]), main["low"], main["high"]),
+            few_problems("test", int(gain["problems"]), gain["low"], gain["high"]),
             own_difficulty(folder.loop.model, folder.loop.test.problems),
         ),
     }

@@ -82,14 +82,30 @@ def predicted_and_came(summary: dict[str, Any], run: RunFolder) -> list[Block]:
     return [
         Table("The prediction, and what came", pd.DataFrame(lines)),
         Notes([
-            f"Most branching first, the prediction's order is {', '.join(reach)}; by pass@1 on "
-            f"test it is {', '.join(came)}. {told} of the {len(order) - 1} students "
-            f"{'is' if told == 1 else 'are'} told from the base.",
+            _order(reach, came, told),
             "The T_eval that was best on dev lies where the prediction says that locks and forks "
             f"are served for {inside} of {len(order)} models.",
             *summary.get("prediction_check", []),
         ]),
     ]  # fmt: skip
+
+
+def _order(reach: list[str], came: list[str], told: int) -> str:
+    """The predicted order beside the one that came, or that nothing tests it.
+
+    told: how many students' differences to the base are told from none.
+    """
+    said = f"Most branching first, the prediction's order is {', '.join(reach)}"
+    if not told:
+        return (
+            f"{said}. No student's pass@1 on test is told from the base's, so that no order can "
+            "be tested here."
+        )
+    of = len(came) - 1
+    return (
+        f"{said}; by pass@1 on test it is {', '.join(came)}. {told} of the {of} students "
+        f"{'is' if told == 1 else 'are'} told from the base."
+    )
 
 
 def _serves(row: dict[str, Any], t: float) -> bool:

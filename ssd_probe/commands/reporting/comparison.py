@@ -79,16 +79,23 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
 
 
 def inside(
-    content: dict[str, Any], figures: Path, tokens: Tokens | None, decoding: Decoding
+    content: dict[str, Any],
+    figures: Path,
+    tokens: Tokens | None,
+    decoding: Decoding,
+    beside: str = "",
 ) -> list[Block]:
-    """Verdicts, the statistics by kind of position, the changed positions, the figures."""
+    """Verdicts, the statistics by kind of position, the changed positions, the figures.
+
+    beside: what else is to be known of the changed positions.
+    """
     table = _table(content)
     shown = comparison_table(table[table["statistic"].isin(FRONT)])
     blocks: list[Block] = [Notes(list(content["lines"]))] if content["lines"] else []
     blocks += [
         Table(
-            f"Means at each kind of position, head and tail by the support at {decoding}; "
-            "difference with its 95 % interval over problems",
+            f"Means at each kind of position{_kinds(content)}, head and tail by the support at "
+            f"{decoding}; difference with its 95 % interval over problems",
             shown,
         ),
         Table("All statistics", comparison_table(table), folded=True),
@@ -96,12 +103,21 @@ def inside(
     if tokens is not None and tokens.changed:
         blocks += [
             Prose(
-                "The positions that changed most, one of a problem at most: a lower bound of the "
-                "total variation between the two distributions, and the leading tokens."
+                "The positions that changed most, one of a problem at most, those with the same "
+                "change as one: a lower bound of the total variation between the two "
+                "distributions, and the leading tokens."
+                + (f" {tokens.alike}{beside}" if tokens.alike else "")
             ),
             *tokens.changed,
         ]
     return blocks + drawn(figures, FIGURES)
+
+
+def _kinds(content: dict[str, Any]) -> str:
+    """What the labels are by, where a record says it: not by the table's decoding."""
+    if content.get("rule") != "support":
+        return ""
+    return f" (kinds by the base's branching at {_decoding(content['labelling'])})"
 
 
 def _table(content: dict[str, Any]) -> pd.DataFrame:

@@ -1,23 +1,23 @@
 """The report of a run of the whole loop: a reader's questions in their order."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from ssd_probe.commands.loop.declaration import BASE
+from ssd_probe.commands.loop.declaration import BASE, Arm
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.beside import (
-    at_equal_temperatures,
     predicted_and_came,
     probed_arms,
     unprobed,
 )
 from ssd_probe.commands.reporting.comparison import drawn, inside
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
+from ssd_probe.commands.reporting.trials import worked
 from ssd_probe.commands.run_folder import RunFolder, as_written, compared_at, text_words
+from ssd_probe.decoding import LABELLING
 from ssd_probe.files.record import read_object, read_record
 from ssd_probe.views.report.content import (
     Block,
@@ -30,14 +30,7 @@ from ssd_probe.views.report.content import (
     Terms,
 )
 from ssd_probe.views.report.terms import NAME, RUN, TITLE
-from ssd_probe.views.story import (
-    answers,
-    beyond_rivals,
-    by_cell,
-    how_chosen,
-    truncations,
-    with_ends,
-)
+from ssd_probe.views.story import answers
 
 
 def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
@@ -64,7 +57,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
             tokens = tokens_of(sides[0], sides[1], [BASE, main], most, at)
         sections = [
             what,
-            Section("worked", "Did it work?", _worked(summary, run)),
+            Section("worked", "Did it work?", worked(summary, run)),
             Section("inside", "What changed inside?", _inside(summary, run, tokens)),
             Section("known", "Could we have known?", _known(summary, run)),
             Section("doubts", "What to distrust?", _doubts(summary, record)),
@@ -79,19 +72,7 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
 
 def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
     loop = run.loop
-    arms = pd.DataFrame(
-        [
-            {
-                "arm": arm.name,
-                "its samples": "the corpus' own text"
-                if arm.decoding is None
-                else str(arm.decoding),
-                "sampled from": arm.source or BASE,
-                "control": "yes" if arm.is_control else "",
-            }
-            for arm in loop.arms
-        ]
-    )
+    arms = pd.DataFrame([_arm(run, arm) for arm in loop.arms]).fillna("")
     trials = [("test", loop.test)] + ([("dev", loop.dev)] if loop.dev else [])
     settings = {
         "model": loop.model,
@@ -122,74 +103,31 @@ def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
     if deviations:
         told = [Prose("Other than in the paper (key: paper -> here):"), Notes(deviations)]
     return [Table("Students, by how their training samples were made", arms), *told,
-            Table("Settings", table, folded=True)]  # fmt: skip
+            Table("Settings", table, folded=True, printed=True)]  # fmt: skip
 
 
-def _worked(summary: dict[str, Any], run: RunFolder) -> list[Block]:
-    passes, gains = by_cell(summary["pass_at_k"]), by_cell(summary["differences"])
-    keys = list(dict.fromkeys((k, group) for _, group, k in passes))
-    keys.sort(key=lambda key: (key[0], key[1] != "all"))
-    models = list(dict.fromkeys(model for model, _, _ in passes))
-    best = summary["best_temperature"]
-
-    def table(rows: dict, names: list[str], sign: bool) -> pd.DataFrame:
-        return pd.DataFrame(
-            [
-                {"": f"pass@{k} {group}"}
-                | {
-                    f"{name} (T_eval {best[name]:g})" if name in best else name: with_ends(
-                        rows[name, group, k], sign
-                    )
-                    for name in names
-                    if (name, group, k) in rows
-                }
-                for k, group in keys
-            ]
-        ).fillna("")
-
-    tested = passes[BASE, "all", 1]["problems"]
-    sizes = ", ".join(
-        f"{passes[BASE, group, 1]['problems']} {group}"
-        for k, group in keys
-        if k == 1 and group != "all"
-    )
-    others = [name for name in models if any(key[0] == name for key in gains)]
-    return [
-        Prose(
-            f"{tested} held-out problems{f' ({sizes})' if sizes else ''}; each model at "
-            f"{how_chosen(summary)} ({truncations(summary)}); 95 % bootstrap intervals over "
-            "problems."
-        ),
-        Table("pass@k", table(passes, models, False)),
-        Table("Difference to the base, paired by problem", table(gains, others, True)),
-        *_rivals(summary, run, table),
-        *at_equal_temperatures(summary, run),
-        *drawn(run.out / "figures", tuple(f"fig_2_pass{k}" for k in (1, 5))),
-    ]
-
-
-def _rivals(summary: dict[str, Any], run: RunFolder, table: Callable) -> list[Block]:
-    """What training adds to what decoding alone does, where rivals were declared."""
-    beyond = beyond_rivals(summary)
-    if not beyond:
-        return []
-    main, tested = summary["main"], summary["tested_at"]
-    policies = run.rivals(main)
-    rules = pd.DataFrame(
-        [{"rival": name, "policy": policy, "top-k": tested[name]["top_k"],
-          "top-p": f"{tested[name]['top_p']:g}"} for name, policy in policies.items()]
-    )  # fmt: skip
-    return [
-        Prose("The rivals are the base, not trained, drawn from by other rules."),
-        Table("Decode-only rivals", rules),
-        Table(f"{main} less each rival, paired by problem", table(beyond, list(policies), True)),
-        *drawn(run.out / "figures", tuple(f"rivals_pass{k}" for k in (1, 5))),
-    ]
+def _arm(run: RunFolder, arm: Arm) -> dict[str, str]:
+    """A row of the students: how its samples were made, and what it was trained on."""
+    made = run.training(arm.name)
+    trained = {"trained on": f"{made.used} of {made.of}", "steps": str(made.steps)} if made else {}
+    return {
+        "arm": arm.name,
+        "its samples": "the corpus' own text" if arm.decoding is None else str(arm.decoding),
+        "sampled from": arm.source or BASE,
+        "control": "yes" if arm.is_control else "",
+    } | trained
 
 
 def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> list[Block]:
     content = {"table": summary["comparison"], "lines": summary.get("verdicts", [])}
-    which = "the best arm on dev" if summary.get("chosen_on", True) else "the first arm"
+    if "rule" not in summary:  # there the kinds are known
+        content |= {"rule": run.loop.labels, "labelling": LABELLING.to_dict()}
+    arms = len(run.loop.candidates)
+    which = (
+        "the only arm that is no control"
+        if arms == 1
+        else f"the best of {arms} arms on dev, controls aside"
+    )
     rule = "branching" if run.loop.labels == "support" else "entropy"
     how = (
         "Which positions are locks and forks is known of the bundled domain's programs; the "
@@ -204,7 +142,7 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
         Prose(
             f"{summary['main']}, {which}, is the tuned model here. {how}.{unprobed(summary, run)}"
         ),
-        *inside(content, run.out / "figures", tokens, at),
+        *inside(content, run.out / "figures", tokens, at, _lengths(summary, tokens)),
         *probed_arms(summary, run),
     ]
     for each in summary.get("comparisons", []):
@@ -218,6 +156,19 @@ def _inside(summary: dict[str, Any], run: RunFolder, tokens: Tokens | None) -> l
             blocks.append(Commands(branch["lines"]))
         blocks += drawn(run.out / "branch" / "figures", ("branch_probability", "branch_ranks"))
     return blocks
+
+
+def _lengths(summary: dict[str, Any], tokens: Tokens | None) -> str:
+    """Beside changes that end answers: how long those are."""
+    answers, main = summary.get("answers", {}), summary["main"]
+    known = [(answers.get(name) or {}).get("tokens") for name in (main, BASE)]
+    if tokens is None or not tokens.ends or None in known:
+        return ""
+    means = [f"{mean:.0f}" for mean in known]
+    return (
+        f" The answers of {main} to the test problems have {means[0]} tokens on average, those of "
+        f"the base {means[1]}."
+    )
 
 
 def _known(summary: dict[str, Any], run: RunFolder) -> list[Block]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithFlattening
 
-from ssd_probe.core.config import TrainConfig
+from ssd_probe.core.config import BY_LENGTH, TrainConfig
 from ssd_probe.errors import UserError
 from ssd_probe.models.heads import TOLERANCES
 from ssd_probe.models.limits import context_length, input_rows
@@ -38,7 +38,7 @@ def fitting(
         if not completion:
             dropped["empty"] += 1
         elif config.drop_unfinished and row.get("finished") is False:
-            dropped["cut by their length"] += 1
+            dropped[BY_LENGTH] += 1
         elif len(prompt) + len(completion) > longest:
             dropped[f"longer than {longest} tokens, {what}"] += 1
         else:

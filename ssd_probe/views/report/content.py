@@ -47,11 +47,15 @@ class Terms:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of text and numbers with its caption; `folded`: shown when asked for."""
+    """A frame of text and numbers with its caption; `folded`: shown when asked for.
+
+    printed: on paper also where it is folded.
+    """
 
     caption: str
     frame: pd.DataFrame
     folded: bool = False
+    printed: bool = False
     kind: ClassVar[str] = "table"
 
     @property
@@ -77,6 +81,7 @@ class Changed:
     before: list[tuple[str, float]]  # token, probability
     after: list[tuple[str, float]]
     link: str | None  # of the viewer below, where it shows this text
+    like: list[tuple[str, int, str | None]] = field(default_factory=list)  # text, position, link
     kind: ClassVar[str] = "changed"
 
 

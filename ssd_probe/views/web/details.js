@@ -13,7 +13,7 @@ export function details(look) {
   return [
     h("h2", {}, h("span", { class: "token-name" }, tokenOf(look, block.token_id[row], block.texts[block.token[row]]))),
     h("p", { class: "where" },
-      `position ${block.position[row]} · id ${block.token_id[row]}`,
+      `position ${block.position[row]} · token ${row + 1} of ${block.rows} · id ${block.token_id[row]}`,
       ` · ${block.segments[block.segment[row]] || "no segment"}`,
       block.syntaxes[block.syntax[row]] ? ` · ${block.syntaxes[block.syntax[row]]}` : ""),
     h("p", { class: "kinds" }, ...kinds.flatMap((kind, i) => [

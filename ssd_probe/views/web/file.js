@@ -32,6 +32,7 @@ const opened = mount(document.getElementById("viewer"), {
 opened.then((viewer) => {
   const alone = !document.querySelector(".report");
   if (alone) viewer.focus();
+  else if (address().text !== null) document.getElementById("viewer").scrollIntoView();
   addEventListener("hashchange", () => {
     if (!alone && address().text !== null) document.getElementById("viewer").scrollIntoView();
     viewer.show(address());

@@ -116,7 +116,7 @@ class Viewer {
     return h("span", { class: "group" },
       button("‹ fork", "Previous fork (F)", () => this.step(this.kind("fork"), -1)),
       button("fork ›", "Next fork (f)", () => this.step(this.kind("fork"), 1)),
-      button("largest ›", "The next largest of what is coloured; for labels: of change, or entropy (l)", () => this.largest(1)),
+      button("largest ›", "The next largest in this text of what is coloured; for labels: of change, or entropy (l)", () => this.largest(1)),
       labelled("Find", this.search), button("‹", "Previous match (N)", () => this.step(this.hits, -1)),
       button("›", "Next match (n)", () => this.step(this.hits, 1)), this.found);
   }
@@ -172,7 +172,7 @@ class Viewer {
       found.label = measure(this.sides[i], this.meta.labelling, this.meta.rule).label;
     });
     const { inexact } = this.measured[this.model];
-    this.notice.textContent = inexact
+    this.bound = inexact
       ? `${describe(this.decoding)} may keep tokens beyond the ${this.block.ranks} stored ranks at ${inexact} of ${this.block.rows} positions: labels and colours there are of the least support, and the panel gives bounds.`
       : "";
     this.colourIn();
@@ -193,6 +193,8 @@ class Viewer {
     this.passes = new Uint8Array(block.rows);
     for (let i = 0; i < block.rows; i++)
       this.passes[i] = (!label || found.label[i] === label) && (!segment || block.segment[i] === s) && (!syntax || block.syntax[i] === x);
+    const none = only.length && !this.passes.includes(1) ? `No position of this text is ${only.join(", ")}.` : "";
+    this.notice.textContent = [this.bound, none].filter(Boolean).join(" ");
   }
 
   repaint() {
