@@ -33,7 +33,7 @@ $(LOWEST): pyproject.toml tests/lowest.py
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
 	touch $(LOWEST)
 
-# Not in test-all: at a load of 10 to 20 the installation took 10 minutes, and these tests take longer.
+# Not in test-all: at a load of 10 to 25 installing took 10 minutes, and its tests, in parts, 29.
 test-vllm: $(READY) $(VLLM)
 	SSD_PROBE_TEST_VLLM=$(CURDIR)/.venv-vllm $(PY) -m pytest -n 0 tests/test_vllm.py
 
