@@ -138,6 +138,20 @@ def test_fig_2_bands_and_best_points():
     assert ax.yaxis.get_major_formatter()(0.425) == "42.5 %"
 
 
+def test_fig_2_of_three_models_hides_none_behind_another():
+    third = SWEEP[SWEEP["model"] == "base"].assign(model="other")
+    ax = fig_2(pd.concat([SWEEP, third]))
+    points = [c for c in ax.collections if len(c.get_offsets()) == 1]
+    sizes = {}
+    for star in points:
+        sizes.setdefault(tuple(star.get_offsets()[0]), []).append(star.get_sizes()[0])
+    assert sorted(map(len, sizes.values())) == [1, 2]
+    (both,) = [each for each in sizes.values() if len(each) == 2]
+    assert both[0] > both[1]  # the first drawn shows around the other
+    bands = [c for c in ax.collections if c not in points]
+    assert len(bands) == 3 and all(not len(c.get_facecolor()) for c in bands)  # edges only
+
+
 def test_fig_2_draws_a_single_setting_as_a_level_line():
     single = SWEEP[(SWEEP["model"] == "base") | (SWEEP["temperature"] == 1.0)]
     level = next(line for line in fig_2(single).lines if list(line.get_xdata()) == [0, 1])

@@ -92,11 +92,11 @@ class TestChange:
 
 def moved(*tokens: tuple[int, int], shift=3.0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Positions, one of a problem each, at which most mass goes from one token to another."""
-    base = np.zeros((len(tokens), 40))
+    base = np.zeros((len(tokens), 20))
     tuned = base.copy()
     for i, (lost, won) in enumerate(tokens):
         base[i, lost] = tuned[i, won] = shift - 0.1 * i
-    both = [rows(z, ranks=24).assign(problem_id=range(len(tokens))) for z in (base, tuned)]
+    both = [rows(z, ranks=20).assign(problem_id=range(len(tokens))) for z in (base, tuned)]
     return both[0], both[1]
 
 

@@ -117,8 +117,10 @@ def fig_2(frame: pd.DataFrame, ax: Axes | None = None, margin: Margin | None = N
         raise UserError("Figure 2 draws one k: select it from the frame first")
     ax = new_axes(ax)
     models = list(by_model(frame))
+    bests = [rows.iloc[rows["estimate"].argmax()] for _, rows in models]
+    tops = [(best["temperature"], best["estimate"]) for best in bests]
     for i, (look, rows) in enumerate(models):
-        best = rows.iloc[rows["estimate"].argmax()]
+        best = bests[i]
         band = {"color": look["color"], "alpha": 0.16, "linewidth": 0}
         if len(models) > 2:  # three fills over each other are mud
             band = {"edgecolor": look["color"], "facecolor": "none", "linewidth": 0.5,
@@ -133,7 +135,7 @@ def fig_2(frame: pd.DataFrame, ax: Axes | None = None, margin: Margin | None = N
             rows = rows.sort_values("temperature")
             ax.fill_between(rows["temperature"], rows["low"], rows["high"], **band)
         line(ax, look, rows["temperature"], rows["estimate"])
-        size = 70 + 60 * (len(models) - 1 - i)  # the first is seen around one in its place
+        size = 70 * (1 + tops[i + 1 :].count(tops[i]))  # seen around those drawn in its place
         star = {"marker": "*", "s": size, "color": look["color"], "edgecolor": "black"}
         ax.scatter(best["temperature"], best["estimate"], linewidth=0.6, zorder=4, **star)
     if margin is not None:
