@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 
 from ssd_probe.analysis.frames import Missing
@@ -141,7 +142,7 @@ def test_fig_2_bands_and_best_points():
 def test_fig_2_of_three_models_hides_none_behind_another():
     third = SWEEP[SWEEP["model"] == "base"].assign(model="other")
     ax = fig_2(pd.concat([SWEEP, third]))
-    points = [c for c in ax.collections if len(c.get_offsets()) == 1]
+    points = [c for c in ax.collections if isinstance(c, PathCollection)]
     sizes = {}
     for star in points:
         sizes.setdefault(tuple(star.get_offsets()[0]), []).append(star.get_sizes()[0])
