@@ -209,3 +209,12 @@ def test_compiled_code_older_than_a_source_is_dropped(tmp_path):
         os.utime(path, (time, time))
     drop_stale(tmp_path)
     assert [path.name for path in cache.iterdir()] == ["new.nbi"]
+
+
+def test_exponentials_of_decodings_are_right_to_the_last_bits():
+    from ssd_probe.kernels.supports import many_decodings
+
+    y = -np.concatenate([np.linspace(0, 708, 20_001), np.logspace(-18, 2, 2_001)])
+    ours = np.array([many_decodings._exp(value) for value in y])
+    np.testing.assert_allclose(ours, np.exp(y), rtol=4.5e-16, atol=0)
+    assert [many_decodings._exp(v) for v in (0.0, -709.0, -np.inf)] == [1.0, 0.0, 0.0]

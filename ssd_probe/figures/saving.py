@@ -103,7 +103,7 @@ def save(fig: Figure, stem: str | Path, caption: str) -> list[Path]:
 
 @contextmanager
 def _laid_out(fig: Figure) -> Iterator[None]:
-    """What was drawn once keeps its layout, whose making takes a third of drawing."""
+    """What was drawn once keeps its layout, which is slow to make."""
     engine = fig.get_layout_engine()
     fig.set_layout_engine("none")
     try:
