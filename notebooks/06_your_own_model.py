@@ -51,6 +51,15 @@ def say(sentence: str) -> None:
     print(textwrap.fill(sentence, 100))
 
 
+@contextlib.contextmanager
+def saying():
+    """What a step says of itself on stderr, said here."""
+    with contextlib.redirect_stderr(io.StringIO()) as notes:
+        yield
+    for note in notes.getvalue().splitlines():
+        say(note)
+
+
 model = os.environ.get("SSD_PROBE_MODEL") or ("smollm2" if is_here("smollm2") else "tiny")
 bundled = model == "tiny"
 if bundled:
@@ -94,8 +103,9 @@ if bundled:
     text = str(work / "text.jsonl")
 settings = ProbeConfig(max_length=256, verify=4)
 limit = 24 if bundled else 4
-for line in probe_stage(model, [text], work / "base", settings, limit=limit):
-    say(line.replace(f" in {work / 'base'}", " probed"))
+with saying():
+    for line in probe_stage(model, [text], work / "base", settings, limit=limit):
+        say(line.replace(f" in {work / 'base'}", " probed"))
 
 # %% [markdown]
 # ## 3. Label and look
@@ -121,10 +131,8 @@ say("Of these positions " + ", ".join(f"{share:.0%} are {kind}" for kind, share 
 # %%
 recipe = TrainConfig(learning_rate=1e-3 if bundled else 5e-5, max_steps=8 if bundled else 3,
                      batch_size=16 if bundled else 2, warmup_steps=0)  # fmt: skip
-with contextlib.redirect_stderr(io.StringIO()) as notes:
+with saying():
     train_stage(model, work / "samples.jsonl", recipe, work / "student")
-for note in notes.getvalue().splitlines():  # what the training says of itself
-    say(note)
 say(f"{recipe.max_steps} steps of batches of {recipe.batch_size}.")
 
 # %% [markdown]
@@ -132,7 +140,8 @@ say(f"{recipe.max_steps} steps of batches of {recipe.batch_size}.")
 
 # %%
 student = str(work / "student")
-probe_stage(student, [text], work / "tuned", ProbeConfig(max_length=256), limit=limit)
+with saying():
+    probe_stage(student, [text], work / "tuned", ProbeConfig(max_length=256), limit=limit)
 tuned = Probe.load(work / "tuned")
 found = digest(
     paired_parts(base, tuned), rule, decoding,

@@ -62,6 +62,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_models(tmp_path_factory):
+    """What a person fetched is not seen: the tests are the same on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSD_PROBE_HOME", str(tmp_path_factory.mktemp("no-models")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     import torch

@@ -46,7 +46,12 @@ def check_shown(book: nbformat.NotebookNode) -> None:
 
 @pytest.mark.parametrize("path", BOOKS, ids=NAMES)
 def test_it_runs_clean_and_shows_what_it_says(path, demo_run, monkeypatch):
-    monkeypatch.setenv("SSD_PROBE_RUN", str(demo_run[0]))
+    check_runs(path, monkeypatch, SSD_PROBE_RUN=str(demo_run[0]), SSD_PROBE_MODEL="tiny")
+
+
+def check_runs(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows figures
     monkeypatch.chdir(FOLDER)
     book = jupytext.read(path)

@@ -24,6 +24,7 @@ from ssd_probe.models.gguf import origin
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.probing.probe import probe
 from ssd_probe.problems.texts import read_texts
+from tests.test_notebooks import FOLDER, check_runs
 
 NAME, PROBLEMS = "smollm2", "basics:dev"
 FIRST = 5  # of the problems: four are easy for it, the fourth is not
@@ -94,3 +95,7 @@ def test_it_is_branched(samples, tmp_path):
     assert len(found.positions) == 3 and found.branches["runs"].min() >= 1
     assert (found.branches.groupby(["sample_id", "position"])["original"].sum() == 1).all()
     assert found.positions["p_fork"].between(0, 1).all()
+
+
+def test_the_notebook_for_models_of_ones_own_runs_clean(monkeypatch):
+    check_runs(FOLDER / "06_your_own_model.py", monkeypatch, SSD_PROBE_MODEL=NAME)
