@@ -5,6 +5,7 @@ curves of its parts, and `stack_models` puts several models under one another fo
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from ssd_probe.kernels.results import PositionStats
 TEMPERATURES = tuple(np.round(np.arange(0.4, 2.01, 0.1), 2).tolist())  # Figures 6b and 6c
 Positions: TypeAlias = pd.DataFrame | PositionStats
 MASS_BINS = (0.999, 0.995, 0.99, 0.98, 0.95)  # Figure 6d: the least top-20 mass of each bin
+_EDGES = [f"{100 * mass:g}" for mass in (1, *MASS_BINS)]
+BIN_NAMES = (*(f"{low} to {high}" for high, low in pairwise(_EDGES)), f"below {_EDGES[-1]}")  # in %
 
 
 def cumulative_mass(frame: Positions, ranks: int = 60) -> pd.DataFrame:
@@ -90,10 +93,9 @@ def entropy_by_mass_bin(
     positions = np.bincount(bins, minlength=len(MASS_BINS) + 1)
     total = np.bincount(bins, weights=entropy, minlength=len(MASS_BINS) + 1)
     mean = np.divide(total, positions, out=np.full(len(total), np.nan), where=positions > 0)
-    names = [f"≥ {100 * least:g}" for least in MASS_BINS] + [f"< {100 * MASS_BINS[-1]:g}"]
     least_mass = [*MASS_BINS, 0.0]
     return pd.DataFrame(
-        {"bin": names, "least_mass": least_mass, "positions": positions, "entropy": mean}
+        {"bin": BIN_NAMES, "least_mass": least_mass, "positions": positions, "entropy": mean}
     )
 
 

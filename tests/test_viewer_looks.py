@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ssd_probe.figures.style import FORK_COLOR, LOCK_COLOR, OPEN_COLOR
 from ssd_probe.views.blocks import Names, Text
 from ssd_probe.views.page import write_page
 from tests.browser import serious_faults
@@ -139,3 +140,11 @@ def test_phone_dark_print_and_accessibility(two_models, visit):
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".token.first").count() == 60
+
+
+def test_labels_have_the_figures_colours(two_models, visit):
+    look = """(name) => getComputedStyle(document.querySelector(".ssd-viewer"))
+                        .getPropertyValue(`--k-${name}`)"""
+    page = visit(two_models[0])
+    for name, color in {"lock": LOCK_COLOR, "fork": FORK_COLOR, "open": OPEN_COLOR}.items():
+        assert page.evaluate(look, name).upper() == color

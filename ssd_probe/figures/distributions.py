@@ -162,10 +162,10 @@ def fig_6d(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for i, (look, rows) in enumerate(models):
         places = rows["bin"].map(bins.index)
         bars(ax, look, places, rows["entropy"], i - (len(models) - 1) / 2, len(models))
-    names = bins
+    names = [name.replace(" ", "\n", 1) for name in bins]
     if "positions" in frame:  # a bar of three positions is not one of thousands
         sizes = frame.drop_duplicates("bin").set_index("bin")["positions"]
-        names = [f"{name}\nn={sizes[name]}" for name in bins]
+        names = [f"{name}\nn={sizes[bin]}" for name, bin in zip(names, bins, strict=True)]
     ax.set_xticks(range(len(bins)), names)
     ax.set_xlim(-0.6, len(bins) - 0.4)  # empty bins keep their place
     ax.set(xlabel="top-20 mass of the position (%)", ylabel="mean entropy (nats)")

@@ -41,7 +41,8 @@ _OTHERS = (  # as they come: rivals, arms by their names
     ("#8C6BB1", (0, (1, 1)), ">", "||"), ("#A6761D", "--", "h", "**"), ("#8A8A8A", "-", "p", "OO"),
     ("#B0A200", (0, (7, 2, 1, 2)), "d", "..."), ("#7B3F00", (0, (2, 3)), "s", "///"),
 )  # fmt: skip
-FORK_COLOR, LOCK_COLOR, OPEN_COLOR = "#E58FB1", "#BFE3D0", "#56708F"
+# The viewer has the same (views/web/viewer.css).
+FORK_COLOR, LOCK_COLOR, OPEN_COLOR = "#E58FB1", "#BFE3D0", "#9FB4CE"
 MONOSPACE = "DejaVu Sans Mono"
 T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
 _STYLE: dict[Any, Any] = {

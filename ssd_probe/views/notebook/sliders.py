@@ -9,6 +9,7 @@ import pandas as pd
 import traitlets
 
 from ssd_probe.analysis.curves import (
+    BIN_NAMES,
     MASS_BINS,
     TEMPERATURES,
     entropy_by_mass_bin,
@@ -26,7 +27,6 @@ from ssd_probe.views.page import About, meta_of, script, settings_of, style
 
 MODULES = ("math", "block", "elements", "surroundings", "curves", "charts", "panel", "asking",
            "sliders")  # fmt: skip
-BINS = [*(f"≥ {100 * least:g}" for least in MASS_BINS), f"< {100 * MASS_BINS[-1]:g}"]
 
 
 class Sliders(Widget):
@@ -48,7 +48,7 @@ class Sliders(Widget):
         meta = meta_of(self._about, self._ranks) | {
             "temperatures": list(TEMPERATURES),
             "allowed": (1 - np.asarray(MASS_BINS)).tolist(),
-            "bins": BINS,
+            "bins": list(BIN_NAMES),
         }
         super().__init__(
             data={"meta": meta, "block": pack(text, self._ranks, ids=False)},
