@@ -57,7 +57,14 @@ class TestCurves:
         tails = [1e-4, 3e-3, 7e-3, 0.015, 0.03, 0.06, 0.06]
         frame = probe_of(np.stack([with_tail(m, 20) for m in tails]))
         table = entropy_by_mass_bin(frame, Decoding(1.0, 20, 1.0))
-        assert list(table["bin"]) == ["99.9 to 100", "99.5 to 99.9", "99 to 99.5", "98 to 99", "95 to 98", "below 95"]
+        assert list(table["bin"]) == [
+            "99.9 to 100",
+            "99.5 to 99.9",
+            "99 to 99.5",
+            "98 to 99",
+            "95 to 98",
+            "below 95",
+        ]
         assert list(table["positions"]) == [1, 1, 1, 1, 1, 2]
         np.testing.assert_allclose(table["entropy"], np.log(20), rtol=1e-5)
 

@@ -215,7 +215,11 @@ def test_fig_6a_climbs_by_nines():
 
 def test_fig_6d_groups_bars_at_their_bin():
     ax = fig_6d(BINS.iloc[::-1].iloc[[2, 1, 0, 5, 4, 3]])
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["99.9\nto 100", "99\nto 99.9", "below\n99"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "99.9\nto 100",
+        "99\nto 99.9",
+        "below\n99",
+    ]
     for bars, heights in zip(ax.containers, ([0.1, 0.5, 1.0], [0.05, 0.6, 1.2]), strict=True):
         places = [round(bar.get_x() + bar.get_width() / 2) for bar in bars]
         assert dict(zip(places, [bar.get_height() for bar in bars], strict=True)) == dict(
