@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from ssd_probe.analysis.frames import require_columns
 from ssd_probe.analysis.labels import FORK, LOCK, OPEN
-from ssd_probe.analysis.passk import bootstrap_ratio
+from ssd_probe.analysis.passk import agreed_interval, bootstrap_ratio
 from ssd_probe.errors import UserError
 
 WAYS = ("segment", "syntax", "depth")
@@ -60,7 +60,8 @@ def fork_rates(
 
     counts: of `label_counts`, of one frame or of the parts of a probe. Returns by, group,
     positions, problems, fork_rate, low, high, lock_rate, open_rate, open_low, open_high (95 %
-    bootstrap over problems); depths from the start on, other groups by falling fork rate.
+    bootstrap over problems; `agreed_interval` where all have the same share); depths from the
+    start on, other groups by falling fork rate.
     Raises UserError without any counts.
     """
     parts = [counts] if isinstance(counts, pd.DataFrame) else list(counts)
@@ -71,8 +72,7 @@ def fork_rates(
     for (way, group), part in total.groupby(level=["by", "group"]):
         count = part["positions"]
         forks, opens = (
-            bootstrap_ratio(part[kind], count, n_resamples=n_resamples, seed=seed)
-            for kind in ("forks", "opens")
+            _interval(part[kind], count, n_resamples, seed) for kind in ("forks", "opens")
         )
         fork, lock, open_ = (part[kind].sum() / count.sum() for kind in _COUNTS)
         rows.append((way, group, count.sum(), len(part), fork, *forks, lock, open_, *opens))
@@ -82,6 +82,15 @@ def fork_rates(
     order = np.where(table["by"] == "depth", table["group"].map(depths), -table["fork_rate"])
     way = table["by"].map({name: i for i, name in enumerate(WAYS)})
     return table.iloc[np.lexsort((order, way))].reset_index(drop=True)
+
+
+def _interval(
+    kind: pd.Series, count: pd.Series, n_resamples: int, seed: int
+) -> tuple[float, float]:
+    shares = (kind / count).to_numpy()
+    if (shares == shares[0]).all():  # the bootstrap cannot see what was never sampled
+        return agreed_interval(shares[0], len(shares), 0.0, 1.0)
+    return bootstrap_ratio(kind, count, n_resamples=n_resamples, seed=seed)
 
 
 def _depth_names() -> list[str]:

@@ -1,5 +1,6 @@
 """Base against tuned, against brute force over the whole vocabulary in plain numpy."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,10 +200,12 @@ class TestVerdicts:
         assert told == [None, kept] and "95.1 % of the positions are locks" in sentence(
             verdicts(most)[0]
         )
-        assert "tail mass at locks 1 -> 0.7, difference -0.3" in sentence(locks)
+        assert re.search(
+            r"tail mass at locks 1\.0+ -> 0\.70+, difference -0\.30+ ", sentence(locks)
+        )
         assert sentence(forks).startswith("forks kept their head: ")
         alone = sentence(verdicts(table.assign(low=np.nan, high=np.nan))[0])  # of one problem
-        assert "difference -0.3 (no interval: too few problems) over 30" in alone
+        assert "difference -0.300 (no interval: too few problems) over 30" in alone
 
     def test_nothing_below_the_noise_floor_is_called_real(self):
         logits = random_logits()

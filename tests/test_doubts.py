@@ -23,6 +23,11 @@ NAN = float("nan")
     (doubts.short_training(1, 0), None),
     (doubts.cut_samples(405, 480), "405 of 480 samples (84%) were cut at their longest: the"),
     (doubts.cut_samples(405, 480, kept=False), "(84%) were cut at their longest and left out"),
+    (
+        doubts.cut_of_arms({"a": (19, 48), "b": (1, 48), "c": (30, 48)}, kept=False),
+        "19 of 48 samples of a (40%) and 30 of 48 samples of c (62%) were cut at their longest and"
+        " left out: the students learn",
+    ),
     (doubts.cut_samples(5, 100), "5 of 100 samples (5%)"),
     (doubts.cut_samples(4, 100), None),
     (doubts.cut_samples(0, 0), None),

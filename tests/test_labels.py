@@ -338,6 +338,17 @@ class TestRates:
         joined = fork_rates(parts, n_resamples=99).set_index(["by", "group"])
         pd.testing.assert_frame_equal(joined.loc[["segment"]], rates.loc[["segment"]])
 
+    def test_where_all_problems_have_one_share_the_interval_is_exact(self):
+        frame = self.frame()
+        frame["problem_id"] = np.arange(40) // 2  # 20 problems, each of a fork and a lock
+        rates = fork_rates(label_counts(frame, [FORK, LOCK] * 20), n_resamples=99)
+        row = rates.set_index(["by", "group"]).loc[("segment", "code")]
+        unseen = 1 - 0.025**0.1  # of ten problems
+        assert row[["fork_rate", "low", "high"]].tolist() == pytest.approx(
+            [0.5, 0.5 - unseen / 2, 0.5 + unseen / 2]
+        )
+        assert row[["open_rate", "open_low", "open_high"]].tolist() == pytest.approx([0, 0, unseen])
+
     def test_refused(self):
         with pytest.raises(UserError, match="39 labels for 40 positions"):
             label_counts(self.frame(), [LOCK] * 39)

@@ -213,3 +213,15 @@ for (const position of [1, 3]) {{
 def test_an_address_opens_at_its_position(two_models, visit):
     page = visit(two_models[0], "#text=second&position=2")
     assert page.inner_text("h2").strip() == "b" and "position 2 ·" in page.inner_text(".where")
+
+
+def test_a_filter_that_nothing_passes_says_so(two_models, visit):
+    page = visit(two_models[0])
+    notice = ".notice[role=status]"
+    only = page.locator("label:has(> span:text-is('label')) select")
+    only.select_option("fork")
+    assert page.inner_text(notice) == ""
+    page.get_by_label("top-k", exact=True).fill("1")
+    assert page.inner_text(notice) == "No position of this text is fork."
+    only.select_option("")
+    assert page.inner_text(notice) == ""

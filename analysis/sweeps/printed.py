@@ -7,7 +7,9 @@ Markdown is written here: pandas would need tabulate for it, and that escapes no
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -56,22 +58,30 @@ def with_interval(estimate: float, low: float, high: float, sign: bool = False) 
     return f"{estimate:{mark}z.{digits + 1 if half > 0 else 3}f} [{ends}]"
 
 
+def changed(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """base, tuned and their difference with low and high, to the digits that these tell."""
+    ends = (row["low"], row["high"])
+    low, high = ends if all(map(math.isfinite, ends)) else (math.nan, math.nan)
+    change = with_interval(row["difference"], low, high, sign=True)
+    digits = _decimals_of(change)
+    return f"{row['base']:.{digits}f}", f"{row['tuned']:.{digits}f}", change
+
+
 def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     """`compare`'s frame: a row a label and statistic; "under noise" marks |difference| < floor."""
     needed = ["label", "statistic", "positions", "problems", "base", "tuned"]
     require_columns(comparison, [*needed, "difference", "low", "high"], "the comparison")
     rows = []
     for row in comparison.to_dict("records"):
-        change = with_interval(row["difference"], row["low"], row["high"], sign=True)
+        base, tuned, change = changed(row)
         floor = row.get("floor")
         in_noise = floor is not None and abs(row["difference"]) < floor
-        digits = _decimals_of(change)
         rows.append(
             {
                 "label": row["label"],
                 "statistic": str(row["statistic"]).replace("_", " "),
-                "base": f"{row['base']:.{digits}f}",
-                "tuned": f"{row['tuned']:.{digits}f}",
+                "base": base,
+                "tuned": tuned,
                 "difference": change + (" under noise" if in_noise else ""),
                 "positions": row["positions"],
                 "problems": row["problems"],

@@ -57,29 +57,33 @@ def fig_loss(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How far training got towards its target: KL(q || p) in its two parts, before and after.
 
     frame: label, model ("base", "tuned"), outside, inside (nats), as of `loss_parts`, and positions
-    where they are known: a mean of one is not one of thousands. A stacked bar a label and model; no
-    bar is a target reached.
+    where they are known: a mean of one is not one of thousands. A stacked bar a label and model,
+    its sum at its end; no bar is a target reached.
     """
     require_columns(frame, ["label", "model", *PARTS], "the loss figure")
-    ax = new_axes(ax)
+    groups = list(frame.groupby("label", sort=False))
+    ax = new_axes(ax, height=0.75 + 0.32 * len(groups))
     ticks = []
-    for i, (label, rows) in enumerate(frame.groupby("label", sort=False)):
+    for i, (label, rows) in enumerate(groups):
         for side, row in enumerate(rows.to_dict("records")):
-            place, below = 2.9 * i + 1.15 * side, 0.0
+            place, left = 2.6 * i + side, 0.0
             for name, (_, color) in PARTS.items():
-                ax.bar(place, row[name], bottom=below, color=color, edgecolor="white", lw=0.4)
-                below += row[name]
-            ax.annotate(f"{below:.2g}", (place, below), (0, 2), ha="center", size=5.5,
+                ax.barh(place, row[name], left=left, color=color, edgecolor="white", lw=0.4)
+                left += row[name]
+            ax.annotate(f"{left:.2g}", (left, place), (2, 0), va="center", size=6,
                         textcoords="offset points")  # fmt: skip
             ticks.append((place, row["model"]))
         size = f"\nn={rows['positions'].iloc[0]}" if "positions" in rows else ""
-        ax.text(2.9 * i + 0.575, -0.2, f"{label}{size}", ha="center", va="top", size=7.5,
-                transform=ax.get_xaxis_transform())  # fmt: skip
-    ax.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=6)
-    ax.set_ylabel(r"$\mathrm{KL}(q\,\Vert\,p)$, nats")
-    ax.grid(False, axis="x")
+        ax.text(-0.16, 2.6 * i + 0.5, f"{label}{size}", ha="right", va="center", size=7.5,
+                transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=6)
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.set_xlabel(r"$\mathrm{KL}(q\,\Vert\,p)$, nats")
+    ax.grid(False, axis="y")
     keys = [Patch(facecolor=color, label=name) for name, color in PARTS.values()]
-    ax.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=1)
+    ax.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=1)
     return ax
 
 

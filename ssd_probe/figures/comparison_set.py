@@ -64,9 +64,9 @@ def draw_digest(found: Digest, out: Path, notes: Sequence[str] = (), crew: Crew 
              "(tuned): -log K for the mass outside the support S, and KL(q || pi) for its shape "
              "inside, pi being p within S; n: positions"),
         plan("fork_rates", found.rates, changes.fig_rates_panels,
-             "Share of forks and of open positions (where there are any), with 95 % bootstrap "
-             "intervals over problems; in brackets: positions; no interval where a group is of "
-             "one problem or all agree; of syntax the kinds with most"),
+             "Share of forks and of open positions (where there are any), with 95 % intervals "
+             "over problems (bootstrap, or exact binomial bounds where all problems agree; none "
+             "where a group is of one); in brackets: positions; of syntax the kinds with most"),
     ]  # fmt: skip
     return save_all(plans, out, crew)
 

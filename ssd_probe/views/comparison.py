@@ -1,13 +1,12 @@
 """What a comparison of two probes says, in sentences."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ssd_probe.analysis.compare import ALL, Verdict, kind_counts
 from ssd_probe.analysis.labels import FORK, LOCK, NEITHER, OPEN
-from ssd_probe.analysis.sweeps.printed import comparison_table
+from ssd_probe.analysis.sweeps.printed import changed, comparison_table
 from ssd_probe.views.terminal import Told
 
 FRONT = ("entropy", "tail_mass", "kept_mass", "head_entropy", "branching", "target_kl")  # at first
@@ -55,11 +54,11 @@ def positions(comparison: pd.DataFrame) -> str:
 
 
 def _means(basis: dict[str, Any]) -> str:
+    base, tuned, change = changed(basis)
     told = (
         f"Mean {basis['statistic'].replace('_', ' ')} at {basis['label']}s "
-        f"{basis['base']:.3g} -> {basis['tuned']:.3g}, difference {basis['difference']:+.3g} "
-        f"{_ends(basis)} over {basis['positions']} positions "
-        f"of {basis['problems']} problems; {_margin(basis)}."
+        f"{base} -> {tuned}, difference {change}{_alone(change)} over "
+        f"{basis['positions']} positions of {basis['problems']} problems; {_margin(basis)}."
     )
     floor = basis.get("floor", 0)
     if abs(basis["difference"]) < floor:
@@ -79,18 +78,16 @@ def _leverage(basis: dict[str, Any]) -> str:
     tops = [f"{basis[side]:.2f}" for side in ("base_temperature", "tuned_temperature")]
     at = [f"T={top}" + (", the highest tried" * (float(top) >= basis["highest"])) for top in tops]
     why = ", as the base's do at T=1" if basis["slip"] > basis["least_slip"] else ""
+    base, tuned, change = changed(basis)
     return (
         f"With T raised until locks leak {basis['slip']:.2g} of their mass to other tokens{why}, "
-        f"forks hold {basis['base']:.3g} nats in the base (at {at[0]}) and {basis['tuned']:.3g} in "
-        f"the tuned model (at {at[1]}), difference {basis['difference']:+.3g} "
-        f"{_ends(basis)} over {basis['problems']} problems."
+        f"forks hold {base} nats in the base (at {at[0]}) and {tuned} in the tuned model "
+        f"(at {at[1]}), difference {change}{_alone(change)} over {basis['problems']} problems."
     )
 
 
-def _ends(basis: dict[str, Any]) -> str:
-    if math.isfinite(basis["low"]) and math.isfinite(basis["high"]):
-        return f"[{basis['low']:+.3g}, {basis['high']:+.3g}]"
-    return "(no interval: too few problems)"
+def _alone(change: str) -> str:
+    return "" if "[" in change else " (no interval: too few problems)"
 
 
 def caveat(comparison: pd.DataFrame) -> str | None:

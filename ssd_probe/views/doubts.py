@@ -45,14 +45,25 @@ def cut_samples(cut: int, of: int, kept: bool = True) -> str | None:
 
     kept: whether they are trained on.
     """
-    if not of or cut < CUT_SHARE * of:
+    return cut_of_arms({"": (cut, of)}, kept)
+
+
+def cut_of_arms(cuts: Mapping[str, tuple[int, int]], kept: bool = True) -> str | None:
+    """`cut_samples` of several arms, (cut, of) by name, as one."""
+    many = {name: pair for name, pair in cuts.items() if pair[1] and pair[0] >= CUT_SHARE * pair[1]}
+    if not many:
         return None
-    share = f"{cut} of {of} samples ({cut / of:.0%}) were cut at their longest"
+    told = [
+        f"{cut} of {of} samples{f' of {name}' if name else ''} ({cut / of:.0%})"
+        for name, (cut, of) in many.items()
+    ]
+    share = f"{' and '.join(told)} were cut at their longest"
+    student = "the student learns" if len(many) == 1 else "the students learn"
     if not kept:
-        return f"{share} and left out: the student learns from the shorter answers only"
+        return f"{share} and left out: {student} from the shorter answers only"
     return (
-        f"{share}: the student learns answers that do not end; raise max_new_tokens, or leave them "
-        "out (drop_unfinished)"
+        f"{share}: {student} answers that do not end; raise max_new_tokens, or leave them out "
+        "(drop_unfinished)"
     )
 
 

@@ -23,6 +23,8 @@ from ssd_probe.tiny import domain
 from ssd_probe.tiny.truth import program_rows
 from ssd_probe.views.doubts import (
     collect,
+    cut_of_arms,
+    cut_samples,
     few_steps,
     one_seed,
     shorter_answers,
@@ -75,9 +77,13 @@ def doubts_of_students(folder: RunFolder, main: str, answers: dict[str, Any]) ->
         lengths = answers["base"]["tokens"], answers[main]["tokens"]
         told.append(shorter_answers(main, lengths, ours.cut, ours.of))
     told.append(few_steps({name: made.steps for name, made in known.items()}))
+    kept = not loop.training.drop_unfinished
+    told.append(cut_of_arms({name: (made.cut, made.of) for name, made in known.items()}, kept))
     for arm in loop.arms:
         record = read_record(Path(folder.checkpoint(arm.name)) / "run.json")
-        told += [f"{arm.name}: {doubt}" for doubt in record.get("doubts", [])]
+        own = known.get(arm.name)
+        said = {cut_samples(own.cut, own.of, kept)} if own else set()
+        told += [f"{arm.name}: {d}" for d in record.get("doubts", []) if d not in said]
     return collect(told, one_seed(1 + len(loop.more_seeds)))
 
 
