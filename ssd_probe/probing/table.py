@@ -92,8 +92,26 @@ def rows_of(
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """As Parquet, the same bytes for the same rows however they were put together."""
-    pq.write_table(table.combine_chunks(), path, compression="zstd", write_page_checksum=True)
+    """As Parquet, the same bytes for the same rows however they were put together.
+
+    Of floats the first bytes, then the second ... together: a third smaller, and read faster.
+    """
+    lists = [pa.types.is_list(t) or pa.types.is_fixed_size_list(t) for t in table.schema.types]
+    leaves = {
+        f"{field.name}.list.element" if nested else field.name: (
+            field.type.value_type if nested else field.type
+        )
+        for field, nested in zip(table.schema, lists, strict=True)
+    }
+    floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
+    pq.write_table(
+        table.combine_chunks(),
+        path,
+        compression="zstd",
+        use_dictionary=[name for name in leaves if name not in floats],
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        write_page_checksum=True,
+    )
 
 
 class Probe:
