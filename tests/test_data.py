@@ -1,6 +1,7 @@
 """Reading prompts and texts: what is kept, and what a person is told when a file is wrong."""
 
 import gzip
+import os
 import sys
 
 import pytest
@@ -25,6 +26,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_jsonl(path, [{"new": object()}])
     assert read_jsonl(path) == [{"old": 1}]
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: not a regular file; give another path"):
+        write_jsonl(tmp_path / "pipe", [])
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_atomic_path_replaces_the_file(tmp_path):

@@ -167,8 +167,8 @@ def test_what_is_left_out_is_said(tmp_path):
     probe_stage("tiny", sources, tmp_path / "two", ProbeConfig(top_k=24))
     line = report_stage(tmp_path / "two", tmp_path / "r.html", positions=10)[-1]
     rows = len(Probe.load(tmp_path / "two"))
-    assert f"with every token of 1 texts, {rows // 2} of the probe's {rows} positions" in line
-    assert line.endswith("`ssd-probe view` shows all")
+    assert f"with every token of 1 text, {rows // 2} of the probe's {rows} positions" in line
+    assert line.endswith(", its first; `ssd-probe view` shows all")
     page = html.unescape((tmp_path / "r.html").read_text())
     assert line.removeprefix("with every token of ") in page
 
@@ -207,7 +207,7 @@ def test_of_a_comparison_also_without_its_probes(compared, tmp_path, visit):
     (tmp_path / "moved" / "comparison.json").write_text(json.dumps(content))
     report_stage(tmp_path / "moved")
     page = visit(tmp_path / "moved" / "report.html", wait="h1")
-    assert "not where they were" in page.inner_text("#doubts")
+    assert "nowhere: no such probe folder" in page.inner_text("#doubts")
     assert page.locator("#viewer").count() == 0
 
 
@@ -220,6 +220,9 @@ def test_what_is_no_source_is_one_line(compared, tmp_path):
             report_stage(source)
     with pytest.raises(UserError, match="a folder; give the name of an HTML file"):
         report_stage(compared / "base", tmp_path)
+    with pytest.raises(UserError, match="no .html file, and may be one that holds something else"):
+        report_stage(compared / "base", compared / "base" / "probe.json")
+    assert json.loads((compared / "base" / "probe.json").read_text())
     (tmp_path / "run.json").write_text('{"settings": {"n": 1}}')
     with pytest.raises(UserError, match="not a run of `ssd-probe run` or `demo`"):
         report_stage(tmp_path)
@@ -247,10 +250,11 @@ def test_a_spoiled_comparison_is_one_line(compared, tmp_path, key, value):
 
 @pytest.mark.parametrize(("end", "content", "message"), [
     ("txt", None, "fig_5.txt: no such file"), ("svg", b"\xff", "fig_5.svg: not UTF-8"),
+    ("svg", b"<svg><g>", "fig_5.svg: damaged"), ("txt", b"", "fig_5.txt: empty"),
     ("csv", b"\xff", "fig_5.csv: damaged"), ("csv", b"", "fig_5.csv: damaged"),
 ])  # fmt: skip
 def test_a_damaged_figure_is_named(tmp_path, end, content, message):
-    for name, text in (("svg", "<svg/>"), ("txt", "Caption."), ("csv", "a\n1\n")):
+    for name, text in (("svg", "<svg></svg>"), ("txt", "Caption."), ("csv", "a\n1\n")):
         (tmp_path / f"fig_5.{name}").write_text(text)
     assert Figure.load(tmp_path / "fig_5").caption == "Caption."
     if content is None:
@@ -324,8 +328,20 @@ def test_of_an_unfinished_run(demo_run, tmp_path):
     (folder / "summary.json").unlink()
     lines = report_stage(folder)
     assert lines[0].startswith("This run is not finished; the same command goes on with it.")
-    assert "ssd" in lines[0] and (folder / "report.html").is_file()
-    shutil.rmtree(folder / "probes")
-    shutil.copy(demo_run[0] / "summary.json", folder)
-    report_stage(folder)
-    assert 'id="viewer"' not in (folder / "report.html").read_text()
+    page = html.unescape((folder / "report.html").read_text())
+    assert "students: control, ssd" in page and "Figure 5" in page and "prediction: " in page
+
+
+@pytest.mark.xdist_group("demo")
+@pytest.mark.slow(reason="of a demo that others share")
+def test_of_a_run_that_lost_something(demo_run, tmp_path):
+    """Said in the answers, the page and, where it is one file, by its name."""
+    folder = shutil.copytree(demo_run[0], tmp_path / "run")
+    part = next((folder / "probes").glob("ssd*/part-00000.parquet"))
+    part.write_bytes(part.read_bytes()[:1000])
+    (folder / "figures" / "fig_6a.svg").unlink()
+    lines = report_stage(folder)
+    assert any(line.startswith("No tokens and no changed positions") for line in lines)
+    page = html.unescape((folder / "report.html").read_text())
+    assert "part-00000.parquet: missing or damaged" in page and 'id="viewer"' not in page
+    assert "Figures that are not in figures: fig_6a" in page

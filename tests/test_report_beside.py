@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from ssd_probe.commands.reporting.beside import (
 from ssd_probe.commands.reporting.trials import worked
 from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.views.report.content import Notes, Table
 from ssd_probe.views.report.terms import COMPARED, PROBED, RUN, VIEWED
 from ssd_probe.views.story import answers
@@ -210,3 +212,10 @@ def test_the_frames_have_a_word_for_what_they_show():
 
     assert {name.replace("_", " ") for name in FRONT} <= set(COMPARED)
     assert pd.Series(["lock", "fork", "open", "neither"]).isin(VIEWED).all()
+
+
+def test_a_spoiled_prediction_is_blamed_itself(tmp_path):
+    (tmp_path / "prediction.json").write_text("{}")
+    run = SimpleNamespace(out=tmp_path, loop=SimpleNamespace(top_k_eval=20, top_p_eval=0.8))
+    with pytest.raises(UserError, match=r"prediction.json: damaged, .* \(no 'intervals'\)"):
+        predicted_and_came({}, run)

@@ -142,8 +142,9 @@ def test_by_keyboard_alone(two_models, visit):
     assert page.evaluate("location.hash") == f"#text=s&position={forks[-1] + 1}"
     page.keyboard.press("/")
     page.keyboard.type("t42")
+    assert page.inner_text(".found") == "1 found"
     page.keyboard.press("Escape")
-    assert at() == 42 and page.inner_text(".found") == "1 found"
+    assert at() == 42
     page.keyboard.press("l")
     change = page.evaluate("document.querySelector('[aria-live]').textContent")
     assert change.startswith("number 1 by change after tuning")
@@ -202,7 +203,7 @@ for (const position of [1, 3]) {{
     page.wait_for_selector("#viewer-2-token-2.selected")
     assert page.locator("#token-0.selected").count() == 1
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
-    assert len(ids) == len(set(ids)) == 6
+    assert len(ids) == len(set(ids)) == 8  # of tokens, and of what is said of settings
     assert page.locator(".ssd-viewer.dark").count() == 0
     assert page.locator(".tools[open]").count() == 2  # the window is wide
     page.evaluate("document.body.style.color = 'rgb(230, 230, 230)'")  # the notebook's theme
@@ -225,3 +226,94 @@ def test_a_filter_that_nothing_passes_says_so(two_models, visit):
     assert page.inner_text(notice) == "No position of this text is fork."
     only.select_option("")
     assert page.inner_text(notice) == ""
+
+
+def test_a_colour_beyond_the_ranks_is_not_called_as_the_reports_tail_mass(two_models, visit):
+    page = visit(two_models[0])
+    page.get_by_label("Colour").select_option(label="mass beyond the ranks")
+    assert "which are stored" in page.inner_text(".legend .hint")
+    assert "tail mass" not in page.content()
+
+
+def test_an_address_of_nothing_says_so(two_models, visit):
+    """Whether the page opens there or a link is followed, until a place is found again."""
+    from playwright.sync_api import expect
+
+    path, _ = two_models
+    page = visit(path, "#text=%3Cb%3Enope&position=3")
+    notice = page.locator(".notice[role=status]")
+    expect(notice).to_have_text("no text <b>nope in this file")
+    assert "position 1 ·" in page.inner_text(".where")
+
+    def follow(address: str) -> None:
+        page.evaluate("(address) => void (location.hash = address)", address)
+
+    for address, said in (
+        ("#text=second&position=2", ""), ("#text=other", "no text other in this file"),
+        ("#text=s&position=abc", "no position abc in this text"), ("#text=s&position=3", ""),
+        ("#text=second&position=99", "no position 99 in this text"),
+        ("#text=s&position=", 'no position "" in this text'),
+    ):  # fmt: skip
+        follow(address)
+        expect(notice).to_have_text(said)
+    page.get_by_title("Text after (])").click()
+    expect(notice).to_have_text("")
+    follow("#text=nope")
+    expect(notice).to_have_text("no text nope in this file")
+    page.get_by_label("top-k", exact=True).fill("0")
+    expect(notice).to_contain_text("no text nope in this file. T=1.6, top-p 0.8 may keep tokens")
+    page.click("#token-1")
+    expect(notice).not_to_contain_text("nope")
+    assert "no position abc in this text" in visit(path, "#text=s&position=abc").inner_text("body")
+
+
+def test_what_a_setting_may_be_is_said_where_it_is_not(two_models, visit):
+    from playwright.sync_api import expect
+
+    page = visit(two_models[0])
+    refusal = page.locator("fieldset [role=alert]")
+    caption = page.inner_text(".numbers caption")
+    for name, values in {"T": ("", "-1"), "top-k": ("1.5", "-1", ""), "top-p": ("0", "1.1", ""),
+                         "min-p": ("2", "-0.1", "")}.items():  # fmt: skip
+        field = page.get_by_label(name, exact=True)
+        for value in values:
+            field.fill(value)
+            assert refusal.inner_text().split("; ")[-1].startswith(f"{name} must be")
+            assert field.get_attribute("aria-invalid") == "true"
+            assert page.inner_text(".numbers caption") == caption
+    assert refusal.inner_text() == (
+        "T must be a number, 0 or above; top-k must be a whole number, 0 (off) or above; "
+        "top-p must be above 0, up to 1 (off); min-p must be from 0 (off) to 1"
+    )
+    page.get_by_label("min-p", exact=True).fill("0")
+    expect(page.get_by_label("T", exact=True)).to_have_accessible_description(
+        re.compile("^T must be")
+    )
+    assert refusal.inner_text().count("must be") == 3
+    page.get_by_role("button", name="Reset").click()
+    assert refusal.inner_text() == "" and page.locator("[aria-invalid=true]").count() == 0
+
+
+def test_a_temperature_may_be_as_large_as_in_python(two_models, visit):
+    path, text = two_models
+    page = visit(path)
+    for temperature in (1000.0, 1e9, 1e300):
+        page.get_by_label("T", exact=True).fill(str(temperature))
+        assert page.locator("[aria-invalid=true]").count() == 0
+        decoding = Decoding(temperature, 20, 0.8)
+        assert cells(page, ".numbers")["support, tokens"][0] == str(
+            stats_of(text.frame).support_size(decoding)[0].item()
+        )
+
+
+def test_escape_ends_a_search(two_models, visit):
+    page = visit(two_models[0])
+    page.keyboard.press("/")
+    page.keyboard.type("t4")
+    assert page.inner_text(".found") == "11 found" and page.locator(".first.hit").count() == 11
+    page.keyboard.press("Escape")
+    assert page.inner_text(".found") == "" and page.locator(".hit").count() == 0
+    assert page.get_by_label("Find").input_value() == ""
+    page.keyboard.press("n")
+    assert page.locator("#token-4.selected").count() == 1  # where the search had led
+    assert page.evaluate("document.querySelector('[aria-live]').textContent") == "none here"

@@ -63,7 +63,7 @@ def changed(row: Mapping[str, Any]) -> tuple[str, str, str]:
     ends = (row["low"], row["high"])
     low, high = ends if all(map(math.isfinite, ends)) else (math.nan, math.nan)
     change = with_interval(row["difference"], low, high, sign=True)
-    digits = _decimals_of(change)
+    digits = _decimals_of(change) or 3
     return f"{row['base']:.{digits}f}", f"{row['tuned']:.{digits}f}", change
 
 

@@ -41,7 +41,7 @@ def report(
         Path | None, typer.Option(help="HTML file to write; by default SOURCE/report.html.")
     ] = None,
     positions: Annotated[
-        int, typer.Option(min=0, help="In its token viewer, at most; 0: without a viewer.")
+        int, typer.Option(min=0, help="In its viewer, at most, but one whole text; 0: none.")
     ] = 10_000,
 ) -> None:
     """One page to hand around: what was run, whether it worked, what changed, what to distrust.

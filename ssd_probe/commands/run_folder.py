@@ -163,7 +163,8 @@ def as_written(where: Path) -> Iterator[None]:
     except UserError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {str(error)[:100]}"
+        what = str(error)[:100]
+        what = f"no {what}" if isinstance(error, LookupError) else what
         raise UserError(
             f"{where}: damaged, or of another version ({what}); make it again"
         ) from error

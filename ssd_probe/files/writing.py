@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssd_probe.errors import UserError
 from ssd_probe.files.reading import Row
 
 
@@ -24,8 +25,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary neighbour of `path` to write; renamed onto it, after fsync, if all went well.
 
     A reader, or a machine that loses power, sees the old file or the new one, never half of one.
+    `UserError` for a device, a pipe or a folder: the rename would put a file in its place.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file; give another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -147,7 +147,9 @@ class Probe:
         if not path.is_dir():
             raise UserError(f"{path}: no such probe folder; make it with `ssd-probe probe --out`")
         if not (path / "probe.json").is_file():
-            raise UserError(f"{path}: no probe.json; this is not a probe folder")
+            raise UserError(
+                f"{path}: no probe.json; give a probe's folder (a run's are in probes/)"
+            )
         record = read_record(path / "probe.json")
         if "rows" not in record:
             raise UserError(f"{path}: this probe is unfinished; run the same command to finish it")

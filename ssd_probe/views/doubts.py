@@ -48,6 +48,21 @@ def cut_samples(cut: int, of: int, kept: bool = True) -> str | None:
     return cut_of_arms({"": (cut, of)}, kept)
 
 
+def of_record(record: Mapping[str, Any]) -> list[str]:
+    """What a probe's or a run's record says of its model and its texts."""
+    told = []
+    if record.get("dequantised_from"):
+        told.append(
+            f"The model was dequantised from {record['dequantised_from'].get('gguf')}: it is not "
+            "the model as it was published."
+        )
+    if record.get("invalid"):
+        told.append(f"{record['invalid']} positions are not valid: NaN or infinite logits.")
+    if record.get("truncated"):
+        told.append(f"{record['truncated']} texts were longer than was asked for, and were cut.")
+    return told
+
+
 def cut_of_arms(cuts: Mapping[str, tuple[int, int]], kept: bool = True) -> str | None:
     """`cut_samples` of several arms, (cut, of) by name, as one."""
     many = {name: pair for name, pair in cuts.items() if pair[1] and pair[0] >= CUT_SHARE * pair[1]}

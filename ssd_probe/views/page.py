@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.decoding import Decoding
+from ssd_probe.errors import UserError
 from ssd_probe.files.writing import atomic_path, strict_json
 from ssd_probe.views.blocks import Names, Text, pack
 from ssd_probe.views.report.terms import VIEWED
@@ -57,6 +58,15 @@ def script(modules: Iterable[str] = MODULES) -> str:
 def style(*names: str) -> str:
     """The viewer's style sheet, and the named ones after it."""
     return "".join(_web(f"{name}.css") for name in ("viewer", *names))
+
+
+def page_file(path: Path) -> Path:
+    """A page's file to write; `UserError` where that may be another file's name."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give the name of an HTML file")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{path}: no .html file, and may be one that holds something else")
+    return path
 
 
 def write_page(

@@ -25,16 +25,14 @@ def view_stage(
     limits below 1.
     """
     from ssd_probe.views.blocks import texts_of
-    from ssd_probe.views.page import write_page
+    from ssd_probe.views.page import page_file, write_page
 
     for name, value in (("ranks", ranks), ("limit", limit)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
     base = Probe.load(probe)
     second = None if other is None else Probe.load(other)
-    target = out or base.path / "view.html"
-    if target.is_dir():
-        raise UserError(f"{target}: a folder; give the name of an HTML file")
+    target = page_file(out or base.path / "view.html")
     about, names = described(base, second, limit)
     rows = write_page(target, texts_of(base, second, limit), about, names(), ranks)
     size = target.stat().st_size

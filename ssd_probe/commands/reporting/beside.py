@@ -8,7 +8,7 @@ from ssd_probe.analysis.compare import ALL
 from ssd_probe.analysis.passk import paired_difference
 from ssd_probe.analysis.sweeps.printed import with_interval
 from ssd_probe.commands.loop.declaration import BASE
-from ssd_probe.commands.run_folder import RunFolder, compared_at
+from ssd_probe.commands.run_folder import RunFolder, as_written, compared_at
 from ssd_probe.commands.sweep import verdicts
 from ssd_probe.files.record import read_object
 from ssd_probe.views.comparison import FRONT
@@ -52,11 +52,12 @@ def predicted_and_came(summary: dict[str, Any], run: RunFolder) -> list[Block]:
     if not file.is_file():
         return []
     cut = (loop.top_k_eval, loop.top_p_eval)
-    said = {
-        (row["T_train"], row["top_k_train"], row["top_p_train"]): row
-        for row in read_object(file)["intervals"]
-        if (row["top_k_eval"], row["top_p_eval"]) == cut
-    }
+    with as_written(file):
+        said = {
+            (row["T_train"], row["top_k_train"], row["top_p_train"]): row
+            for row in read_object(file)["intervals"]
+            if (row["top_k_eval"], row["top_p_eval"]) == cut
+        }
     passes, gains = by_cell(summary["pass_at_k"]), by_cell(summary["differences"])
     best, lines, inside, told = summary["best_temperature"], [], 0, 0
     settings = {BASE: (None, None, None)} | {

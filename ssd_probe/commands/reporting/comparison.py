@@ -11,6 +11,7 @@ from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.record import read_object
 from ssd_probe.views.comparison import FRONT, caveat
+from ssd_probe.views.doubts import collect, of_record
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -33,7 +34,8 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     """Of a comparison alone. `UserError` for a folder that an older version wrote."""
     content = read_object(folder / COMPARISON)
     base, tuned = content["base"], content["tuned"]
-    probes = [probe_at(each["probe"], each["side"]) for each in (base, tuned)]
+    lacks: list[str] = []
+    probes = [probe_at(each["probe"], lacks, each["side"]) for each in (base, tuned)]
     tokens = None
     if probes[0] is not None and probes[1] is not None:
         at, marking = (_decoding(content[key]) for key in ("decoding", "labelling"))
@@ -48,17 +50,13 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         ],
         columns=["what", "value"],
     )  # fmt: skip
-    warning = caveat(_table(content))
-    doubts = [warning] if warning else []
-    if tokens is None:
-        doubts.append(
-            "The probes are not where they were when they were compared, so that no tokens are "
-            "shown here."
-        )
+    doubts = collect(caveat(_table(content)), lacks)
+    if probes[0] is not None:
+        doubts += of_record(probes[0].record)
     report = Report(
         f"{tuned['model']} against {base['model']}",
         "A comparison of two probes of the same texts, by ssd-probe.",
-        content["lines"],
+        [*content["lines"], *lacks],
         [
             Section("what", "What was compared?", [Table("Settings", settings)]),
             Section(
@@ -110,6 +108,8 @@ def inside(
             ),
             *tokens.changed,
         ]
+    if gone := [stem for stem in FIGURES if not _is_drawn(figures, stem)]:
+        blocks.append(Prose(f"Figures that are not in {figures.name}: {', '.join(gone)}."))
     return blocks + drawn(figures, FIGURES)
 
 
@@ -128,7 +128,11 @@ def _table(content: dict[str, Any]) -> pd.DataFrame:
 
 def drawn(folder: Path, stems: tuple[str, ...]) -> list[Block]:
     """The figures of these names that are there."""
-    return [Figure.load(folder / stem) for stem in stems if (folder / f"{stem}.svg").is_file()]
+    return [Figure.load(folder / stem) for stem in stems if _is_drawn(folder, stem)]
+
+
+def _is_drawn(folder: Path, stem: str) -> bool:
+    return (folder / f"{stem}.svg").is_file()
 
 
 def _decoding(content: dict[str, Any]) -> Decoding:

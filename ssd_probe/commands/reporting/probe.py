@@ -9,7 +9,9 @@ from ssd_probe.analysis.compare import MOST_SHARE
 from ssd_probe.analysis.labels import FORK, KINDS, SupportRule
 from ssd_probe.analysis.rates import fork_rates, label_counts
 from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
+from ssd_probe.decoding import LABELLING
 from ssd_probe.probing.table import Probe
+from ssd_probe.views.doubts import collect, much_prose, of_record
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -23,6 +25,7 @@ from ssd_probe.views.report.content import (
 from ssd_probe.views.report.terms import NAME, PROBED, TITLE
 
 _STATISTICS = ("entropy", "varentropy", "logprob", "tail_log_mass")
+_NAMES = {"logprob": "surprisal", "tail_log_mass": "log mass beyond the ranks"}
 
 
 def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
@@ -39,6 +42,7 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     table = pd.concat(means).groupby(level=0).sum().reindex([*KINDS]).dropna()
     whole = int(table["positions"].sum())
     shown = table[[*_STATISTICS]].div(table["positions"], axis=0)
+    shown["logprob"] *= -1
     shown.insert(0, "positions", table["positions"].astype(int))
     shown.insert(1, "share", table["positions"] / whole)
     told = [f"{whole:,} valid positions of {record['texts']:,} texts: " + ", ".join(
@@ -50,15 +54,19 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         told.append("Nearly all are of one kind: of the others little can be said.")
     tokens = tokens_of(probe, None, [str(record.get("model"))], most)
     rates = fork_rates(counts)
+    by = rates[rates["by"] == "segment"]
+    segments = dict(zip(by["group"], map(int, by["positions"]), strict=True))
     sections = [
         Section("what", "What was probed?", [Table("Settings", _settings(record))]),
         Section("inside", "What kinds of positions?", [
-            Prose("By the default rule: one likely token (lock), a few (fork), a flat run of many "
-                  "(open), or neither. Means of the statistics, in nats."),
-            Table("Kinds of positions", shown.reset_index(names="label")),
+            Prose(f"By the default rule, at {LABELLING}: one likely token (lock), a few (fork), a "
+                  "flat run of many (open), or neither. Means: entropy, surprisal of the text's "
+                  "own token and log of the mass beyond the ranks in nats, varentropy in their "
+                  "square."),
+            Table("Kinds of positions", shown.rename(columns=_NAMES).reset_index(names="label")),
             Table("Share of forks and open positions by where they are", rates, folded=True),
         ]),
-        Section("doubts", "What to distrust?", _doubts(record)),
+        Section("doubts", "What to distrust?", _doubts(record, segments)),
         Section("repeat", "How to repeat it", [Commands([_command(record, folder)])]),
         Section(NAME, TITLE, [Terms(PROBED)]),
     ]  # fmt: skip
@@ -73,12 +81,8 @@ def _settings(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "value"]).astype(str)
 
 
-def _doubts(record: dict[str, Any]) -> list[Block]:
-    lines = []
-    if record.get("invalid"):
-        lines.append(f"{record['invalid']} positions are not valid: NaN or infinite logits.")
-    if record.get("truncated"):
-        lines.append(f"{record['truncated']} texts were longer than the model bears, and were cut.")
+def _doubts(record: dict[str, Any], segments: dict[str, int]) -> list[Block]:
+    lines = collect(of_record(record), much_prose(segments))
     return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.loop.declaration import BASE, Arm
 from ssd_probe.commands.loop.presets import NAMES, choose
 from ssd_probe.commands.reporting.beside import (
@@ -19,6 +20,7 @@ from ssd_probe.commands.reporting.trials import worked
 from ssd_probe.commands.run_folder import RunFolder, as_written, compared_at, text_words
 from ssd_probe.decoding import LABELLING
 from ssd_probe.files.record import read_object, read_record
+from ssd_probe.views.doubts import of_record
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -44,13 +46,13 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
     repeat = Section("repeat", "How to repeat it", _repeat(run, str(record.get("name"))))
     if not (folder / "summary.json").is_file():
         told = "This run is not finished; the same command goes on with it."
-        there = sorted(p.parent.name for p in folder.glob("checkpoints/*/done.json"))
-        told += f" Students so far: {', '.join(there) or 'none'}."
-        return Report(title, subtitle, [told], [what, repeat]), None
+        there = Section("there", "What is there so far?", _there(folder))
+        return Report(title, subtitle, [told], [what, there, repeat]), None
     summary = read_object(folder / "summary.json")
     with as_written(folder / "summary.json"):
         main = summary["main"]
-        sides = [probe_at(run.probe(name, run.loop.texts[0])) for name in (BASE, main)]
+        lacks: list[str] = []
+        sides = [probe_at(run.probe(name, run.loop.texts[0]), lacks) for name in (BASE, main)]
         tokens = None
         if sides[0] is not None and sides[1] is not None:
             at = compared_at(run, main, main)
@@ -67,7 +69,28 @@ def of_run(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         first, doubts = answers(summary), len(_doubt_lines(summary, record))
         if doubts:
             first.append(f"{doubts} doubt{'s' if doubts > 1 else ''}: see What to distrust?")
-        return Report(title, subtitle, first, sections), tokens
+        return Report(title, subtitle, first + lacks, sections), tokens
+
+
+def _there(folder: Path) -> list[Block]:
+    """Of an unfinished run: what each step left, and the figures."""
+    steps = {
+        "students": "checkpoints/*/done.json",
+        "chosen on dev": "choice.json",
+        "dev evaluations": "evaluations/dev/**/*.json",
+        "test evaluations": "evaluations/test/**/*.json",
+        "probes": "probes/*/probe.json",
+        "comparisons": f"comparisons/*/{COMPARISON}",
+        "prediction": "prediction.json",
+    }
+    found = {step: sorted(folder.glob(pattern)) for step, pattern in steps.items()}
+    names = {
+        step: [p.parent.name if p.parent.parent.parent == folder else p.stem for p in paths]
+        for step, paths in found.items()
+    }
+    told = [f"{step}: {', '.join(sorted({*each})) or 'none'}" for step, each in names.items()]
+    figures = sorted(path.stem for path in (folder / "figures").glob("*.svg"))
+    return [Notes(told), *drawn(folder / "figures", tuple(figures))]
 
 
 def _what(run: RunFolder, record: dict[str, Any]) -> list[Block]:
@@ -198,12 +221,7 @@ def _doubt_lines(summary: dict[str, Any], record: dict[str, Any]) -> list[str]:
     lines = [*summary["doubts"]]
     if summary.get("isolation") not in (None, "bubblewrap"):
         lines.append(f"Programs ran with this isolation: {summary['isolation']}.")
-    if record.get("dequantised_from"):
-        lines.append(
-            f"The base was dequantised from {record['dequantised_from'].get('gguf')}: it is not "
-            "the model as it was published."
-        )
-    return lines
+    return lines + of_record(record)
 
 
 def _repeat(run: RunFolder, name: str) -> list[Block]:

@@ -17,12 +17,10 @@ def report_stage(source: Path, out: Path | None = None, positions: int = MOST) -
     from ssd_probe.commands.reporting import comparison, probe, run
     from ssd_probe.commands.reporting.tokens import RANKS
     from ssd_probe.commands.run_folder import as_written
-    from ssd_probe.views.page import Around, write_page, write_plain
+    from ssd_probe.views.page import Around, page_file, write_page, write_plain
     from ssd_probe.views.report.render import render, style
 
-    target = out or source / "report.html"
-    if target.is_dir():
-        raise UserError(f"{target}: a folder; give the name of an HTML file")
+    target = page_file(out or source / "report.html")
     makers = {"probe.json": probe.of_probe, COMPARISON: comparison.of_comparison,
               "run.json": run.of_run}  # fmt: skip
     record = next((name for name in makers if (source / name).is_file()), None)

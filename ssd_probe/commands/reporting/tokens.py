@@ -44,7 +44,7 @@ def tokens_of(
     decoding: Decoding | None = None,
     labelling: Decoding = LABELLING,
 ) -> Tokens:
-    """Texts of at most `most` positions, those with the largest changes first.
+    """Whole texts of at most `most` positions, but one, those with the largest changes first.
 
     decoding: that the tables beside the viewer are at, and it opens at; labelling: of the labels.
     """
@@ -59,9 +59,10 @@ def tokens_of(
     changed, alike, ends = _events(found, tokenizer, here)
     about, names = described(base, other)
     rows, of = sum(len(text.frame) for text in texts), len(base)
-    told = f"{len(texts)} texts, {rows:,} of the probe's {of:,} positions"
+    told = f"{len(texts)} text{'s' * (len(texts) > 1)}, {rows:,} of the probe's {of:,} positions"
     if rows < of:
-        told += ", those with the largest changes first; `ssd-probe view` shows all"
+        order = "its first" if tuned is None else "those with the largest changes first"
+        told += f", {order}; `ssd-probe view` shows all"
     about = about._replace(models=models, rule=rule, decoding=decoding)
     return Tokens(texts, about, names(), changed, told, alike, ends)
 
@@ -94,7 +95,7 @@ def _events(found: pd.DataFrame, tokenizer: Any, here: set[str]) -> tuple[list[C
         first, *others = rows.to_dict("records")
         like = [(r["sample_id"], int(r["position"]), _link(r, here)) for r in others]
         changed.append(replace(_changed(first, tokenizer, here), like=like))
-    top = moves.head(SHOWN)
+    top = moves.head(LOOKED_AT)
     (lost, won), count = next(iter(top.value_counts().items()))
     if count < 2 or 2 * count <= len(top):
         return changed[:SHOWN], "", False
@@ -131,11 +132,12 @@ def _changed(row: dict[str, Any], tokenizer: Any, here: set[str]) -> Changed:
     )  # fmt: skip
 
 
-def probe_at(path: str | Path, side: str = "base") -> Probe | None:
-    """The probe where it was, or None where it is no more."""
+def probe_at(path: str | Path, lacks: list[str], side: str = "base") -> Probe | None:
+    """The probe where it was; None, and why among `lacks`, where it is no more or damaged."""
     from ssd_probe.errors import UserError
 
     try:
         return Probe.load(path, side="other" if side == "other" else "base")
-    except UserError:
+    except UserError as error:
+        lacks.append(f"No tokens and no changed positions are shown here: {error}.")
         return None

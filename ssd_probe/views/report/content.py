@@ -107,6 +107,10 @@ class Figure:
         )
         told = read_utf8(caption).partition("\n\n")[0].strip()
         drawn, table, elsewhere = read_utf8(svg), None, ""
+        if not drawn.rstrip().endswith("</svg>"):
+            raise UserError(f"{svg}: damaged; draw it again (`ssd-probe figures`, or `compare`)")
+        if not told:
+            raise UserError(f"{caption}: empty; draw the figure again")
         if numbers.is_file():
             frame = _numbers(numbers)
             if len(frame) <= MOST_ROWS:

@@ -10,7 +10,7 @@ export const METRICS = [
   { key: "label", name: "label", hint: "kind of position, by the support rule" },
   { key: "entropy", name: "entropy", hint: "nats, at T=1",
     values: (block, side) => map(block.rows, (i) => side.entropy[i]) },
-  { key: "tail", name: "tail mass", hint: "probability beyond the stored ranks, at T=1",
+  { key: "tail", name: "mass beyond the ranks", hint: "probability at T=1 of all tokens but the likeliest ones, which are stored",
     values: (block, side) => map(block.rows, (i) => Math.exp(side.tail[i])) },
   { key: "kept", name: "kept mass", hint: "probability at T=1 of what these settings keep; strong: little", reverse: true,
     values: (block, side, found) => found.mass },

@@ -16,9 +16,12 @@ async function block(i) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+// What is no number stays as it is written: the viewer says that there is no such position.
+const number = (written) => (String(Number(written)) === written ? Number(written) : written);
+
 function address() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  return { text: asked.get("text"), position: asked.has("position") ? Number(asked.get("position")) : null };
+  return { text: asked.get("text"), position: number(asked.get("position")) };
 }
 
 function onSelect({ text, position }) {

@@ -22,33 +22,41 @@ const KEYS = [
   ["← →", "token before, after"], ["↑ ↓, Page", "row, page"], ["Home End", "first, last token"],
   ["Shift + those", "select several, as Shift + click"], ["f F", "next, previous fork"], ["o O", "next, previous open position"],
   ["l L", "next largest, the one before"], ["/", "search"], ["n N", "next, previous match"],
-  ["[ ]", "text before, after"], ["a", "all stored ranks"], ["Esc", "back to the text"],
+  ["[ ]", "text before, after"], ["a", "all stored ranks"], ["Esc", "back to the text; in the search: ends it"],
 ];
+// Settings: what each is called, what it may be, as in Python, and that in words.
+const SETTINGS = {
+  temperature: ["T", (x) => x >= 0, "T must be a number, 0 or above", { min: 0, step: 0.1 }],
+  topK: ["top-k", (x) => x >= 0 && Number.isInteger(x), "top-k must be a whole number, 0 (off) or above", { min: 0, step: 1 }],
+  topP: ["top-p", (x) => x > 0 && x <= 1, "top-p must be above 0, up to 1 (off)", { min: 0, max: 1, step: 0.05 }],
+  minP: ["min-p", (x) => x >= 0 && x <= 1, "min-p must be from 0 (off) to 1", { min: 0, max: 1, step: 0.01 }],
+};
 
 export async function mount(element, host) {
   const viewer = new Viewer(element, host);
   const wanted = host.start ?? {};
-  const index = host.meta.texts.findIndex((text) => text.name === wanted.text);
-  await viewer.open(Math.max(index, 0), index < 0 ? null : wanted.position, wanted.first);
+  if (!host.meta.texts.some((text) => text.name === wanted.text)) await viewer.open(0);
+  await viewer.show(wanted);
   return viewer;
 }
 
-// Of a long name its end, where files differ.
 let viewers = 0; // on this page
-const short = (name) => (name.length > 44 ? `…${name.slice(-43)}` : name);
+const asked = (written) => (written === "" ? '""' : written); // of an address
+const short = (name) => (name.length > 44 ? `…${name.slice(-43)}` : name); // its end, where files differ
 
 class Viewer {
   constructor(element, host) {
     Object.assign(this, { host, meta: host.meta, text: -1, selected: 0, anchor: 0, previewed: null, hits: [], all: false });
     this.decoding = { ...this.meta.decoding };
     this.follows = describe(this.meta.decoding) === describe(this.meta.labelling); // the labels do
+    this.prefix = viewers++ ? `viewer-${viewers}-` : ""; // of ids
     this.colour = "label";
     this.model = 0;
     this.filter = { label: "", segment: "", syntax: "" };
     this.lines = new Lines({
       classes: (i) => this.classesOf(i), colour: (i) => (this.passes[i] ? this.painted.classes[i] : null),
       says: (i) => this.says(i), selected: () => this.selected, order: STRONG,
-      prefix: viewers++ ? `viewer-${viewers}-` : "",
+      prefix: this.prefix,
     }, { select: (i, extend) => this.select(i, true, extend), preview: (i) => this.preview(i) });
     this.build(element);
   }
@@ -92,17 +100,15 @@ class Viewer {
 
   settings() {
     this.inputs = {};
-    const field = (name, text, min, max, step) => {
-      const input = h("input", { type: "number", min, max, step, value: this.decoding[name],
-        oninput: () => this.decode(name, input) });
+    this.refusal = h("p", { class: "notice", role: "alert", id: `${this.prefix}refusal` });
+    const fields = Object.entries(SETTINGS).map(([name, [text, , , range]]) => {
+      const input = h("input", { type: "number", ...range, value: this.decoding[name], oninput: () => this.decode(name) });
       this.inputs[name] = input;
       return labelled(text, input);
-    };
-    return h("fieldset", {}, h("legend", {}, "Decoding"),
-      field("temperature", "T", 0, 100, 0.1), field("topK", "top-k", 0, undefined, 1),
-      field("topP", "top-p", 0, 1, 0.05), field("minP", "min-p", 0, 1, 0.01),
+    });
+    return h("fieldset", {}, h("legend", {}, "Decoding"), ...fields,
       this.follows ? null : this.labelsToo(),
-      button("Reset", `Back to ${describe(this.meta.decoding)}`, () => this.reset()));
+      button("Reset", `Back to ${describe(this.meta.decoding)}`, () => this.reset()), this.refusal);
   }
 
   // Where a page opens at another decoding than its labels are by: whether they are by what is set.
@@ -138,10 +144,10 @@ class Viewer {
       this.lines.set(this.strings);
     }
     const at = position === null ? 0 : block.position.indexOf(position);
-    if (at < 0) this.notice.textContent = `${this.meta.texts[index].name} has no position ${position}`;
     const anchor = first === position ? at : block.position.indexOf(first);
     if (anchor >= 0) this.anchor = anchor;
     this.select(Math.max(at, 0), position !== null, anchor >= 0);
+    if (at < 0) this.warn(`no position ${asked(position)} in this text`);
   }
 
   // A token's text; of a part of a character its bytes.
@@ -193,8 +199,14 @@ class Viewer {
     this.passes = new Uint8Array(block.rows);
     for (let i = 0; i < block.rows; i++)
       this.passes[i] = (!label || found.label[i] === label) && (!segment || block.segment[i] === s) && (!syntax || block.syntax[i] === x);
-    const none = only.length && !this.passes.includes(1) ? `No position of this text is ${only.join(", ")}.` : "";
-    this.notice.textContent = [this.bound, none].filter(Boolean).join(" ");
+    this.none = only.length && !this.passes.includes(1) ? `No position of this text is ${only.join(", ")}.` : "";
+    this.warn();
+  }
+
+  // The notice; `lost`: that an address led nowhere, which stands until something is selected.
+  warn(lost = this.lost) {
+    this.lost = lost;
+    this.notice.textContent = [lost, [this.bound, this.none].filter(Boolean).join(" ")].filter(Boolean).join(". ");
   }
 
   repaint() {
@@ -203,14 +215,26 @@ class Viewer {
     this.tell();
   }
 
-  decode(name, input) {
-    const { rangeOverflow, rangeUnderflow } = input.validity, value = input.valueAsNumber;
-    const bad = rangeOverflow || rangeUnderflow || !Number.isFinite(value) || value < 0
-      || (name === "topK" && !Number.isInteger(value)) || (name === "topP" && value === 0);
-    input.setAttribute("aria-invalid", String(bad));
-    if (bad) return;
-    this.decoding = { ...this.decoding, [name]: input.valueAsNumber };
+  decode(name) {
+    this.refuse();
+    if (!this.allowed(name)) return;
+    this.decoding = { ...this.decoding, [name]: this.inputs[name].valueAsNumber };
     this.remeasure();
+  }
+
+  allowed(name) {
+    const value = this.inputs[name].valueAsNumber;
+    return Number.isFinite(value) && SETTINGS[name][1](value);
+  }
+
+  // Marks the fields whose settings are not taken, and says what these may be.
+  refuse() {
+    const bad = Object.keys(SETTINGS).filter((name) => !this.allowed(name));
+    for (const [name, input] of Object.entries(this.inputs)) {
+      input.setAttribute("aria-invalid", String(bad.includes(name)));
+      input.setAttribute("aria-describedby", bad.includes(name) ? this.refusal.id : "");
+    }
+    this.refusal.textContent = bad.map((name) => SETTINGS[name][2]).join("; ");
   }
 
   remeasure() {
@@ -222,6 +246,7 @@ class Viewer {
   reset() {
     for (const [name, input] of Object.entries(this.inputs)) input.value = this.meta.decoding[name];
     this.decoding = { ...this.meta.decoding };
+    this.refuse();
     this.remeasure();
   }
 
@@ -251,6 +276,7 @@ class Viewer {
     this.selected = i;
     if (!extend) this.anchor = i;
     this.previewed = null;
+    if (this.lost) this.warn("");
     this.lines.reveal(i);
     this.tell();
     const { position } = this.block, [first, last] = [Math.min(i, this.anchor), Math.max(i, this.anchor)];
@@ -321,7 +347,10 @@ class Viewer {
 
   key(event) {
     const typing = event.target.matches("input, select");
-    if (event.key === "Escape") return this.lines.box.focus();
+    if (event.key === "Escape") {
+      if (event.target === this.search) this.find(this.search.value = "");
+      return this.lines.box.focus();
+    }
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(this.lines.box.clientHeight / this.lines.height) - 2), last = this.block.rows - 1;
     const go = (i) => this.select(i, true, event.shiftKey);
@@ -349,7 +378,8 @@ class Viewer {
 
   show({ text, position, first }) {
     const index = this.meta.texts.findIndex((each) => each.name === text);
-    return index < 0 ? undefined : this.open(index, position, first);
+    if (index >= 0) return this.open(index, position, first);
+    if (typeof text === "string") this.warn(`no text ${asked(text)} in this file`);
   }
 
   focus() {
