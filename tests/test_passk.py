@@ -304,3 +304,31 @@ def test_what_the_page_says_of_the_rivals_of_the_toy_s_student():
     ]  # fmt: skip
     assert best["min-p-0.2"] == scores["min-p-0.2", 3.0] == max(scores.values())
     assert best["by-label"] == scores["by-label", 1.7] and f"{best['edt']:.3f} there" in page
+
+
+def test_what_the_page_says_of_two_stage_decoding_of_smollm2():
+    """The numbers of docs/real-models.md, from the verdicts in docs/data."""
+    docs = Path(__file__).parents[1] / "docs"
+    found, rivals = (
+        pd.read_parquet(docs / "data" / f"{name}-smollm2.parquet") for name in ("run", "rivals")
+    )
+    page = (docs / "real-models.md").read_text(encoding="utf-8").partition("is the sampler?")[2]
+    tested = found[found["split"] == "test"]
+    base, main = (tested[tested["model"] == name] for name in ("base", "T1.0"))
+    for t in (0.1, 0.4):
+        own = rivals[(rivals["split"] == "test") & (rivals["temperature"] == t)]
+        score = pass_table(own, (1,)).iloc[0]
+        gains = [
+            f"{row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+            for row in (
+                paired_difference(base, own, (1,), None).iloc[0],
+                paired_difference(own, main, (1,), None).iloc[0],
+            )
+        ]
+        cell = f"{score.estimate:.3f} [{score.low:.2f}, {score.high:.2f}]"
+        assert f"| {' | '.join([f'{t}', cell, *gains])} |" in page
+    dev = rivals[rivals["split"] == "dev"].groupby(["model", "temperature"], observed=True)
+    means = dev["verdict"].agg(lambda verdicts: (verdicts == "pass").mean())
+    for model in ("two-stage", "min-p"):
+        told = [f"{mean + 1e-9:.3f}" for mean in means[model]]
+        assert ", ".join(told) in page.replace("\n", " ")
