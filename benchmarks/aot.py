@@ -20,8 +20,10 @@ import argparse
 import json
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)  # the interpreter compiles nothing
@@ -32,7 +34,7 @@ from compiled.kernels import ITEMSIZE, KERNELS, TARGETS, VOCABULARY
 from compiled.model import DEVICES, finalised, scanned, scratch, times_the_floor
 from triton.compiler import ASTSource
 
-WHOLE = 1.4  # times the floor on an H100, of the whole call at `VOCABULARY` in bf16
+WHOLE = 1.4  # times the floor on an H100, all code of a whole call at `VOCABULARY` in bf16
 
 
 def build(name: str, dtype: str, target: str) -> dict[str, Any]:
@@ -126,9 +128,10 @@ def whole_calls(reports: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]
             lines.append(
                 f"whole call, {VOCABULARY:,}, {dtype}, {device}: {x + y:.2f} (scan {x}, rest {y})"
             )
+            whole = around[target, dtype].get(device, x) + y
             if device in around[target, dtype]:
-                lines[-1] += f" [{around[target, dtype][device] + y:.2f}]"
-            if dtype == "bf16" and device == "H100" and x + y > WHOLE:
+                lines[-1] += f" [{whole:.2f}]"
+            if dtype == "bf16" and device == "H100" and whole > WHOLE:
                 wrong.append(f"{lines[-1]}, budget {WHOLE}")
     return lines, wrong
 
@@ -150,6 +153,14 @@ def _row(r: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def unknown(targets: Sequence[str]) -> list[str]:
+    """Those that this Triton's own assemblers do not know: 3.5.1 has none for sm_103."""
+    tools = Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")
+    helps = [subprocess.run([tool, "--help"], capture_output=True, text=True) for tool in tools]
+    known = set(re.findall(r"sm_\d+", " ".join(done.stdout for done in helps)))
+    return [name for name in targets if name.startswith("sm_") and name not in known]
+
+
 def _build(case: tuple[str, str, str]) -> dict[str, Any]:
     return build(*case)
 
@@ -161,7 +172,9 @@ def main() -> int:
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
     args = parser.parse_args()
-    cases = [(k, d, t) for k in args.kernels for t in args.targets for d in args.dtypes]
+    left_out = unknown(args.targets)
+    targets = [target for target in args.targets if target not in left_out]
+    cases = [(k, d, t) for k in args.kernels for t in targets for d in args.dtypes]
     with ProcessPoolExecutor() as pool:
         reports = list(pool.map(_build, cases))
     lines, wrong = whole_calls(reports)
@@ -171,6 +184,8 @@ def main() -> int:
     else:
         print("\n".join([_line(_HEADINGS), *map(_row, reports), *lines, *wrong]))
         print(f"Triton {triton.__version__}: {len(reports)} compiled, {len(wrong)} problems")
+        if left_out:
+            print(f"not known to its assemblers, left out: {', '.join(left_out)}")
     return 1 if wrong else 0
 
 

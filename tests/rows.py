@@ -68,6 +68,7 @@ MASKED: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "all but one": lambda n, g: torch.arange(n) != _place(n, g),
     "all but nine": lambda n, g: torch.arange(n) >= 9,
     "first half": lambda n, g: torch.arange(n) < n // 2,
+    "last third": lambda n, g: torch.arange(n) >= n // 3 * 2,
     "every second": lambda n, g: torch.arange(n) % 2 == 0,
     "all": lambda n, g: torch.ones(n, dtype=torch.bool),
 }

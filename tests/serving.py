@@ -31,7 +31,7 @@ class VllmServer:
         self.port, self.log, self.process = free_port(), log, None
         self.command = [str(python_of()), "-m", "vllm.entrypoints.openai.api_server"]
         self.command += ["--model", str(model), "--served-model-name", "tiny"]
-        self.command += ["--dtype", "float32", "--enforce-eager"]
+        self.command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
         self.command += ["--no-enable-chunked-prefill"]  # see engines/vllm_worker.py
         self.command += ["--host", "127.0.0.1", "--port", str(self.port)]
 

@@ -34,7 +34,7 @@ PLACE = os.environ.get("SSD_PROBE_TEST_VLLM", "")
 DECODINGS = [Decoding(1.6, 20, 0.8), Decoding(0.7, 10, 0.95), Decoding(2.0, 0, 1.0)]
 CONFIG = SampleConfig(n=2, max_new_tokens=24, seed=3)
 DRAWS = int(os.environ.get("SSD_PROBE_DRAWS", "4000"))  # seeded, and as many unseeded
-EAGER = ("enforce_eager=true",)
+EAGER = ("enforce_eager=true", "block_size=32")
 needs_vllm = pytest.mark.skipif(not PLACE, reason="no vLLM; `make test-vllm` installs it")
 pytestmark = [pytest.mark.xdist_group("vllm")]
 

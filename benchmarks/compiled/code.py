@@ -28,7 +28,8 @@ def sass(cubin: bytes) -> dict[str, Any]:
             for flag in ("-sass", "-res-usage")
         )
     found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
-    lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.M)
+    # What follows is `;`, or with some versions what the scheduler is told.
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*(?:;|&\w+=|\?\w)", sass, re.M)
     code = [(int(address, 16), text) for address, text in lines]
     # Stack alone is no spill: a float64 division that is called keeps 8 bytes there.
     spills = sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in code)

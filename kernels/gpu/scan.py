@@ -85,12 +85,12 @@ def _best(tiles):
 
 
 @triton.jit
-def _terms(below, inverse_t):
+def _terms(below, inverse_t, CUT: tl.constexpr = True):
     """w, w y, w y^2, and w^(1/T) of each logit, under its shift and times log2 e: w = 2^y.
 
-    y = max(below, -126). NaN and +inf make their sums NaN.
+    y = max(below, -126) where CUT; else -inf, too, makes its sums NaN, as do NaN and +inf.
     """
-    y = tl.maximum(below, LEAST, propagate_nan=tl.PropagateNan.ALL)
+    y = tl.maximum(below, LEAST, propagate_nan=tl.PropagateNan.ALL) if CUT else below
     w = tl.exp2(y)
     wy = w * y
     result = (w, wy, wy * y)
@@ -191,18 +191,24 @@ def _advance(
     added = ()
     for u in tl.static_range(U):
         for tile in tl.static_range(len(x[u])):
-            terms = _terms(_below(x[u][tile], shift, FUSED), inverse_t)
+            # Without the cut of exponents: one instruction in ten less.
+            terms = _terms(_below(x[u][tile], shift, FUSED), inverse_t, MASKED or not FUSED)
             added = terms if len(added) == 0 else _plus(added, terms)
     return new, first, _plus(_rescale(sums, moved, inverse_t), _over(added, 1))
+
+
+@triton.jit
+def _begin(inverse_t):
+    """The state of lanes that have seen nothing."""
+    top = tl.full([LANES], -float("inf"), tl.float32)
+    return top, tl.zeros([LANES], tl.int32), (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
 
 
 @triton.jit
 def _walk(row, start, stop, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
           FUSED: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """The state of the lanes after the steps from `start` to `stop`."""
-    top = tl.full([LANES], -float("inf"), tl.float32)
-    first = tl.zeros([LANES], tl.int32)
-    sums = (tl.zeros([LANES], tl.float32),) * (3 + len(inverse_t))
+    top, first, sums = _begin(inverse_t)
     full = tl.maximum(tl.minimum(stop, size // E // LANES) - start, 0)
     whole, full = start + full // U * U, start + full // (U // 2) * (U // 2)
     for step in range(start, whole, U):
@@ -220,20 +226,37 @@ def _walk(row, start, stop, size, inverse_t, E: tl.constexpr, U: tl.constexpr,
     return top, first, sums
 
 
+@triton.jit
+def _look(row, step, size, E: tl.constexpr, ALIGNED: tl.constexpr):
+    """1 if there is a -inf in the first groups of this step, as many as a warp holds alone.
+
+    So each warp answers for itself: none waits for another.
+    """
+    near = tl.arange(0, 32)
+    inside = near + step * LANES < size // E
+    tiles = _groups(row + step * (LANES * E), near, inside, size, E, True, ALIGNED)
+    return tl.max((inside & (tl.min(tiles[0], 1) < -2e38)).to(tl.int32))
+
+
 @triton.jit(do_not_specialize=["stride", "size", "steps"])
 def _scan(logits, stride, size, steps, inverse_t, scratch, E: tl.constexpr,
           U: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """One segment of a row: writes its lanes' largest logit, sums and first group, see `_lanes`.
 
-    Where the fused sums are not to be trusted the segment is walked again.
+    Where the fused sums are not to be trusted the segment is walked again; where its first groups
+    hold a -inf, as in a masked row, they would not be, and it is walked that way only.
     """
     row = _row(logits, stride, E)
     lane = tl.arange(0, LANES)
     start = tl.program_id(1) * steps
     stop = tl.minimum(start + steps, tl.cdiv(size // E, LANES))
-    top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, True, ALIGNED)
-    sums, wrong = _settle(top, sums, inverse_t)
-    if tl.max(wrong.to(tl.int32)) > 0:
+    top, first, sums = _begin(inverse_t)
+    again = _look(row, start, size, E, ALIGNED)
+    if again == 0:
+        top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, True, ALIGNED)
+        sums, wrong = _settle(top, sums, inverse_t)
+        again = tl.max(wrong.to(tl.int32))
+    if again > 0:
         top, first, sums = _walk(row, start, stop, size, inverse_t, E, U, False, ALIGNED)
 
     lanes = tl.num_programs(1) * LANES
