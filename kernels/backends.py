@@ -78,9 +78,12 @@ def measure(
     else:
         from ssd_probe.kernels.eager import position_stats as backend_stats
 
+    if vocab_size is not None:
+        logits = logits[..., :vocab_size]
+
     def parts() -> Iterator[PositionStats]:
         done = 0
-        for x in _matrices(logits[..., :vocab_size]):
+        for x in _matrices(logits):
             wanted = None if targets is None else targets[done : done + len(x)]
             done += len(x)
             yield backend_stats(x, top_k, temperatures, wanted)

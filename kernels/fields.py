@@ -89,13 +89,11 @@ class Fields:
         having targets.
         """
         whole: Self | None = None
-        form: tuple | None = None
         done = 0
         for part in parts:
             if whole is None:
-                form = part._form()
                 whole = part if len(part) == rows else part._empty(rows)
-            elif part._form() != form:
+            elif part._form() != whole._form():
                 raise UserError(
                     "concat: the parts hold different temperatures, numbers of ranks or targets; "
                     "compute them with the same arguments"

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import triton
 import triton.language as tl
 
@@ -268,6 +270,7 @@ def _scan(logits, stride, size, steps, inverse_t, scratch, E: tl.constexpr,
     tl.store(groups + at, first * LANES + lane)
 
 
+@functools.cache
 def geometry(size: int, itemsize: int) -> tuple[int, int, int]:
     """Logits a group, steps a segment, segments a row: from V and the dtype alone."""
     per_group = 16 // itemsize
