@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssd_probe.analysis import theory
-from ssd_probe.analysis.changes import STATISTICS, _split, position_statistics
+from ssd_probe.analysis.changes import STATISTICS, position_statistics
 from ssd_probe.analysis.compare import add_totals, compare, summarise, totals, verdicts
 from ssd_probe.analysis.labels import FORK, LOCK, OPEN, SupportRule
 from ssd_probe.commands.compare import tokenizer_of
@@ -110,8 +110,24 @@ class TestCompare:
 
     def test_a_tail_beyond_1_by_rounding_has_no_gate(self):
         """With no token of S among the tuned ranks, one such position made the mean infinite."""
-        split = _split(np.array([2.0]), np.full((1, 3), -np.inf), np.array([1 + 1e-7]))
-        assert split["gate_part"] == 0 and split["tail_part"] == 2 and split["tail_mass"] == 1
+        base, tuned = flat(0.0), np.arange(150.0) / 10
+        base[:2] += 10
+        base, tuned = probe_of(base[None]), probe_of(tuned[None])
+        tuned["tail_log_mass"] = np.log(np.exp(tuned["tail_log_mass"]) + 1e-6)
+        found = position_statistics(base, tuned, self.decoding).iloc[0]
+        assert found["missing"] == 2
+        assert found["tuned_gate_part"] == 0 and found["tuned_tail_mass"] == 1
+        assert found["tuned_tail_part"] == found["tuned_entropy"]
+
+    def test_a_row_that_is_not_valid_has_no_statistics(self):
+        logits = random_logits(6)
+        spoilt = logits.copy()
+        spoilt[2, 0] = np.nan
+        for pair in ((logits, spoilt), (spoilt, logits)):
+            found = position_statistics(*map(probe_of, pair), self.decoding)
+            lost = found[["base_kept_mass", "tuned_kept_mass", "tuned_target_kl"]].isna()
+            assert lost.iloc[2].all() and not lost.drop(2).any().any()
+            assert found["missing"][2] == 0
 
     def test_a_vocabulary_smaller_than_the_ranks(self):
         logits = random_logits(6, vocab=10)
