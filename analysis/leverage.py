@@ -69,15 +69,16 @@ def conflict_totals(
         slip, opening = 1 - left.top1.numpy(), left.entropy.numpy()
         sides.append(np.where((kinds == LOCK)[:, None], slip, opening))  # [N, T]
     known = np.isfinite(sides[0][:, 0] + sides[1][:, 0]) & ((kinds == LOCK) | (kinds == FORK))
-    groups = pd.MultiIndex.from_arrays([kinds[known], np.asarray(problems)[known]])
-    tables = []
-    for side in sides:
-        wide = pd.DataFrame(side[known], index=groups, columns=list(temperatures))
-        tables.append(wide.groupby(level=[0, 1]).sum().rename_axis(_KEYS[:2]).stack())
-    table = pd.DataFrame({"base": tables[0], "tuned": tables[1]}).rename_axis(_KEYS)
-    counts = pd.Series(1, index=groups.set_names(_KEYS[:2])).groupby(level=[0, 1]).sum()
-    positions = counts.reindex(table.index.droplevel("temperature")).to_numpy()
-    return table.assign(positions=positions)
+    wide = pd.DataFrame(np.hstack(sides)[known])  # both sides' temperatures
+    grouped = wide.groupby([kinds[known], np.asarray(problems)[known]])
+    sums, counts = grouped.sum().rename_axis(_KEYS[:2]), grouped.size()
+    count = len(decodings)
+    tables = {
+        side: columns.set_axis([d.temperature for d in decodings], axis=1).stack()
+        for side, columns in (("base", sums.iloc[:, :count]), ("tuned", sums.iloc[:, count:]))
+    }
+    table = pd.DataFrame(tables).rename_axis(_KEYS)
+    return table.assign(positions=np.repeat(counts.to_numpy(), count))
 
 
 def leverage(
