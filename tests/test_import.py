@@ -182,7 +182,101 @@ def test_the_table_and_what_is_said(tmp_path, rows):
         import_stage(path, tmp_path / "out", V, LABELLING)
 
 
+P = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 10 to 14
+
+
+def entry(own, k=2):
+    """As vLLM writes it: the prompt's token, then ranks 1 to k."""
+    return {
+        str(10 + i): {"logprob": float(np.log(P[i])), "rank": i + 1, "decoded_token": "abcde"[i]}
+        for i in [own, *range(k)]
+    }
+
+
+def prompted(*owns, ids=True, **changes):
+    told = {"prompt_logprobs": [None, *(entry(own) for own in owns)]}
+    if ids:
+        told["prompt_token_ids"] = [7, *(10 + own for own in owns)]
+    return told | changes
+
+
+class TestPrompts:
+    """Given texts, scored by vLLM."""
+
+    @pytest.mark.parametrize("ids", [True, False])
+    @pytest.mark.parametrize("chat", [True, False])
+    def test_the_tokens_and_the_likeliest(self, tmp_path, ids, chat):
+        told = prompted(3, 0, 1, 2, ids=ids)
+        content = {"id": "c1", "choices": [{"logprobs": None}]} | told
+        if not chat:
+            content = {"id": "c1", "choices": [{"logprobs": None} | told]}
+        (answer,) = read_answers(write(tmp_path / "x.json", content)).answers
+        assert (answer.sample_id, answer.segment) == ("c1", "prompt")
+        own = [(p.token.id, p.token.text, p.token.rank) for p in answer.positions]
+        assert own == [(13, "d", 4), (10, "a", 1), (11, "b", 2), (12, "c", 3)]
+        assert_allclose([p.token.logprob for p in answer.positions], np.log(P[[3, 0, 1, 2]]))
+        leading = [[token.id for token in p.leading] for p in answer.positions]
+        assert leading == [[10, 11]] * 3 + [[10, 11, 12]]  # rank k + 1 is a leading one, too
+
+    def test_the_table(self, tmp_path):
+        """The tail exactly; H with a tail of one token, and of V - K equal ones."""
+        content = {"model": "m", "choices": [prompted(3, 0, 2)]}
+        path = write(tmp_path / "x.json", content)
+        found = import_stage(path, tmp_path / "out", 5, LABELLING)
+        assert (found.prompts, found.answers, found.positions, found.ranks) == (1, 0, 3, 2)
+        assert found.with_ids and not found.doubts
+        table = pq.read_table(tmp_path / "out" / TABLE).to_pandas()
+        assert list(table["token_id"]) == [13, 10, 12] and list(table["rank"]) == [4, 1, 3]
+        assert list(table["position"]) == [0, 1, 2] and set(table["segment"]) == {"prompt"}
+        assert_allclose(table["logprob"], np.log(P[[3, 0, 2]]))
+        assert_allclose(table[["tail_mass_low", "tail_mass_high"]], 0.25, atol=1e-5)
+        head, r = entropy_of(P[:2]), 0.25
+        assert_allclose(table["entropy_low"], head - r * np.log(0.25), atol=1e-4)
+        assert_allclose(table["entropy_high"], head - r * np.log(r / 3), atol=1e-4)
+        assert (table["entropy_low"] <= entropy_of(P)).all()
+
+    def test_a_token_without_probability_or_name(self, tmp_path):
+        told = prompted(0, 4)
+        told["prompt_logprobs"][1]["10"]["decoded_token"] = None
+        told["prompt_logprobs"][2]["14"] |= {"logprob": -9999.0, "rank": 900}
+        content = {"choices": [told]}
+        (answer,) = read_answers(write(tmp_path / "x.json", content)).answers
+        assert answer.positions[0].token.text == "token_id:10"
+        assert answer.positions[1].token == ("e", 14, None, 900)
+
+    def test_any_order_with_ids(self, tmp_path):
+        content = {"choices": [prompted(3, 1, 2)]}
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps(content, sort_keys=True))
+        (answer,) = read_answers(path).answers
+        assert [p.token.rank for p in answer.positions] == [4, 2, 3]
+
+    def test_beside_the_answer_s_own_tokens(self, tmp_path):
+        """n answers repeat the prompt; an echo has it before its own tokens."""
+        said = completion(True)
+        echo = {name: [None, said[name][0], *said[name]] for name in said} | {
+            "tokens": ["token_id:7", "token_id:13", *said["tokens"]]
+        }
+        choices = [{"logprobs": each} | prompted(3) for each in (said, echo)]
+        path = write(tmp_path / "x.json", {"id": "c1", "choices": choices})
+        answers = read_answers(path).answers
+        assert [(a.sample_id, a.segment, len(a.positions)) for a in answers] == [
+            ("c1/0", "prompt", 1), ("c1/0", "completion", 2), ("c1/1", "completion", 2)
+        ]  # fmt: skip
+        assert answers[1].positions == answers[2].positions
+        found = import_stage(path, None, 100, LABELLING)
+        assert (found.prompts, found.answers, found.positions) == (1, 2, 5)
+        assert "`segment` tells them apart" in found.doubts[-1]
+
+
 TOP = {"token": "a", "logprob": -0.1}
+
+
+def spoiled(own=3, name=None, ids=True, **changes):
+    """A prompt whose token `name` (its own if None) is told otherwise."""
+    told = prompted(own, ids=ids)
+    told["prompt_logprobs"][1][name or str(10 + own)] |= changes
+    return {"choices": [told]}
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -196,6 +290,30 @@ TOP = {"token": "a", "logprob": -0.1}
      "x.json: probabilities after sampling's truncation"),
     ({"choices": [{"logprobs": {"content": [TOP | {"top_logprobs": [TOP, TOP]}]}}]},
      "x.json: position 0: the leading probabilities add up to 1.81"),
+    ({"choices": [{"logprobs": completion() | {"tokens": ["a"]}}]}, "x.json: not what a server"),
+    ({"choices": [prompted(3, prompt_token_ids=[7])]},
+     "x.json: 2 prompt_logprobs but 1 prompt_token_ids"),
+    ({"choices": [prompted(3, prompt_token_ids=[7, 99])]},
+     "x.json: prompt_logprobs[1] lacks token 99"),
+    ({"choices": [{"prompt_logprobs": [entry(3)]}]}, "x.json: prompt_logprobs[0] is not null"),
+    ({"choices": [{"prompt_logprobs": [None, None]}]}, "x.json: prompt_logprobs[1] tells no token"),
+    ({"choices": [{"prompt_logprobs": [None, {}]}]}, "x.json: prompt_logprobs[1] tells no token"),
+    ({"choices": [{"prompt_logprobs": [None]}]}, "x.json: no log-probabilities; ask the server"),
+    ({"choices": [{"prompt_logprobs": [None, entry(3, k=0)]}]},
+     "x.json: position 0 has no leading tokens"),
+    ({"choices": [{"prompt_logprobs": [None, dict(sorted(entry(3).items()))]}]},
+     "x.json: prompt_logprobs[1]: ranks 1 and [2, 4] are not those"),
+    (spoiled(rank=None), "x.json: prompt_logprobs[1]: ranks None and [1, 2] are not"),
+    (spoiled(rank=2), "x.json: prompt_logprobs[1]: ranks 2 and [1, 2] are not"),
+    (spoiled(rank=0), "x.json: prompt_logprobs[1]: ranks 0 and [1, 2] are not"),
+    (spoiled(name="10", rank=None), "x.json: prompt_logprobs[1]: ranks 4 and [None, 2] are not"),
+    (spoiled(name="11", rank=3), "x.json: prompt_logprobs[1]: ranks 4 and [1, 3] are not"),
+    (spoiled(logprob=float("nan")), "x.json: not what a server writes (ValueError: a log-prob"),
+    (spoiled(name="11", logprob="-inf"), "x.json: not what a server writes (TypeError"),
+    (spoiled(logprob=-0.1), "x.json: prompt_logprobs[1]: a token is likelier than one of a better"),
+    (spoiled(name="10", logprob=-9999.0), "x.json: prompt_logprobs[1]: a token is likelier"),
+    (spoiled(name="10", logprob=7.5), "x.json: position 0: the leading probabilities add up to 18"),
+    ({"choices": [{"prompt_logprobs": [None, {"x": {}}]}]}, "x.json: not what a server writes"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capfd, content, message):
     monkeypatch.chdir(tmp_path)

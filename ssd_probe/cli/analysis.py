@@ -172,8 +172,9 @@ def import_answers(
 ) -> None:
     """Read log-probabilities that a server wrote: numbers where they are known, else intervals.
 
-    Chat completions and completions of OpenAI, vLLM and llama.cpp with their leading tokens, batch
-    output, inspect's .json and .eval. They must be the model's own, at T=1 and untruncated.
+    Chat completions and completions of OpenAI, vLLM and llama.cpp with their leading tokens, given
+    texts (vLLM's prompt_logprobs), batch output, inspect's .json and .eval. They must be the
+    model's own, at T=1 and untruncated.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from ssd_probe.files.digests import file_digest
 from ssd_probe.files.record import provenance
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.probing.foreign.bounds import Bounds
-from ssd_probe.probing.foreign.formats import read_answers
+from ssd_probe.probing.foreign.formats import PROMPT, read_answers
 from ssd_probe.probing.foreign.table import INTERVALS, imported, store
 
 UNDECIDED = "undecided"  # what the rule says hangs on what is not told
@@ -23,6 +23,7 @@ class Imported(NamedTuple):
     """What was read: `kinds`, by label the positions and the means' intervals; doubts."""
 
     models: list[str]
+    prompts: int
     answers: int
     positions: int
     ranks: int
@@ -50,7 +51,13 @@ def import_stage(
     labels, kept = _labelled(log_p, found, SupportRule(labelling))
     columns = {f"{n}_{end}": table[f"{n}_{end}"].to_pandas() for n in INTERVALS for end in _ENDS}
     frame = pd.DataFrame({"label": labels, "kept_mass": kept, **columns})
+    prompts = sum(answer.segment == PROMPT for answer in read.answers)
     doubts = _doubts(log_p, found, vocabulary)
+    if len(set(table["segment"].to_pylist())) > 1:
+        doubts.append(
+            "the means are over prompts' tokens and the answers' own; the table's `segment` tells "
+            "them apart"
+        )
     if out is not None:
         about = {
             "model": read.models[0] if read.models else None,
@@ -59,8 +66,9 @@ def import_stage(
         }  # fmt: skip
         store(table, out, about)
     ids = table["top_ids"].null_count == 0
+    answers = len(read.answers) - prompts
     return Imported(
-        read.models, len(read.answers), len(table), log_p.shape[1], ids, _by_kind(frame), doubts
+        read.models, prompts, answers, len(table), log_p.shape[1], ids, _by_kind(frame), doubts
     )
 
 

@@ -47,8 +47,9 @@ def _cells(*texts: str) -> list[str]:
 def imported(found: dict[str, Any], out: str | None) -> Told:
     """Of `Imported._asdict()`: how much, then by kind of position what is exact and what is not."""
     names = ", ".join(found["models"]) or "a model without a name"
+    counts = [f"{found[name]:,} {name}" for name in ("prompts", "answers") if found[name]]
     first = (
-        f"{found['positions']:,} positions of {found['answers']:,} answers of {names}, with the "
+        f"{found['positions']:,} positions of {' and '.join(counts)} of {names}, with the "
         f"{found['ranks']} likeliest tokens of each"
         f"{'' if found['with_ids'] else ' (by name, without ids)'}."
     )

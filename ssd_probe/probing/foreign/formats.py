@@ -1,9 +1,9 @@
 """Answers of servers as JSON -> texts of positions with their leading tokens.
 
 Read are, one JSON object a file or a line: OpenAI's and vLLM's chat completions and completions
-(`logprobs`), OpenAI's batch output, llama.cpp's `/completion` (`n_probs`), inspect's logs. Log
-probabilities must be those of the model, at T=1 and before truncation: what says that it is not is
-refused.
+(`logprobs`), vLLM's `prompt_logprobs`, OpenAI's batch output, llama.cpp's `/completion`
+(`n_probs`), inspect's logs. Log probabilities must be those of the model, at T=1 and before
+truncation: what says that it is not is refused.
 """
 
 import json
@@ -14,33 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssd_probe.errors import UserError
+from ssd_probe.probing.foreign.prompts import scored
+from ssd_probe.probing.foreign.tokens import Position, Token, known
 
-UNLIKELY = -9999.0  # OpenAI's for a token outside its leading ones: no number
+PROMPT, COMPLETION = "prompt", "completion"
 _ID = re.compile(r"token_id:(\d+)")  # vLLM's --return-tokens-as-token-ids
 
 
-class Token(NamedTuple):
-    """A token, its id where the file tells it, its log-probability in nats or None."""
-
-    text: str
-    id: int | None
-    logprob: float | None
-
-
-class Position(NamedTuple):
-    """The token that stands there, and the leading ones, the likeliest first."""
-
-    token: Token
-    leading: list[Token]
-    may_lack: bool = False  # a likelier token may be missing: names that two ids share
-
-
 class Answer(NamedTuple):
-    """The positions of one answer."""
+    """The positions of one answer, or of a prompt from its second token on."""
 
     sample_id: str
     problem_id: str
     positions: list[Position]
+    segment: str = COMPLETION
 
 
 class Source(NamedTuple):
@@ -62,12 +49,15 @@ def read_answers(path: Path) -> Source:
                 answers.append(answer)
             if name := _model(content):
                 models[name] = None
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"[:80]
             raise UserError(f"{where}: not what a server writes ({reason})") from None
     if not any(answer.positions for answer in answers):
         raise UserError(
-            f"{path}: no log-probabilities; ask the server for logprobs and top_logprobs"
+            f"{path}: no log-probabilities; ask the server for logprobs and top_logprobs, or of a "
+            "given text for prompt_logprobs"
         )
     return Source(answers, list(models), decimals.most)
 
@@ -152,15 +142,31 @@ def _answers(content: Any, where: str) -> Iterator[Answer]:
 
 def _choices(output: Any, name: str, problem: str, where: str) -> Iterator[Answer]:
     choices = output.get("choices", [])
-    for number, choice in enumerate(choices):
-        said = choice.get("logprobs") or {}
-        if isinstance(said.get("content"), list):
-            positions = [_chat(each) for each in said["content"]]
-        elif "tokens" in said:
-            positions = _completion(said, where)
-        else:
-            positions = []
-        yield Answer(f"{name}/{number}" if len(choices) > 1 else name, problem, positions)
+    names = [f"{name}/{i}" if len(choices) > 1 else name for i in range(len(choices))]
+    last = None
+    for sample, holder in [(name, output), *zip(names, choices, strict=True)]:
+        told = holder.get("prompt_logprobs")
+        if told and told != last:  # completions repeat it in each of n choices
+            positions = scored(told, holder.get("prompt_token_ids"), where)
+            yield Answer(sample, problem, positions, PROMPT)
+            last = told
+    for sample, choice in zip(names, choices, strict=True):
+        positions = _positions(choice, where)
+        if positions or last is None:
+            yield Answer(sample, problem, positions)
+
+
+def _positions(choice: Any, where: str) -> list[Position]:
+    """Of the answer's own tokens; an echoed prompt counts as one where nothing else tells of it."""
+    said = choice.get("logprobs") or {}
+    if isinstance(said.get("content"), list):
+        return [_chat(each) for each in said["content"]]
+    if "tokens" not in said:
+        return []
+    positions = _completion(said, where)
+    prompt = choice.get("prompt_logprobs")
+    echoed = prompt and (said.get("top_logprobs") or [{}])[0] is None
+    return positions[len(prompt) - 1 :] if echoed else positions
 
 
 def _chat(each: Any) -> Position:
@@ -198,9 +204,8 @@ def _token(each: Any) -> Token:
 
 
 def _named(text: str, logprob: float | None) -> Token:
-    known = None if logprob is None or logprob <= UNLIKELY else float(logprob)
     named = _ID.fullmatch(text)
-    return Token(text, int(named[1]) if named else None, known)
+    return Token(text, int(named[1]) if named else None, known(logprob))
 
 
 def _ranked(tokens: Any) -> list[Token]:

@@ -1,10 +1,11 @@
 """The table of imported log-probabilities: what is exact, and intervals for what is not.
 
-One row a position, as a probe's, in one file: `sample_id, problem_id, position, token, token_id`
-(null where the file names no ids), `logprob` and `rank` (null where the token is not among those
-told: `rank` is then above K), `top_tokens`, `top_ids` (null likewise), `top_logprobs` [K], and
-`<name>_low, <name>_high` of `tail_mass` (beyond rank K), `entropy`, `varentropy`; a high end is
-null where nothing bounds it.
+One row a position, as a probe's, in one file: `sample_id, problem_id, segment` (`prompt` or
+`completion`), `position` (from 0 in each, that of a prompt's second token: the first has no
+log-probability), `token, token_id` (null where the file names no ids), `logprob` and `rank` (null
+where it is not told: `rank` is then above K), `top_tokens`, `top_ids` (null likewise),
+`top_logprobs` [K], and `<name>_low, <name>_high` of `tail_mass` (beyond rank K), `entropy`,
+`varentropy`; a high end is null where nothing bounds it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ import pyarrow as pa
 from ssd_probe.errors import UserError
 from ssd_probe.files.writing import write_json
 from ssd_probe.probing.foreign.bounds import Bounds, bounds
-from ssd_probe.probing.foreign.formats import Position, Source
+from ssd_probe.probing.foreign.formats import Source
+from ssd_probe.probing.foreign.tokens import Position
 from ssd_probe.probing.table import IMPORTED, write_table
 
 RECORD, TABLE = "probe.json", "imported.parquet"
@@ -38,7 +40,8 @@ def imported(source: Source, vocabulary: int | None = None) -> tuple[pa.Table, B
         answer, i, _ = next(place for place in places if not place[2].leading)
         raise UserError(
             f"{answer.sample_id}: position {i} has no leading tokens; ask the server for "
-            "top_logprobs (logprobs=K of completions, n_probs of llama.cpp)"
+            "top_logprobs (logprobs=K of completions, prompt_logprobs=K of vLLM, n_probs of "
+            "llama.cpp)"
         )
     if vocabulary is not None and vocabulary < ranks:
         raise UserError(f"vocab-size = {vocabulary}: fewer than the {ranks} tokens of a position")
@@ -49,6 +52,7 @@ def imported(source: Source, vocabulary: int | None = None) -> tuple[pa.Table, B
     columns: dict[str, Any] = {
         "sample_id": [answer.sample_id for answer, _, _ in places],
         "problem_id": [answer.problem_id for answer, _, _ in places],
+        "segment": [answer.segment for answer, _, _ in places],
         "position": pa.array([i for _, i, _ in places], pa.int32()),
         "token": [position.token.text for position in positions],
         "token_id": pa.array([position.token.id for position in positions], pa.int32()),
@@ -88,12 +92,12 @@ def _require_probabilities(log_p: np.ndarray, places: Sequence[tuple]) -> None:
 
 
 def _rank(position: Position, ranks: int) -> int | None:
-    """From 1; of equal ones the first. None beyond the K."""
+    """From 1; of equal ones the first. Beyond the K the server's, or None."""
     own = position.token
     for number, token in enumerate(position.leading[:ranks], 1):
         if (token.id, token.text) == (own.id, own.text) and token.logprob == own.logprob:
             return number
-    return None
+    return own.rank
 
 
 def _ids(position: Position, ranks: int) -> list[int] | None:
