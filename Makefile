@@ -19,8 +19,11 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
+# Where vLLM cannot be installed, its tests are skipped, with pip's reason above.
 test-all: $(READY)
 	$(PYTEST)
+	@if $(MAKE) $(VLLM); then $(MAKE) test-vllm; \
+	else echo "skipped: the tests of vLLM itself, which could not be installed"; fi
 
 test-lowest: $(LOWEST)  # FILES: only these
 	.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
@@ -33,7 +36,6 @@ $(LOWEST): pyproject.toml tests/lowest.py
 	.venv-lowest/bin/pip install -q -c .venv-lowest/lowest.txt -e ".[dev]"
 	touch $(LOWEST)
 
-# Not in test-all: at a load of 10 to 25 installing took 10 minutes, and its tests, in parts, 29.
 test-vllm: $(READY) $(VLLM)
 	SSD_PROBE_TEST_VLLM=$(CURDIR)/.venv-vllm $(PY) -m pytest -n 0 tests/test_vllm.py
 
