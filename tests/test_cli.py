@@ -91,6 +91,10 @@ def test_help_shows_examples_and_imports_nothing_heavy(command):
         (["sample", "--prompts", "tiny:dev", "--load-in", "2bit", "--out", "o"], "4bit or 8bit"),
         (["sample", "--status", "--out", "o"], "no samples of `ssd-probe sample`"),
         (["doctor", "--engine", "hf", "--temperature", "0"], "greedy has no frequencies"),
+        (
+            ["run", "tiny", "--certificate", "absent.json", "--out", "o"],
+            "absent.json: no such file",
+        ),
         (["export", "absent.jsonl", "--out", "o"], "absent.jsonl: no such file"),
         (["demo", "--out", "occupied"], "not a run"),
         (["figures", "occupied"], "not a run"),

@@ -79,6 +79,8 @@ def test_a_file_is_read_and_its_record_reads_as_the_same(tmp_path):
     ("text_limit: 30", "engine: server", "engine server: it serves one model"),
     ("text_limit: 30", "engine: vllm\nprocesses: 2", "processes: 2 draw side by side"),
     ("text_limit: 30", "engine_args: [a=1]", "--engine-arg: only with --engine vllm"),
+    ("text_limit: 30", "certificates: [c.json, c.json]", "certificates: 'c.json' is there twice"),
+    ("text_limit: 30", "certificates: [1]", "certificates: 1 must be a name"),
     ("text_limit: 30", "labels: taste", "labels: 'taste'; known: support"),
     ("text_limit: 30", "more_seeds: [0]", "more_seeds: 0 is the seed"),
     ("text_limit: 30", "more_seeds: [1, 1]", "more_seeds: 1 is there twice"),

@@ -102,7 +102,10 @@ CASES: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "sweep": [(["--grid", "grid.yaml", "--out", "sweep", "--json"], [""])],
     "run": [
-        (["loop.yaml", "--json", "--out", "loop"], ["", "loop/summary.json"]),
+        (
+            ["loop.yaml", "--json", "--certificate", "certificate.json", "--out", "loop"],
+            ["", "loop/summary.json"],
+        ),
         (["loop.yaml", "--dry-run", "--json"], []),
     ],
     "report": [(["loop"], [])],

@@ -47,6 +47,13 @@ def run(
     engine_arg: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for vLLM; repeatable.")
     ] = None,
+    certificate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Of `doctor --engine ... --out`, of the base at one of its decodings, into the "
+            "records; repeatable."
+        ),
+    ] = None,
     unsandboxed: Unsandboxed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -73,6 +80,7 @@ def run(
         "processes": processes,
         "engine": engine,
         "engine_args": engine_arg or None,
+        "certificates": list(map(str, certificate or [])) or None,
     }
     given = {key: value for key, value in changes.items() if value is not None}
     if engine not in (None, "hf"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from ssd_probe.commands.sampling.certificates import certified
 from ssd_probe.commands.sampling.shards import Job, Shard, say, share
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.core.requests import CONTEXT, Engine
@@ -87,24 +88,6 @@ def _alone(out: Path, job: Job) -> list[dict]:
             counts = {"finished": finished, "ended_at_context": ended}
             add(record, samples=len(rows), doubts=job.doubts, **counts, **job.engine_said())
             return rows
-
-
-def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy) -> dict:
-    """A certificate of this model, engine and decoding; `UserError` for another, or a failure."""
-    from ssd_probe.files.record import read_object
-
-    if not path.exists():
-        raise UserError(f"{path}: no such file; make it with `ssd-probe doctor --engine`")
-    found = read_object(path, "make it again with `ssd-probe doctor --engine`")
-    wanted = {**engine.about(policy), "model": checkpoint.identity, "decoding": policy.to_dict()}
-    if other := [key for key, value in wanted.items() if found.get(key) != value]:
-        raise UserError(
-            f"{path}: certifies another {other[0].replace('_', ' ')} than these samples would "
-            "have; make one for this with `ssd-probe doctor --engine`"
-        )
-    if not found.get("passed"):
-        raise UserError(f"{path}: says that this engine failed; its samples are not of {policy}")
-    return found
 
 
 def style_for(prompts: str | Path, checkpoint: Checkpoint, style: str = "auto") -> str:

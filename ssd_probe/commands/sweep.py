@@ -6,6 +6,7 @@ is done once: a model is loaded for all its cells, and a program that a problem 
 whichever cell, has its verdict (`verdicts.jsonl`).
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from ssd_probe.analysis.passk import INFRA_ERROR, pass_table
 from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.sample import sample_stage
+from ssd_probe.commands.sampling.certificates import certificate_for
 from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.core.requests import Engine
 from ssd_probe.decoding import Decoding
@@ -77,6 +79,7 @@ def sweep_stage(
     unsandboxed: bool = False,
     harmless: bool = False,
     run: Run | None = None,
+    certificates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Run, or go on with, a grid in folder `out`; the table, also in `out`/sweep.csv.
 
@@ -86,7 +89,8 @@ def sweep_stage(
     between runs; `UserError` for other settings of what is there. `processes` sample side by side,
     each with a model of its own, on one thread, or those of `run` do. `harmless`: where nothing
     isolates, of the bundled domain's programs only those run that are in its own language, and the
-    others count as errors.
+    others count as errors. `certificates`: of `doctor --engine`, into the records of those cells
+    whose model and decoding they are of.
     """
     if is_foreign(out, out / "run.json"):
         raise UserError(f"{out}: not empty and not a sweep; choose another --out")
@@ -106,7 +110,7 @@ def sweep_stage(
         with tqdm(
             total=2 * len(left), desc="sweep", unit="step", position=line, disable=None
         ) as bar:
-            run(_sample, [(cell, grid, device) for cell in left], bar.update)
+            run(_sample, [(cell, grid, device, certificates) for cell in left], bar.update)
             for cell in left:
                 _evaluate(cell, grid, tasks, isolated)
                 bar.update()
@@ -139,7 +143,7 @@ def _begin(
 _open: list[tuple[Checkpoint, Engine]] = []  # at most one: the model this process holds
 
 
-def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
+def _sample(cell: Cell, grid: Grid, device: str | None, certificates: Sequence[str]) -> None:
     """Sample a cell; the model stays for the next cell of the same checkpoint."""
     if not _open or _open[0][0].name != cell.trained.model:
         _close()  # before the next is loaded: memory may hold one only
@@ -149,6 +153,8 @@ def _sample(cell: Cell, grid: Grid, device: str | None) -> None:
     checkpoint, engine = _open[0]
     about: dict[str, Any] = {"limit": grid.limit, "style": grid.style, "engine": engine}
     policy = policy_of(cell.trained.policy, cell.decoding)
+    if not cell.samples.exists():  # else no engine is asked for its version
+        about["certificate"] = certificate_for(certificates, checkpoint, policy)
     sample_stage(checkpoint, grid.problems, policy, cell.samples, grid.sampling(), **about)
 
 

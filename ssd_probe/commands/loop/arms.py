@@ -7,6 +7,7 @@ from typing import Any
 from ssd_probe.commands.loop.declaration import Arm, Loop
 from ssd_probe.commands.run_folder import TINY, RunFolder
 from ssd_probe.commands.sample import sample_stage, style_for
+from ssd_probe.commands.sampling.certificates import certificate_for
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.engines.choice import serve_all
@@ -56,6 +57,9 @@ def make_student(folder: RunFolder, arm: Arm, seed: int) -> None:
         asked = SampleConfig(loop.n, loop.max_new_tokens, loop.batch_size, seed)
         about: dict[str, Any] = {"limit": loop.prompt_limit, "style": loop.style}
         about["choice"] = serve_all(loop.engine, loop.engine_args)
+        if not samples.exists():  # else no engine is asked for its version
+            named = loop.certificates, Checkpoint(model), arm.decoding
+            about["certificate"] = certificate_for(*named)
         sample_stage(model, loop.prompts, arm.decoding, samples, asked, **about)
     recipe = replace(loop.training, seed=seed)
     train_stage(model, samples, recipe, Path(folder.checkpoint(name)))

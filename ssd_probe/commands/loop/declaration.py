@@ -16,7 +16,9 @@ PROGRAMS = "programs"  # noise-free programs, beside the arms' samples
 RESERVED = {BASE, MAIN, TEXT, BASELINE, ON_DEV}
 _NAME_BYTES = 100  # of a text's part of a folder's name
 ENGINE = {"engine", "engine_args"}
-UNRECORDED = {"batch_size", "probe_batch_size", "processes", "workers", "more_seeds"}
+UNRECORDED = {  # of `certificates` the content is, beside
+    *("batch_size", "probe_batch_size", "processes", "workers", "more_seeds", "certificates")
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Loop:
     style: str = "auto"  # of the prompts, see `sample`
     engine: str = "hf"  # that draws every answer but `branch`'s, see `sample`
     engine_args: tuple[str, ...] = ()  # of it, NAME=VALUE
+    certificates: tuple[str, ...] = ()  # of it at decodings of the base, see `doctor --engine`
     n: int = 1  # samples a prompt
     max_new_tokens: int = 512
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -139,6 +142,14 @@ class Loop:
     def eval_decodings(self) -> tuple[Decoding, ...]:
         """T_eval varies; the truncation is the same for every model."""
         return tuple(Decoding(t, self.top_k_eval, self.top_p_eval) for t in self.T_eval)
+
+    @property
+    def base_decodings(self) -> tuple[Decoding, ...]:
+        """What the base is drawn at, each once; not its rivals' policies."""
+        found = [arm.decoding for arm in self.arms if arm.decoding and not arm.source]
+        if self.dev or self.baseline is None:
+            found += self.eval_decodings
+        return tuple(dict.fromkeys([*found, *([self.baseline] if self.baseline else [])]))
 
     def settings(self) -> dict[str, Any]:
         """As in the file, every key; `read_loop` makes the same of it."""

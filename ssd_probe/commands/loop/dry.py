@@ -19,6 +19,7 @@ from ssd_probe.commands.loop.sizes import (
 )
 from ssd_probe.commands.loop.typed import command, flags
 from ssd_probe.commands.run_folder import TINY, RunFolder
+from ssd_probe.commands.sampling.certificates import certifies
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.errors import UserError
@@ -30,7 +31,10 @@ KEPT = 2  # resumable checkpoints, each with AdamW's moments
 
 
 def dry_run(chosen: Chosen, out: Path) -> list[str]:
-    """What `run_stage` would do in `out`, line by line; nothing is read but configs and counts."""
+    """What `run_stage` would do in `out`, line by line.
+
+    Nothing is read but configs, counts and certificates.
+    """
     loop, folder = chosen.loop, RunFolder(out, chosen.loop)
     size, source = size_of(loop.model)
     lines = [f"# {chosen.name}: {loop.model}, {source}"]
@@ -62,6 +66,12 @@ def _sampled(loop: Loop, model: str, prompts: str, limit: int | None, n: int) ->
     return [*words, "--batch-size", loop.batch_size]
 
 
+def _certified(loop: Loop, model: str, decoding: Decoding) -> list[Any]:
+    """A student's samples have no certificate: it was not there to be drawn from."""
+    named = loop.certificates if model == loop.model else ()
+    return [word for p in named if certifies(p, decoding) for word in ("--certificate", p)]
+
+
 def _students(folder: RunFolder) -> list[str]:
     loop, lines = folder.loop, []
     for seed in (loop.seed, *loop.more_seeds):
@@ -84,7 +94,8 @@ def _student(folder: RunFolder, arm: Arm, seed: int) -> list[str]:
         lines.append(f"# {samples}: the prompts' own solutions, written by the run alone")
     else:
         words = _sampled(loop, model, loop.prompts, loop.prompt_limit, loop.n)
-        words += _decoded(arm.decoding) + ["--seed", seed, "--out", samples]
+        words += _decoded(arm.decoding) + _certified(loop, model, arm.decoding)
+        words += ["--seed", seed, "--out", samples]
         lines.append(command(words))
     recipe = flags(replace(loop.training, seed=seed))
     words = ["train", "--model", model, "--samples", samples, *recipe]
@@ -178,6 +189,8 @@ def _trial(
     samples, verdicts = stem.with_name(at + ".jsonl"), stem.with_name(at + ".json")
     words = _sampled(loop, folder.checkpoint(name), trial.problems, trial.limit, trial.n)
     words += ["--policy", policy] if policy else []
+    if not policy and not shown.startswith("$"):  # else dev decides which it would be
+        words += _certified(loop, folder.checkpoint(name), decoding)
     words += [*_decoded(decoding, "TEMPERATURE"), "--seed", loop.seed, "--out", samples]
     judged = ["evaluate", "--problems", trial.problems, "--samples", samples, "--out", verdicts]
     # Not quoted: the shell puts in what dev chose.

@@ -34,7 +34,10 @@ PAPER = {
     "gpt-oss-20b": ("openai/gpt-oss-20b", False),
 }
 NAMES = (*OWN, *PAPER)
-_OF_THE_MACHINE = {"batch_size", "probe_batch_size", "processes", "workers", "timeout", *ENGINE}
+_OF_THE_MACHINE = {
+    *("batch_size", "probe_batch_size", "processes", "workers", "timeout", "certificates"),
+    *ENGINE,
+}
 
 
 class Chosen(NamedTuple):

@@ -99,6 +99,8 @@ def loop_of(values: Mapping[str, Any]) -> Loop:
         given["probed"] = tuple(map(str, listed(given["probed"])))
     arguments = listed(given.get("engine_args", []))
     given["engine_args"] = tuple(_word("engine_args", each) for each in arguments)
+    files = listed(given.get("certificates", []))
+    given["certificates"] = tuple(_word("certificates", each) for each in files)
     seeds = listed(given.get("more_seeds", []))
     given["more_seeds"] = tuple(whole("more_seeds", seed, 0, SEEDS) for seed in seeds)
     loop = Loop(**given)
@@ -136,7 +138,7 @@ def _check(loop: Loop) -> None:
         raise UserError(f"more_seeds: {loop.seed} is the seed")
     if not loop.texts:
         raise UserError("texts: none; name a source, or a model for its answers")
-    for key in ("T_eval", "more_seeds", "texts"):
+    for key in ("T_eval", "more_seeds", "texts", "certificates"):
         _once(key, getattr(loop, key))
     _check_names(loop)
 

@@ -7,6 +7,7 @@ name, leaves its files when they are complete, and does nothing again that is th
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from ssd_probe.commands.loop.trials import (
 )
 from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
+from ssd_probe.commands.sampling.certificates import all_certified
 from ssd_probe.commands.sweep import isolation_of
 from ssd_probe.core.lanes import Run, side_by_side
+from ssd_probe.engines.choice import engine_of, serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.claims import claim, is_foreign
 from ssd_probe.files.digests import digest
@@ -52,19 +55,22 @@ def run_stage(
     """Run, or go on with, a declared loop in folder `out`; the content of its summary.json.
 
     Errors: `UserError` when `out` is in use, holds something else, or was made with other settings;
-    when the model, the prompts or the problems are not on this machine; where nothing isolates.
+    when the model, the prompts or the problems are not on this machine; where nothing isolates; for
+    a certificate of another engine, model or decoding than the base's answers are of.
     """
     started, loop = time.time(), chosen.loop
     if is_foreign(out, out / "run.json"):
         raise UserError(f"{out}: not empty and not a run; choose another --out")
     isolated = isolation_of(loop.test.problems, unsandboxed, harmless=True)
     _check_inputs(loop, unsandboxed)
-    settings, folder = _settings(loop), RunFolder(out, loop)
+    settings, folder, certificates = _settings(loop), RunFolder(out, loop), _certificates(loop)
     for deviation in chosen.deviations:
         say(f"other than in the paper: {deviation}")
     with claim(out), side_by_side(loop.processes) as run:
         about = {**named(loop.model), "name": chosen.name, "deviations": chosen.deviations}
         begin(out / "run.json", settings, about | {"device": device_name(None)})
+        if certificates:  # also of a run that goes on
+            add(out / "run.json", conformance=certificates)
         _train(folder, run, say)
         say(
             "2/5 sweep T_eval on the dev split to find each model's best"
@@ -121,6 +127,15 @@ def _check_inputs(loop: Loop, unsandboxed: bool) -> None:
         except UserError as error:
             raise UserError(f"{key}: {error}; --{key} names others") from None
     check_texts(loop)
+
+
+def _certificates(loop: Loop) -> list[dict[str, Any]]:
+    """The declared ones, all right; where there are any, vLLM is started to say its version."""
+    if not loop.certificates:
+        return []
+    checkpoint, choice = Checkpoint(loop.model), serve_all(loop.engine, loop.engine_args)
+    with closing(engine_of(choice, checkpoint, loop.batch_size)) as engine:
+        return all_certified(loop.certificates, checkpoint, engine, loop.base_decodings)
 
 
 def _settings(loop: Loop) -> dict[str, Any]:

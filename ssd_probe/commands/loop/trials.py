@@ -191,5 +191,6 @@ def tested_passes(folder: RunFolder, choice: dict) -> pd.DataFrame:
 
 def _sweep(folder: RunFolder, grid: Any, split: str, run: Run, unsandboxed: bool) -> None:
     out = folder.trial_folder(split)
-    line = folder.loop.processes
-    sweep_stage(grid, out, processes=line, unsandboxed=unsandboxed, harmless=True, run=run)
+    about: dict[str, Any] = {"certificates": folder.loop.certificates, "run": run}
+    about |= {"processes": folder.loop.processes, "unsandboxed": unsandboxed}
+    sweep_stage(grid, out, harmless=True, **about)
