@@ -7,17 +7,22 @@ conformance, pass@1, kills. Skipped where vLLM is not.
 import json
 import os
 import subprocess
+import urllib.request
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from ssd_probe.analysis.passk import paired_difference
+from ssd_probe.commands.importing import import_stage
 from ssd_probe.commands.sample import sample_stage
 from ssd_probe.commands.sampling import conformance
 from ssd_probe.commands.sampling.conformance import conformance_stage
 from ssd_probe.commands.train import train_stage
 from ssd_probe.core.config import SampleConfig, TrainConfig
 from ssd_probe.core.sample import sample_to_file
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.engines.hf import Hf
 from ssd_probe.errors import Failed, UserError
@@ -176,3 +181,28 @@ def test_another_tokenizer_behind_a_real_server(tmp_path, served):
     assert tiny_tokenizer().get_vocab() != Checkpoint("tiny").tokenizer.get_vocab()
     with pytest.raises(UserError, match="another tokenizer"):
         sample(tmp_path / "s.jsonl", Checkpoint(str(other)), Choice("server", (served,)))
+
+
+@needs_vllm
+@pytest.mark.slow(reason="vLLM takes a minute to load")
+def test_a_real_server_scores_given_texts_as_the_model_itself(tmp_path, tuned, served):
+    asked = read_prompts("tiny:dev", 3, "chat")
+    text = "".join(message["content"] for prompt in asked for message in prompt.messages)
+    ids = tuned.tokenizer(text)["input_ids"]
+    body = {"model": "tiny", "prompt": ids, "max_tokens": 1, "temperature": 1.6, "top_k": 5,
+            "prompt_logprobs": 8, "return_token_ids": True}  # fmt: skip
+    request = urllib.request.Request(
+        f"{served}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    answer = tmp_path / "scored.json"
+    answer.write_bytes(urllib.request.urlopen(request).read())
+    import_stage(answer, tmp_path / "out", tuned.model.config.vocab_size, LABELLING)
+    table = pd.read_parquet(tmp_path / "out" / "imported.parquet")
+    with torch.no_grad():
+        log_p = tuned.model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    assert len(table) == len(ids) - 1 and set(table["segment"]) == {"prompt"}
+    own = log_p[torch.arange(len(ids) - 1), ids[1:]].numpy()
+    np.testing.assert_allclose(table["logprob"], own, atol=1e-4)
+    entropy = -(log_p.exp() * log_p).sum(-1).numpy()
+    assert (table["entropy_low"] <= entropy + 1e-3).all()
+    assert (table["entropy_high"] >= entropy - 1e-3).all()
