@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 
 from ssd_probe.core.config import TrainConfig
@@ -74,6 +75,9 @@ def train(
     )
     if loss and _in_pieces(trainer):
         loss = trainer.compute_loss_func = None
+    if is_deepspeed_zero3_enabled():  # else no weights are in the checkpoint
+        parted = trainer.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        parted["stage3_gather_16bit_weights_on_model_save"] = True
     trainer.remove_callback(PrinterCallback)  # `Metrics` shows progress, on stderr
     if watch is not None:
         trainer.add_callback(watch(trainer))
@@ -121,6 +125,8 @@ def _loss(model: Any, config: TrainConfig) -> CompletionLoss | None:
     """`completion_loss`, as the process with the weights finds it."""
     from accelerate.utils import broadcast_object_list
 
+    if is_deepspeed_zero3_enabled():  # see `_in_pieces`
+        return None
     half = torch.bfloat16 if config.half else None
     if os.environ.get("ACCELERATE_USE_FSDP", "false") != "true" or world() == 1:
         return completion_loss(model, half)

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ssd_probe.errors import UserError
 from ssd_probe.models.gguf import CARRIED, converted, fetched, is_fetched, origin
@@ -128,7 +129,8 @@ def load_model(
     settings = {
         "revision": revision,
         "dtype": dtype,
-        "device_map": _device(device),
+        # DeepSpeed's ZeRO-3 parts the weights while they are read, and places them.
+        "device_map": None if is_deepspeed_zero3_enabled() else _device(device),
         "attn_implementation": attn,
         "use_safetensors": True,
         "trust_remote_code": False,

@@ -22,9 +22,9 @@ def limits_of(model: PreTrainedModel, tokenizer: Any) -> Limits:
 
 
 def input_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model knows."""
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.shape[0]
+    """How many token ids the model knows, also where DeepSpeed's ZeRO-3 has parted the weights."""
+    weight: Any = model.get_input_embeddings().weight
+    return getattr(weight, "ds_shape", weight.shape)[0]
 
 
 def context_length(model: PreTrainedModel) -> int | None:

@@ -98,6 +98,11 @@ def require_apart(model: Any, flatten: Callable[[list[dict]], dict[str, Any]]) -
     weight = model.get_input_embeddings().weight
     if weight.is_meta:
         return
+    if hasattr(weight, "ds_shape"):
+        raise UserError(
+            "packing: it is tried before training, which ZeRO-3's parted weights do not allow; "
+            "train without packing, or with FSDP2"
+        )
     ids = torch.arange(sum(TRIED)) % (weight.shape[0] - 1) + 1
     rows = [row.tolist() for row in ids.split(TRIED)]
     packed = flatten([{"input_ids": row, "labels": row} for row in rows])
