@@ -1,7 +1,8 @@
 """A stand-in for the package `vllm`, as far as `engines/vllm_worker.py` goes; has no model.
 
 `environment(folder)` puts it into a new environment there. It has a process of its own besides, as
-vLLM has, and answers each request with its own prompt, in time. With FAKE_VLLM_LOADING it loads
+vLLM has, and answers each request with its own prompt, in time. That is its
+support, too, where masks are asked for. With FAKE_VLLM_LOADING it loads
 for ever; FAKE_VLLM_STEP is the time between two answers.
 """
 
@@ -24,7 +25,8 @@ def environment(folder: Path) -> Path:
 
 
 class LLM:
-    def __init__(self, **_):
+    def __init__(self, **given):
+        self.tells = given.get("return_sampling_mask") and given["logprobs_mode"]
         multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1e6,)).start()
         if "FAKE_VLLM_LOADING" in os.environ:
             time.sleep(1e6)
@@ -38,6 +40,8 @@ class LLM:
         time.sleep(float(os.environ.get("FAKE_VLLM_STEP", "0")))
         name, ids, n = self.under_way.pop(0)
         about = {"token_ids": ids, "finish_reason": "length", "stop_reason": None}
+        if self.tells == "processed_logprobs":
+            about["sampling_mask"] = SimpleNamespace(token_ids=[ids])
         outputs = [SimpleNamespace(index=i, **about) for i in reversed(range(n))]
         return [SimpleNamespace(request_id=name, outputs=outputs, finished=True)]
 

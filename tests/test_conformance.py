@@ -1,13 +1,19 @@
 """Engines against the declared decoding: right ones pass, wrong orders are caught and named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ssd_probe.commands.sample import sample_stage
-from ssd_probe.commands.sampling.conformance import conformance_stage, contexts_of
+from ssd_probe.commands.sampling.conformance import (
+    conformance_lines,
+    conformance_stage,
+    contexts_of,
+    reason_of,
+)
 from ssd_probe.core.config import SampleConfig
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice
@@ -64,6 +70,32 @@ def test_the_declared_order_passes_and_others_fail_by_name(contexts, decoding):
             continue  # this decoding has nothing to put in another order
         wrong = examine(drawer(chosen, decoding, order), chosen, decoding, draws=20_000)
         assert not wrong["passed"] and name in wrong["fits"]
+
+
+def test_a_support_that_the_engine_tells_must_be_the_declared_one(contexts):
+    decoding = DECODINGS[0]
+    chosen = choose(contexts, decoding, 16, 0.0)
+    logits = {tuple(each.ids): each.logits for each in chosen}
+
+    def examined(order):
+        def support(ids):
+            return order(logits[tuple(ids)], decoding).nonzero().flatten().tolist()
+
+        draw = drawer(chosen, decoding)  # rightly, whatever it tells
+        return examine(draw, chosen, decoding, draws=4_000, support=support)
+
+    right, wrong = examined(declared), examined(joint)
+    assert right["passed"] and right["supports"] == {"contexts": 16, "other": 0}
+    assert not wrong["passed"] and wrong["supports"]["other"] > 0 and wrong["fits"] == []
+    certificate = {**wrong, "engine": "e", "engine_version": "e 1"}
+    assert f"{wrong['supports']['other']} of 16 supports that it told" in reason_of(
+        certificate, decoding
+    )
+    assert "supports as the engine tells them" in "".join(
+        conformance_lines({**certificate, **right})
+    )
+    silent = examine(drawer(chosen, decoding), chosen, decoding, draws=4_000)
+    assert silent["passed"] and silent["supports"] is None
 
 
 def test_wrong_orders_are_what_their_names_say():
@@ -127,6 +159,8 @@ def test_a_server_is_certified_or_fails(order, tmp_path, tiny, capsys):
         sample(tiny, decoding, tmp_path, choice, path)
         with pytest.raises(UserError, match="certifies another decoding"):
             sample(tiny, DECODINGS[1], tmp_path, choice, path)
+        with pytest.raises(UserError, match="certifies another setup"):
+            sample(tiny, decoding, tmp_path, replace(choice, allow_text=True), path)
     record = json.loads((tmp_path / "s.jsonl.run.json").read_text())
     assert record["conformance"] == certificate and record["engine"] == "server"
 

@@ -80,6 +80,7 @@ def test_they_are_recorded_where_they_hold_and_nowhere_else(tmp_path, certificat
     ({"model": {}}, "certifies another model than these samples would have"),
     ({"engine": "vllm"}, "certifies another engine than"),
     ({"engine_version": "transformers 0"}, "certifies another engine version than"),
+    ({"setup": {"engine_arguments": {}}}, "certifies another setup than"),
     ({"passed": False}, "says that this engine failed"),
     ({"created": "later"}, "of T=1.6, top-k 20, top-p 0.8, as "),  # and the other of it, too
     (None, "no such file"),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from ssd_probe.core.requests import Request
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice, engine_of
-from ssd_probe.errors import Resumable
+from ssd_probe.errors import Resumable, UserError
 from ssd_probe.models.identity import Checkpoint
 from tests.fake_vllm import environment
 
@@ -109,3 +110,14 @@ def test_it_ends_with_a_process_that_is_killed(loading, place, monkeypatch):
             assert client.stdout.readline() == b"answered\n"
         client.kill()
     until(lambda: not processes(place))
+
+
+def test_its_support_is_told_where_that_is_asked_for(place, engine):
+    assert engine.support([1, 5, 9], DECODING) is None
+    choice = Choice("vllm", arguments=("return_sampling_mask=true",))
+    with closing(engine_of(choice, Checkpoint("tiny"), 4)) as telling:
+        assert telling.support([1, 5, 9], DECODING) == [1, 5, 9]
+        assert telling.settings()["engine_arguments"] == {"return_sampling_mask": True}
+        for decoding in (Decoding(1.6, 0, 0.8), Decoding(0.0, 20)):
+            with pytest.raises(UserError, match="--engine-arg return_sampling_mask: not at"):
+                telling.support([1], decoding)

@@ -80,6 +80,10 @@ class Engine(Protocol):
         """`count` first tokens after the same ids, cheaply: for `engines.conformance`."""
         ...
 
+    def support(self, ids: Sequence[int], policy: Policy) -> Sequence[int] | None:
+        """The tokens left to be drawn after `ids`, in the engine's own words; None: it has none."""
+        ...
+
     def close(self) -> None:
         """End connections and processes."""
 

@@ -12,6 +12,8 @@ by `rounding` relative (root mean square), a non-central one with non-centrality
 quantile is then the threshold. Tests: one a context and one of their sum, for seeded and for
 unseeded draws; the false-alarm rate is shared out among them (Bonferroni).
 
+Where an engine tells the support itself, it must be that of p at every context, exactly.
+
 Contexts are those at which wrong orders of temperature and truncation show most, and such that no
 token stands within a hair of the support's edge, where rounding decides.
 """
@@ -176,11 +178,13 @@ def examine(
     seed: int = 0,
     rounding: float = 0.0,
     alpha: float = FALSE_ALARMS,
+    support: Callable[[Sequence[int]], Sequence[int] | None] = lambda ids: None,
 ) -> dict[str, Any]:
     """Seeded and unseeded draws, `draws` of each, of `draw(ids, count, seed or None)`.
 
     `fits`: the wrong order that explains what did not pass. `repeatable`: whether the same seed
-    gave the same draws again.
+    gave the same draws again. `supports`: at how many contexts the engine's own words, of
+    `support(ids)`, are of another support; None where it does not tell.
     """
     each = -(-draws // len(contexts))
     logits = torch.stack([context.logits for context in contexts])
@@ -190,13 +194,16 @@ def examine(
         found[path] = [draw(c.ids, each, s) for c, s in zip(contexts, seeds, strict=True)]
         paths[path] = compare(found[path], p, rounding, alpha / 2)
     again = draw(contexts[0].ids, min(each, 64), seed * 1000)
-    passed = all(each["passed"] for each in paths.values())
+    told = [support(context.ids) for context in contexts]
+    others = _other_supports(told, p)
+    passed = all(each["passed"] for each in paths.values()) and not others
     result: dict[str, Any] = {
         "passed": passed,
         "false_alarm_rate": alpha,
         "rounding": rounding,
         "draws": {path: sum(map(len, each)) for path, each in found.items()},
         "repeatable": again == found["seeded"][0][: len(again)],
+        "supports": None if others is None else {"contexts": len(told), "other": others},
         "paths": paths,
     }
     if not passed:
@@ -207,5 +214,14 @@ def examine(
                 compare(each, wrong(logits, decoding), rounding, alpha / 2)["passed"]
                 for each in found.values()
             )
+            and not _other_supports(told, wrong(logits, decoding))
         ]
     return result
+
+
+def _other_supports(told: Sequence[Sequence[int] | None], p: Tensor) -> int | None:
+    """How many are not those of p [C, V]; None where one is missing."""
+    if None in told:
+        return None
+    own = [set(row.nonzero().flatten().tolist()) for row in p]
+    return sum(set(each or ()) != support for each, support in zip(told, own, strict=True))

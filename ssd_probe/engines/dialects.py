@@ -15,13 +15,15 @@ from ssd_probe.errors import UserError
 class Reply(NamedTuple):
     """One answer: `ids` None of a server that gives text alone; `reason`: stop, length, or other.
 
-    `matched`: the stop token, of a server that may leave it out of the ids.
+    `matched`: the stop token, of a server that may leave it out of the ids. `support`: what was
+    left to be drawn as its first token, where the engine tells that.
     """
 
     ids: list[int] | None
     text: str
     reason: str
     matched: int | None = None
+    support: list[int] | None = None
 
 
 @dataclass(frozen=True)

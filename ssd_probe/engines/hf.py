@@ -58,5 +58,8 @@ class Hf:
         drawn = {p: d for some in self.answers(requests, policy, seed) for p, d in some.items()}
         return [drawn[place].ids[0] for place in range(count)]
 
+    def support(self, ids: Sequence[int], policy: Policy) -> None:
+        """It does not tell."""
+
     def close(self) -> None:
         """Nothing to end: the checkpoint may be in further use."""

@@ -120,6 +120,9 @@ class Server:
         finally:
             queue.stop()
 
+    def support(self, ids: Sequence[int], policy: Policy) -> None:
+        """It does not tell."""
+
     def _say_order(self, decoding: Decoding) -> None:
         """On stderr, where a server is known for another order that these settings show."""
         other = {p.dialect.order for p in self.peers} - {decoding.order}

@@ -30,6 +30,7 @@ from ssd_probe.models.limits import Limits
 
 PLACE = "SSD_PROBE_VLLM"
 WORKER = Path(__file__).with_name("vllm_worker.py")
+MASK = "return_sampling_mask"  # vLLM's argument
 MANY = 128  # answers of one request of `draws`
 PATIENCE = 15.0  # seconds for vLLM's processes to end by themselves
 
@@ -52,6 +53,11 @@ class Vllm:
     def limits(self) -> Limits:
         return self.checkpoint.limits
 
+    @property
+    def tells(self) -> bool:
+        """Whether vLLM was asked to tell each token's support."""
+        return bool(self.arguments.get(MASK))
+
     def settings(self) -> dict[str, Any]:
         said = {"engine_arguments": self.arguments} if self.arguments else {}
         return {"engine": self.name, **said}
@@ -68,9 +74,10 @@ class Vllm:
     def _worker(self) -> "Worker":
         model = skeleton(self.checkpoint.name)
         dtype = str(model.config.dtype or "float32").removeprefix("torch.")
+        also = {"logprobs_mode": "processed_logprobs"} if self.tells else {}  # vLLM wants it so
         said = {
             "model": str(resolve_model(self.checkpoint.name)),
-            "arguments": {"dtype": dtype, **self.arguments},
+            "arguments": {"dtype": dtype, **also, **self.arguments},
             "window": self.window,
         }
         return Worker(python_of(), said)
@@ -101,8 +108,17 @@ class Vllm:
         given = (reply for place in range(len(starts)) for reply in found[place])
         return [self._drawn(request, reply).ids[0] for reply in given]
 
+    def support(self, ids: Sequence[int], policy: Policy) -> list[int] | None:
+        """Of the first token after `ids`; None where vLLM was not asked to tell, or does not."""
+        if not self.tells:
+            return None
+        line = {"place": 0, "ids": list(ids), "params": self._params(policy, 1, None)}
+        return dict(self._worker.ask(iter([line]), 1))[0][0].support
+
     def _params(self, policy: Policy, room: int, seed: int | None) -> dict[str, Any]:
         decoding = plain_decoding(policy, self.name)
+        if self.tells and (decoding.is_greedy or not decoding.top_k):
+            raise UserError(f"--engine-arg {MASK}: not at {decoding}: T, top-k must be above 0")
         return {
             "max_tokens": room,
             "temperature": 0.0 if decoding.is_greedy else decoding.temperature,
@@ -235,4 +251,5 @@ def _argument(text: str) -> tuple[str, Any]:
 
 
 def _reply(answer: dict[str, Any]) -> Reply:
-    return Reply(answer["ids"], "", answer["reason"], token_id(answer["matched"]))
+    matched = token_id(answer["matched"])
+    return Reply(answer["ids"], "", answer["reason"], matched, answer["support"])

@@ -93,10 +93,21 @@ def _answer(output: Any) -> dict:
     return {
         "place": int(output.request_id),
         "answers": [
-            {"ids": list(each.token_ids), "reason": each.finish_reason, "matched": each.stop_reason}
+            {
+                "ids": list(each.token_ids),
+                "reason": each.finish_reason,
+                "matched": each.stop_reason,
+                "support": _support(each),
+            }
             for each in outputs
         ],
     }
+
+
+def _support(output: Any) -> "list[int] | None":
+    """Of the first token; None without return_sampling_mask, or of a vLLM that has none."""
+    mask = getattr(output, "sampling_mask", None)
+    return list(mask.token_ids[0]) if mask and mask.token_ids else None
 
 
 if __name__ == "__main__":

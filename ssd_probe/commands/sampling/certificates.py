@@ -12,9 +12,13 @@ from ssd_probe.models.identity import Checkpoint
 
 
 def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy) -> dict[str, Any]:
-    """A certificate of this model, engine and decoding; `UserError` for another, or a failure."""
+    """A certificate of this model, engine, its settings, and decoding.
+
+    `UserError` for another, or a failure.
+    """
     found = read_certificate(path)
     wanted = {**engine.about(policy), "model": checkpoint.identity, "decoding": policy.to_dict()}
+    wanted["setup"] = engine.settings()
     if other := [key for key, value in wanted.items() if found.get(key) != value]:
         raise UserError(
             f"{path}: certifies another {other[0].replace('_', ' ')} than these samples would "

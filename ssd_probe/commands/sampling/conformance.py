@@ -44,6 +44,7 @@ def conformance_stage(
         **about,
         "model": checkpoint.identity,
         "decoding": decoding.to_dict(),
+        "setup": engine.settings(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **told,
     }
@@ -62,6 +63,7 @@ def certify(
         lambda ids, count, seed: engine.draws(ids, count, decoding, seed),
         contexts,
         decoding,
+        support=lambda ids: engine.support(ids, decoding),
         **settings,
     )
 
@@ -90,6 +92,8 @@ def reason_of(certificate: dict[str, Any], decoding: Decoding) -> str:
     fits = certificate.get("fits")
     named = f"; they are those of: {fits[0]}" if fits else ""
     what = f"{outside} of {drawn} draws outside the support, smallest p-value {worst:.1e}"
+    if (told := certificate["supports"]) and told["other"]:
+        what += f", {told['other']} of {told['contexts']} supports that it told are others"
     return f"does not draw {decoding}: {what}{named}"
 
 
@@ -100,6 +104,10 @@ def conformance_lines(certificate: dict[str, Any]) -> list[str]:
             f"{name}: {path['draws']} draws at {len(path['contexts'])} contexts, none outside the "
             f"support; chi-square {path['statistic']:.1f} at {path['cells'] - 1} degrees of "
             f"freedom, p = {path['p_value']:.2g}"
+        )
+    if told := certificate["supports"]:
+        lines.append(
+            f"supports as the engine tells them: the declared ones at {told['contexts']} contexts"
         )
     lines.append(f"false-alarm rate of all tests together: {certificate['false_alarm_rate']}")
     return lines
