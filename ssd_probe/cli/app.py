@@ -14,11 +14,21 @@ from ssd_probe.cli.analysis import compare, diff, figures, import_answers, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import AsJson, Config, Model, TopK, TopP, flags_of, print_json
+from ssd_probe.cli.options import AsJson, Config, Device, Model, TopK, TopP, flags_of, print_json
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
-from ssd_probe.cli.sample import AllowText, EngineArgs, Served, Url, export, sample
+from ssd_probe.cli.sample import (
+    AllowText,
+    Attn,
+    Dtype,
+    EngineArgs,
+    LoadIn,
+    Served,
+    Url,
+    export,
+    sample,
+)
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import TrainConfig
@@ -181,6 +191,10 @@ def doctor(
     served_model: Served = None,
     allow_text: AllowText = False,
     engine_arg: EngineArgs = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    attn: Attn = None,
+    load_in: LoadIn = None,
     temperature: Annotated[float, typer.Option(help="T > 0.")] = PAPER_TRAIN.temperature,
     top_k: TopK = PAPER_TRAIN.top_k,
     top_p: TopP = PAPER_TRAIN.top_p,
@@ -219,12 +233,12 @@ def doctor(
             raise UserError("temperature = 0: greedy has no frequencies to look at")
         from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
         from ssd_probe.engines.choice import Choice
-        from ssd_probe.models.identity import Checkpoint
+        from ssd_probe.models.identity import Checkpoint, Loading
 
         choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
-        found = conformance_stage(
-            Checkpoint(model), decoding, choice, draws=draws, rounding=rounding, out=out
-        )
+        checkpoint = Checkpoint(model, device, Loading(dtype, attn, load_in))
+        asked: dict[str, Any] = {"draws": draws, "rounding": rounding, "out": out}
+        found = conformance_stage(checkpoint, decoding, choice, **asked)
         lines = conformance_lines(found)
     if as_json:
         print_json(found)

@@ -25,6 +25,9 @@ Url = Annotated[
 Served = Annotated[
     str | None, typer.Option(help="The model's name at the server, if it serves several.")
 ]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")]
+Attn = Annotated[str | None, typer.Option(help="eager, sdpa, flash_attention_2 ...")]
+LoadIn = Annotated[str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")]
 AllowText = Annotated[
     bool,
     typer.Option(
@@ -75,11 +78,9 @@ def sample(
     policy: Policy = None,
     limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
     device: Device = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")] = "auto",
-    attn: Annotated[str | None, typer.Option(help="eager, sdpa, flash_attention_2 ...")] = None,
-    load_in: Annotated[
-        str | None, typer.Option(help="`4bit` or `8bit` weights, by bitsandbytes.")
-    ] = None,
+    dtype: Dtype = "auto",
+    attn: Attn = None,
+    load_in: LoadIn = None,
     engine: Engine = "hf",
     url: Url = None,
     served_model: Served = None,
