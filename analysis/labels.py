@@ -30,6 +30,8 @@ FORK = "fork"
 OPEN = "open"
 NEITHER = "neither"
 KINDS = (LOCK, FORK, OPEN, NEITHER)  # in the order in which they are told
+# In figures and notebooks; the viewer has the same on light ground (views/web/viewer.css).
+COLORS = {LOCK: "#BFE3D0", FORK: "#E58FB1", OPEN: "#9FB4CE"}
 
 
 class Rule(Protocol):

@@ -61,7 +61,7 @@ for doubt in run.summary["doubts"]:
 # ## One row a position
 # A probe holds, for the distribution *before* each token: its entropy in nats, the
 # log-probability and rank of the token that stands there, the 64 likeliest tokens, and the log
-# mass beyond them. Locks are blue below, forks orange.
+# mass beyond them. Locks are green below, forks pink.
 
 # %%
 base = run.probe("base")

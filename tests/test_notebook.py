@@ -21,7 +21,7 @@ import ssd_probe
 from ssd_probe import Decoding, Probe, explore, position_stats, sliders
 from ssd_probe.analysis import frames
 from ssd_probe.analysis.curves import TEMPERATURES, entropy_by_mass_bin, truncation_curves
-from ssd_probe.analysis.labels import KINDS, SupportRule
+from ssd_probe.analysis.labels import COLORS, KINDS, SupportRule
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.commands.probe import probe_stage
 from ssd_probe.errors import UserError
@@ -30,7 +30,7 @@ from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import write_table
 from ssd_probe.views.blocks import Text, pack
 from ssd_probe.views.notebook.library import Library
-from ssd_probe.views.notebook.pictures import labels_picture, stats_picture, text_picture
+from ssd_probe.views.notebook.pictures import INK, labels_picture, stats_picture, text_picture
 from ssd_probe.views.notebook.sliders import frames_of
 from ssd_probe.views.page import settings_of
 from ssd_probe.views.signs import visible
@@ -40,6 +40,13 @@ from tests.test_view_math import WEB
 
 NODE = shutil.which("node")
 TEXTS = ["for ada in range(3):\n    print(ada)\n", "x = 1\n", "y = max(2, 3)\nprint(y)\n"]
+
+
+def luminance(color: str) -> float:
+    """WCAG's, of #rrggbb."""
+    parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +353,14 @@ class TestPictures:
         labels = pd.Series([*["lock"] * 5, *["fork"] * 3, "open", "open"], name="label")
         text = inert(labels_picture(labels)).text.replace("\xa0", "")
         assert "lock550.0 %fork330.0 %open220.0 %neither00.0 %" in text and "lllllfffoo" in text
+
+    @pytest.mark.parametrize("kind", COLORS)
+    def test_labels_are_read_on_their_colours(self, kind):
+        """Both colours are set, so that they are the same on light ground and on dark."""
+        ink, ground = luminance(INK), luminance(COLORS[kind])
+        assert (ground + 0.05) / (ink + 0.05) >= 4.5  # WCAG AA
+        looks = f"color:{INK};background-color:{COLORS[kind]}"
+        assert looks in labels_picture(pd.Series([kind], name="label"))
 
     def test_stats_show_their_numbers_and_rows_that_are_not_valid(self):
         logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [torch.nan, 1, 1, 1]]))

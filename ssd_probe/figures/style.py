@@ -25,6 +25,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from ssd_probe.analysis.labels import COLORS, FORK, LOCK, OPEN
+
 COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
 PAGE_WIDTH = 6.9  # both columns
 _SSD = {"name": "SSD", "color": "#0072B2", "linestyle": "-", "marker": "s", "hatch": ""}
@@ -41,8 +43,7 @@ _OTHERS = (  # as they come: rivals, arms by their names
     ("#8C6BB1", (0, (1, 1)), ">", "||"), ("#A6761D", "--", "h", "**"), ("#8A8A8A", "-", "p", "OO"),
     ("#B0A200", (0, (7, 2, 1, 2)), "d", "..."), ("#7B3F00", (0, (2, 3)), "s", "///"),
 )  # fmt: skip
-# The viewer has the same (views/web/viewer.css).
-FORK_COLOR, LOCK_COLOR, OPEN_COLOR = "#E58FB1", "#BFE3D0", "#9FB4CE"
+FORK_COLOR, LOCK_COLOR, OPEN_COLOR = COLORS[FORK], COLORS[LOCK], COLORS[OPEN]
 MONOSPACE = "DejaVu Sans Mono"
 T_EVAL = r"evaluation temperature $T_{\mathrm{eval}}$"
 _STYLE: dict[Any, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ssd_probe.analysis.labels import FORK, KINDS, LOCK, NEITHER, OPEN, SupportRule
+from ssd_probe.analysis.labels import COLORS, FORK, KINDS, LOCK, NEITHER, OPEN, SupportRule
 from ssd_probe.decoding import LABELLING, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.views.signs import visible
@@ -24,10 +24,11 @@ SHOWN = 400  # tokens of a text, or labels
 ROWS = 20  # of a table
 _MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6"
 _EDGE = "border-left:1px solid rgba(128,128,128,0.4);"  # where a token begins
+INK = "#16181d"  # on these colours, on light ground and on dark
 _LOOKS = {  # what the colour says, the line below says too
-    LOCK: "background-color:rgba(70,140,225,0.25)",
-    FORK: "background-color:rgba(255,160,20,0.5);border-bottom:3px double",
-    OPEN: "background-color:rgba(150,90,220,0.25);border-bottom:3px dotted",
+    LOCK: f"color:{INK};background-color:{COLORS[LOCK]}",
+    FORK: f"color:{INK};background-color:{COLORS[FORK]};border-bottom:3px double",
+    OPEN: f"color:{INK};background-color:{COLORS[OPEN]};border-bottom:3px dotted",
     NEITHER: "",
 }
 _BAR = "display:inline-block;height:0.7em;background-color:rgba(30,110,190,0.8)"
