@@ -16,7 +16,7 @@ from ssd_probe.decoding import LABELLING
 from ssd_probe.errors import UserError
 from ssd_probe.probing.foreign.bounds import bounds
 from ssd_probe.probing.foreign.formats import read_answers
-from ssd_probe.probing.foreign.table import TABLE
+from ssd_probe.probing.foreign.table import TABLE, imported
 from ssd_probe.probing.table import Probe
 from tests.probes import entropy_of, probe_of, random_logits, softmax
 
@@ -146,6 +146,34 @@ def test_inspect_s_zip_and_json_lines(tmp_path):
     lines = tmp_path / "x.jsonl"
     lines.write_text("\n".join(json.dumps(FORMATS["chat"] | {"id": i}) for i in "ab"))
     assert [answer.sample_id for answer in read_answers(lines).answers] == ["a", "b"]
+
+
+@pytest.mark.parametrize("form", ["chat", "completion", "sorted completion"])
+@pytest.mark.parametrize("rank", [1, 3, 5, 6, 40])
+def test_a_token_told_beyond_the_leading_ones_is_not_one(tmp_path, rows, form, rank):
+    """vLLM tells it first: in chat in place of the last one, in completions beside all."""
+    k, own, content, tokens, tops = 5, rank - 1, [], [], []
+    for row in rows:
+        told = [{"token": f"token_id:{i}", "logprob": float(row[i])} for i in range(V)]
+        order = [told[own], *(told[i] for i in range(k) if i != own)]
+        content.append(told[own] | {"top_logprobs": order[:k]})
+        tokens.append(told[own])
+        order.sort(key=lambda each: -each["logprob"] if form.startswith("sorted") else 0)
+        tops.append({each["token"]: each["logprob"] for each in order})
+    flat = {
+        "tokens": [t["token"] for t in tokens],
+        "token_logprobs": [t["logprob"] for t in tokens],
+    }
+    said = {"content": content} if form == "chat" else flat | {"top_logprobs": tops}
+    write(path := tmp_path / "v.json", {"choices": [{"logprobs": said}]})
+    table, found = imported(read_answers(path), V)
+    assert len(table["top_logprobs"][0]) == (
+        k if rank < k or form != "chat" and rank > k else k - 1
+    )
+    assert_allclose(table["logprob"], rows[:, own])
+    p = np.exp(rows)
+    assert holds(found.entropy, np.array([entropy_of(row) for row in p])).all()
+    assert holds(found.tail, p[:, len(table["top_logprobs"][0]) :].sum(1), 1e-9).all()
 
 
 def test_names_that_ids_share_are_known_to_lack_a_token(tmp_path):

@@ -7,9 +7,10 @@ truncation: what says that it is not is refused.
 """
 
 import json
+import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +171,8 @@ def _positions(choice: Any, where: str) -> list[Position]:
 
 
 def _chat(each: Any) -> Position:
-    return Position(_token(each), _ranked(map(_token, each.get("top_logprobs") or [])))
+    own, told = _token(each), list(map(_token, each.get("top_logprobs") or []))
+    return Position(own, _ranked(told, own if told[:1] == [own] else None))
 
 
 def _llama(each: Any, where: str) -> Position:
@@ -190,11 +192,9 @@ def _completion(said: Any, where: str) -> list[Position]:
     for text, logprob, top in zip(said["tokens"], said["token_logprobs"], tops, strict=True):
         if top is None:  # an echoed prompt's first token has none
             continue
-        named = [_named(name, value) for name, value in top.items()]
+        own, named = _named(text, logprob), [_named(name, value) for name, value in top.items()]
         has_ids = all(token.id is not None for token in named)
-        positions.append(
-            Position(_named(text, logprob), _ranked(named), not has_ids and len(top) < full)
-        )
+        positions.append(Position(own, _ranked(named, own), not has_ids and len(top) < full))
     return positions
 
 
@@ -208,6 +208,16 @@ def _named(text: str, logprob: float | None) -> Token:
     return Token(text, int(named[1]) if named else None, known(logprob))
 
 
-def _ranked(tokens: Any) -> list[Token]:
+def _ranked(tokens: Iterable[Token], own: Token | None) -> list[Token]:
+    """The likeliest first, without `own` where its rank is not shown.
+
+    own: the token that stands there, where a server tells it whatever its rank, as vLLM does (first
+    of all, and in place of the last) and completions do (beside the others). It is a leading one
+    if it is likelier than another, or if what is told leaves no more mass than it has.
+    """
     told = [token for token in tokens if token.logprob is not None]
-    return sorted(told, key=lambda token: -(token.logprob or 0.0))
+    ordered = sorted(told, key=lambda token: -(token.logprob or 0.0))
+    masses = [math.exp(token.logprob or 0.0) for token in ordered]
+    if own in ordered[-1:] and masses[-1] < 1 - sum(masses):
+        ordered.pop()
+    return ordered
