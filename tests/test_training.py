@@ -241,3 +241,39 @@ def test_two_sharded_processes_train_as_one_and_hold_half_each(tmp_path):
     assert whole.keys() == gathered.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(gathered[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+ZERO3 = """
+distributed_type: DEEPSPEED
+deepspeed_config: {zero_stage: 3, zero3_init_flag: true, gradient_accumulation_steps: 1}
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+use_cpu: true
+"""
+
+
+@pytest.mark.slow(reason="three processes")
+def test_deepspeed_s_zero_3_trains_as_one_process_and_saves_whole_weights(tmp_path):
+    pytest.importorskip("deepspeed", reason="no deepspeed; pip install --no-deps deepspeed ...")
+    samples = [{"problem_id": str(i), "completion": "a\nb", **row} for i, row in enumerate(rows(16))]
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    (tmp_path / "zero3.yaml").write_text(ZERO3)
+    accelerate = ["accelerate.commands.launch", "--config_file", str(tmp_path / "zero3.yaml"), "-m"]
+
+    def run(name, batch, *options, launcher=()):
+        command = [sys.executable, "-m", *launcher, "ssd_probe.cli", "train", *options]
+        command += ["--samples", str(tmp_path / "s.jsonl"), "--max-steps", "10"]
+        return subprocess.run(
+            [*command, "--batch-size", str(batch), "--out", str(tmp_path / name)],
+            env={**os.environ, "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    done = run("one", 8), run("two", 4, launcher=accelerate)
+    for each in done:
+        assert not each.returncode, each.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
+    refused = run("packed", 4, "--packing", launcher=accelerate)
+    assert refused.returncode and "ZeRO-3's parted weights do not allow" in refused.stderr
