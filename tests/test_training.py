@@ -256,7 +256,9 @@ use_cpu: true
 @pytest.mark.slow(reason="three processes")
 def test_deepspeed_s_zero_3_trains_as_one_process_and_saves_whole_weights(tmp_path):
     pytest.importorskip("deepspeed", reason="no deepspeed; pip install --no-deps deepspeed ...")
-    samples = [{"problem_id": str(i), "completion": "a\nb", **row} for i, row in enumerate(rows(16))]
+    samples = [
+        {"problem_id": str(i), "completion": "a\nb", **row} for i, row in enumerate(rows(16))
+    ]
     write_jsonl(tmp_path / "s.jsonl", samples)
     (tmp_path / "zero3.yaml").write_text(ZERO3)
     accelerate = ["accelerate.commands.launch", "--config_file", str(tmp_path / "zero3.yaml"), "-m"]
