@@ -53,7 +53,8 @@ def position_statistics(
     have, so those are then lower bounds. A pair's frame (of `Probe.load(PAIR).frame`) knows the
     tuned logit of each token of S: nothing is missing, and kl = KL(base || tuned), js and tv over
     the whole vocabulary are there too, as `tuned_<name>` beside a base of 0.
-    Greedy training has no loss terms: they are NaN. stats: those of the two frames, if they are at
+    Greedy training has no loss terms: they are NaN, as is what S is needed for in a row that is not
+    valid in both. stats: those of the two frames, if they are at
     hand.
     Raises UserError when the rows do not line up. Source: appendix B, eq. 12, 15 and 30.
     """
