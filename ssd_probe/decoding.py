@@ -57,16 +57,16 @@ class Policy:
         """
         raise NotImplementedError
 
-    def bound(self, tokenizer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """`candidates` of (ids before [B, L], logits [B, V]), for policies that read the text."""
+    def bound(self, tokenizer: Any) -> Callable[[Any, Tensor], tuple[Tensor, Tensor]]:
+        """`candidates` of (ids before, logits [B, V]), for policies that read the text.
+
+        The ids: a tensor [B, L], or B sequences.
+        """
         return lambda ids, logits: self.candidates(logits)
 
     def warp(self, logits: Tensor) -> Tensor:
         """Logits [..., V] of what is drawn from, every removed token at -inf."""
-        import torch
-
-        ids, kept = self.candidates(logits)
-        return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
+        return spread(logits, *self.candidates(logits))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What is drawn from: softmax of `warp`, [..., V], float64, 0 where removed."""
@@ -237,6 +237,13 @@ class Decoding(Policy):
             # A rank stays if the mass before it falls short; the first rank always does.
             alive[..., 1:] &= mass[..., :-1] < self.top_p - slack
         return alive
+
+
+def spread(logits: Tensor, ids: Tensor, kept: Tensor) -> Tensor:
+    """What a policy's `candidates` gave of these logits, in their shape; -inf elsewhere."""
+    import torch
+
+    return torch.full_like(logits, -torch.inf, dtype=kept.dtype).scatter(-1, ids, kept)
 
 
 def _is_a(value: object, kind: type) -> bool:

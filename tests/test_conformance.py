@@ -25,11 +25,17 @@ from ssd_probe.engines.conformance import (
     declared,
     examine,
     joint,
+    rule_first,
+    rule_untempered,
     temperature_last,
+    wrong_orders,
 )
 from ssd_probe.errors import Failed, UserError
 from ssd_probe.models.identity import Checkpoint
+from ssd_probe.policies.parsing import policy_of
+from ssd_probe.policies.rivals import Cut
 from tests.fake_server import FakeServer
+from tests.test_policies import EVERY
 
 DECODINGS = [Decoding(1.6, 20, 0.8), Decoding(0.7, 10, 0.95), Decoding(2.0, 0, 1.0)]
 
@@ -70,6 +76,60 @@ def test_the_declared_order_passes_and_others_fail_by_name(contexts, decoding):
             continue  # this decoding has nothing to put in another order
         wrong = examine(drawer(chosen, decoding, order), chosen, decoding, draws=20_000)
         assert not wrong["passed"] and name in wrong["fits"]
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_the_declared_policy_passes_and_others_fail_by_name(tiny, contexts, text):
+    policy = policy_of(text, Decoding(1.5, 12, 0.9))
+    about = {"tokenizer": tiny.tokenizer}
+    chosen = choose(contexts, policy, 16, 0.0, **about)
+    ids, logits = [each.ids for each in chosen], torch.stack([each.logits for each in chosen])
+    p = declared(logits, policy, ids, tiny.tokenizer)
+    if text != "adapt":
+        assert torch.equal(p, policy.probabilities(logits.double()))
+    found = examine(drawer_of(chosen, p), chosen, policy, draws=20_000, **about)
+    assert found["passed"] and found["repeatable"]
+    orders = wrong_orders(policy)
+    assert set(orders) >= {"the decoding alone"}
+    assert ("the rule at T=1" in orders) == isinstance(policy, Cut)
+    for name, order in orders.items():
+        other = order(logits)
+        if (other - p).abs().max() < 1e-9:
+            continue
+        wrong = examine(drawer_of(chosen, other), chosen, policy, draws=20_000, **about)
+        assert not wrong["passed"] and name in wrong["fits"]
+
+
+def drawer_of(contexts, p):
+    rows = {tuple(each.ids): row.numpy() for each, row in zip(contexts, p, strict=True)}
+    own = np.random.default_rng(1)
+
+    def draw(ids, count, seed):
+        rng = own if seed is None else np.random.default_rng(seed)
+        row = rows[tuple(ids)]
+        return rng.choice(len(row), count, p=row / row.sum()).tolist()
+
+    return draw
+
+
+def test_the_rule_of_vllms_own_min_p_is_another(contexts):
+    """Of 0.5, 0.28, 0.17, 0.05 min-p 0.3 keeps three; top-p 0.8 keeps two of them, of all three."""
+    logits = torch.tensor([[0.5, 0.28, 0.17, 0.05]]).double().log()
+    policy = policy_of("min-p(0.3)", Decoding(1.0, 0, 0.8))
+    assert (declared(logits, policy) > 0).sum() == 3
+    assert (rule_first(logits, policy) > 0).sum() == 2
+    hot = policy_of("min-p(0.3)", Decoding(3.0))
+    assert (declared(logits, hot) > 0).sum() == 4 and (rule_untempered(logits, hot) > 0).sum() == 3
+
+
+def test_no_context_is_near_a_jump_of_a_policy():
+    p = torch.tensor([0.6, 0.3, 0.0600001, 0.04]).double()
+    steady = torch.tensor([0.6, 0.3, 0.08, 0.02]).double()
+    near, clear = Context([1], p.log()), Context([2], steady.log())
+    policy = policy_of("min-p(0.1)", Decoding())
+    assert choose([near, clear], policy, 2, 0.0) == [clear]
+    with pytest.raises(UserError, match="rounding of the support's edge"):
+        choose([near], policy, 1, 0.0)
 
 
 def test_a_support_that_the_engine_tells_must_be_the_declared_one(contexts):

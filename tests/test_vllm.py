@@ -29,11 +29,13 @@ from ssd_probe.errors import Failed, UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import evaluate
 from ssd_probe.models.identity import Checkpoint
+from ssd_probe.policies.parsing import policy_of
 from ssd_probe.problems.prompts import read_prompts
 from ssd_probe.problems.tasks import load_tasks
 from tests.models import save, tiny_tokenizer
 from tests.sampling_kills import check
 from tests.serving import LEAN, VllmServer
+from tests.test_policies import EVERY
 
 PLACE = os.environ.get("SSD_PROBE_TEST_VLLM", "")
 DECODINGS = [Decoding(1.6, 20, 0.8), Decoding(0.7, 10, 0.95), Decoding(2.0, 0, 1.0)]
@@ -131,6 +133,34 @@ def test_offline_draws_what_is_declared(decoding, tiny, offline, monkeypatch):
     monkeypatch.setattr(offline, "close", lambda: None)  # it goes on to the next test
     certificate = conformance_stage(tiny, decoding, Choice("vllm"), draws=DRAWS)
     assert certificate["passed"] and certificate["repeatable"]
+
+
+@needs_vllm
+@pytest.mark.slow(reason="vLLM takes a minute to load, with rivals' rules")
+def test_offline_draws_every_rival_and_a_plain_decoding_again(tmp_path, tiny, monkeypatch):
+    engine = engine_of(Choice("vllm", arguments=EAGER), tiny, 256)
+    monkeypatch.setattr(conformance, "engine_of", lambda *_: engine)
+    closed = engine.close
+    monkeypatch.setattr(engine, "close", lambda: None)  # it goes on to the next policy
+    try:
+        for text in EVERY:
+            policy = policy_of(text, Decoding(1.5, 12, 0.95))
+            certificate = conformance_stage(tiny, policy, Choice("vllm"), draws=DRAWS)
+            assert certificate["passed"] and certificate["repeatable"], text
+            assert certificate["decoding"] == policy.to_dict()
+        adapt = policy_of("adapt(0.4)", Decoding(1.5))
+        prompts = read_prompts("tiny:dev", 4, "chat")
+        drawn = [
+            sample_to_file(tmp_path / f"{i}.jsonl", engine, tiny.tokenizer, some, adapt, CONFIG)
+            for i, some in enumerate((prompts, prompts[2:]))
+        ]
+        assert drawn[1] == drawn[0][4:]  # by the seed, whatever else is in the batch
+        assert {row["policy"] for row in drawn[0]} == {"adapt(T_start=0.4)"}
+        monkeypatch.setattr(engine, "close", closed)
+        ids = tiny.tokenizer("def")["input_ids"]
+        assert engine.draws(ids, 20, Decoding(1, 1), 1) == Hf(tiny).draws(ids, 20, Decoding(0), 1)
+    finally:
+        closed()
 
 
 @needs_vllm

@@ -14,7 +14,19 @@ from ssd_probe.cli.analysis import compare, diff, figures, import_answers, toy
 from ssd_probe.cli.branch import branch
 from ssd_probe.cli.environment import prepare
 from ssd_probe.cli.evaluate import evaluate
-from ssd_probe.cli.options import AsJson, Config, Device, Model, TopK, TopP, flags_of, print_json
+from ssd_probe.cli.options import (
+    AsJson,
+    Config,
+    Device,
+    DrawnTemperature,
+    DrawnTopK,
+    DrawnTopP,
+    Model,
+    Policy,
+    drawn_by,
+    flags_of,
+    print_json,
+)
 from ssd_probe.cli.power import power
 from ssd_probe.cli.predict import predict
 from ssd_probe.cli.run import demo, run
@@ -32,7 +44,7 @@ from ssd_probe.cli.sample import (
 from ssd_probe.cli.sweep import sweep
 from ssd_probe.cli.view import report, view
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.decoding import PAPER_TRAIN, Decoding
+from ssd_probe.decoding import Decoding
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.files.writing import disk_is_full
 from ssd_probe.probing.config import ProbeConfig
@@ -195,9 +207,10 @@ def doctor(
     dtype: Dtype = "auto",
     attn: Attn = None,
     load_in: LoadIn = None,
-    temperature: Annotated[float, typer.Option(help="T > 0.")] = PAPER_TRAIN.temperature,
-    top_k: TopK = PAPER_TRAIN.top_k,
-    top_p: TopP = PAPER_TRAIN.top_p,
+    temperature: DrawnTemperature = None,
+    top_k: DrawnTopK = None,
+    top_p: DrawnTopP = None,
+    policy: Policy = None,
     draws: Annotated[int, typer.Option(min=1000, help="Seeded, and as many unseeded.")] = 20_000,
     rounding: Annotated[
         float,
@@ -212,13 +225,14 @@ def doctor(
 ) -> None:
     """Say what this machine can do: backends and why, packages, isolation.
 
-    With --engine: whether that engine draws what the decoding says, in that order.
+    With --engine: whether that engine draws what the decoding, or --policy, says, in that order.
 
     \b
     Examples:
       ssd-probe doctor
       ssd-probe doctor --json
       ssd-probe doctor --engine hf --temperature 1.6 --top-k 20 --top-p 0.8 --out certificate.json
+      ssd-probe doctor --engine vllm --model ./base --policy two-stage --temperature 0.7
       ssd-probe doctor --engine server --url http://localhost:8000 --model ./base
     """
     found: dict[str, Any]
@@ -228,8 +242,8 @@ def doctor(
         found = doctor_stage()
         lines = doctor_lines(found)
     else:
-        decoding = Decoding(temperature, top_k, top_p)
-        if decoding.is_greedy:
+        drawn = drawn_by(policy, temperature, top_k, top_p)
+        if temperature is not None and Decoding(temperature).is_greedy:
             raise UserError("temperature = 0: greedy has no frequencies to look at")
         from ssd_probe.commands.sampling.conformance import conformance_lines, conformance_stage
         from ssd_probe.engines.choice import Choice
@@ -238,7 +252,7 @@ def doctor(
         choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
         checkpoint = Checkpoint(model, device, Loading(dtype, attn, load_in))
         asked: dict[str, Any] = {"draws": draws, "rounding": rounding, "out": out}
-        found = conformance_stage(checkpoint, decoding, choice, **asked)
+        found = conformance_stage(checkpoint, drawn, choice, **asked)
         lines = conformance_lines(found)
     if as_json:
         print_json(found)

@@ -3,12 +3,13 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import kind_of, read_yaml
 from ssd_probe.files.writing import strict_json
@@ -101,6 +102,24 @@ Policy = Annotated[
         "see docs/guide.md."
     ),
 ]
+DrawnTemperature = Annotated[
+    float | None,
+    typer.Option(help=f"T >= 0; 0 is greedy; default: {PAPER_TRAIN.temperature}, 1 of a policy."),
+]
+DrawnTopK = Annotated[
+    int | None,
+    typer.Option(
+        help="Keep the k most likely tokens; 0 keeps all; "
+        f"default: {PAPER_TRAIN.top_k}, 0 of a policy."
+    ),
+]
+DrawnTopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Then keep the smallest prefix with this mass; "
+        f"default: {PAPER_TRAIN.top_p}, 1 of a policy."
+    ),
+]
 RuleTemperature = Annotated[float, typer.Option(help="Of the support rule that labels.")]
 RuleTopK = Annotated[int, typer.Option(help="Of the rule.")]
 RuleTopP = Annotated[float, typer.Option(help="Of the rule.")]
@@ -161,3 +180,17 @@ def flags_of(config: type) -> Callable[[Callable[..., None]], Callable[..., None
         return run
 
     return decorate
+
+
+def drawn_by(
+    policy: str | None, temperature: float | None, top_k: int | None, top_p: float | None
+) -> Any:
+    """The `Policy` of --policy, --temperature, --top-k and --top-p, each with its default."""
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    decoding = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
+    if policy is None:
+        return decoding
+    from ssd_probe.policies.parsing import policy_of
+
+    return policy_of(policy, decoding)

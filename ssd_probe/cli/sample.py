@@ -1,14 +1,25 @@
 """`ssd-probe sample` and `export`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Device, Model, Policy, Style, flags_of, print_json
+from ssd_probe.cli.options import (
+    AsJson,
+    Config,
+    Device,
+    DrawnTemperature,
+    DrawnTopK,
+    DrawnTopP,
+    Model,
+    Policy,
+    Style,
+    drawn_by,
+    flags_of,
+    print_json,
+)
 from ssd_probe.core.config import SampleConfig
-from ssd_probe.decoding import PAPER_TRAIN, Decoding
 from ssd_probe.errors import UserError
 
 Engine = Annotated[
@@ -55,26 +66,9 @@ def sample(
     ] = None,
     model: Model = "tiny",
     style: Style = "auto",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help=f"T >= 0; 0 is greedy; default: {PAPER_TRAIN.temperature}, 1 of a policy."
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep the k most likely tokens; 0 keeps all; "
-            f"default: {PAPER_TRAIN.top_k}, 0 of a policy."
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Then keep the smallest prefix with this mass; "
-            f"default: {PAPER_TRAIN.top_p}, 1 of a policy."
-        ),
-    ] = None,
+    temperature: DrawnTemperature = None,
+    top_k: DrawnTopK = None,
+    top_p: DrawnTopP = None,
     policy: Policy = None,
     limit: Annotated[int | None, typer.Option(help="Only the first prompts.")] = None,
     device: Device = None,
@@ -118,14 +112,7 @@ def sample(
         return
     if prompts is None:
         raise UserError("Missing option '--prompts'")
-    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in given.items() if value is not None}
-    # Refused before the slow imports.
-    decoding: Any = replace(PAPER_TRAIN if policy is None else Decoding(), **given)
-    if policy is not None:
-        from ssd_probe.policies.parsing import policy_of
-
-        decoding = policy_of(policy, decoding)
+    drawn = drawn_by(policy, temperature, top_k, top_p)  # refused before the slow imports
     from ssd_probe.commands.sample import sample_stage
     from ssd_probe.commands.sampling.shards import Shard
     from ssd_probe.engines.choice import Choice
@@ -135,7 +122,7 @@ def sample(
     about: dict[str, Any] = {"limit": limit, "style": style, "choice": choice}
     about |= {"certificate": certificate, "shard": Shard.of(shard) if shard else None}
     checkpoint = Checkpoint(model, device, Loading(dtype, attn, load_in))
-    rows = sample_stage(checkpoint, prompts, decoding, out, settings, **about)
+    rows = sample_stage(checkpoint, prompts, drawn, out, settings, **about)
     finished = sum(row["finished"] for row in rows)
     if as_json:
         print_json({"samples": len(rows), "finished": finished, "out": str(out)})

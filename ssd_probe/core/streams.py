@@ -7,6 +7,7 @@ is does not depend on which batch it was drawn in, but for the rounding of the l
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class StreamedDraws(LogitsProcessor):
         self,
         policy: Policy,
         streams: Sequence[np.random.Generator],
-        candidates: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        candidates: Callable[[Any, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self.candidates, self.streams = candidates or policy.bound(None), streams
 

@@ -1,4 +1,4 @@
-"""Whether an engine draws what the declared decoding says: its draws against the model's own p.
+"""Whether an engine draws what the declared policy says: its draws against the model's own p.
 
 At a few contexts the next token is drawn many times. No draw may lie outside the support, and the
 frequencies must be those of p:
@@ -20,6 +20,7 @@ token stands within a hair of the support's edge, where rounding decides.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,14 @@ import torch
 from scipy.stats import chi2, ncx2
 from torch import Tensor
 
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Decoding, Policy, spread
 from ssd_probe.errors import UserError
+from ssd_probe.kernels.supports.rules import row_of
+from ssd_probe.policies.rivals import Cut, Rival, temperature_of, tempered
 
 FALSE_ALARMS = 1e-3
 RARE = 5  # expected draws, below which a token has no cell of its own
+JUMPS = 16  # logits a hair off that a rival is tried at
 
 
 def temperature_last(logits: Tensor, decoding: Decoding) -> Tensor:
@@ -58,8 +62,29 @@ def without(**off: Any) -> Callable[[Tensor, Decoding], Tensor]:
     return probabilities
 
 
-def declared(logits: Tensor, decoding: Decoding) -> Tensor:
-    return decoding.probabilities(logits.double())
+def decoding_alone(logits: Tensor, policy: Rival) -> Tensor:
+    """Without the rival's own part."""
+    return policy.decoding.probabilities(logits.double())
+
+
+def rule_first(logits: Tensor, policy: Cut) -> Tensor:
+    """The rule before top-k and top-p (vLLM's own min-p): probabilities [C, V]."""
+    z = tempered(logits, temperature_of(policy.decoding))
+    keeps = policy.rule.keeps(z, row_of(z))
+    return policy.decoding.probabilities(logits.double().masked_fill(~keeps, -torch.inf))
+
+
+def rule_untempered(logits: Tensor, policy: Cut) -> Tensor:
+    """The rule at T=1 of what the decoding left: probabilities [C, V]."""
+    left = policy.decoding.warp(logits.double())
+    z = tempered(logits, 1.0).masked_fill(left == -torch.inf, -torch.inf)
+    return left.masked_fill(~policy.rule.keeps(z, row_of(z)), -torch.inf).softmax(-1)
+
+
+def declared(logits: Tensor, policy: Policy, ids: Any = None, tokenizer: Any = None) -> Tensor:
+    """`ids`: those before each row [C, V], for a policy that reads the text."""
+    logits = logits.double()
+    return spread(logits, *policy.bound(tokenizer)(ids, logits)).softmax(-1)
 
 
 WRONG: dict[str, Callable[[Tensor, Decoding], Tensor]] = {
@@ -69,6 +94,23 @@ WRONG: dict[str, Callable[[Tensor, Decoding], Tensor]] = {
     "no top-k": without(top_k=0),
     "no top-p": without(top_p=1.0),
 }
+ALONE: dict[str, Callable[[Tensor, Rival], Tensor]] = {"the decoding alone": decoding_alone}
+WRONG_CUTS: dict[str, Callable[[Tensor, Cut], Tensor]] = {
+    "the rule before top-k and top-p": rule_first,
+    "the rule at T=1": rule_untempered,
+}
+
+
+def _by(order: Callable[[Tensor, Any], Tensor], policy: Policy, logits: Tensor) -> Tensor:
+    return order(logits, policy)
+
+
+def wrong_orders(policy: Policy) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What could be drawn from instead, by name."""
+    orders: dict[str, Callable[[Tensor, Any], Tensor]] = {}
+    orders |= ALONE if isinstance(policy, Rival) else WRONG
+    orders |= WRONG_CUTS if isinstance(policy, Cut) else {}
+    return {name: partial(_by, order, policy) for name, order in orders.items()}
 
 
 @dataclass(frozen=True)
@@ -79,21 +121,28 @@ class Context:
     logits: Tensor
 
 
-def choose(contexts: Sequence[Context], decoding: Decoding, count: int, rounding: float) -> list:
+def choose(
+    contexts: Sequence[Context],
+    policy: Policy,
+    count: int,
+    rounding: float,
+    tokenizer: Any = None,
+) -> list[Context]:
     """`count` of the contexts: those that tell most, for each wrong order in turn.
 
     Told apart by total variation; where an order changes nothing, by the entropy of p. `UserError`
     where every context has a token at the support's edge.
     """
-    clear = [each for each in contexts if _clear(each.logits, decoding, max(1e-4, rounding))]
+    hair = max(1e-4, rounding)
+    clear = [each for each in contexts if _clear(each, policy, hair, tokenizer)]
     if not clear:
         raise UserError("every context has a token within rounding of the support's edge")
+    p = _declared(clear, policy, tokenizer)
     logits = torch.stack([each.logits for each in clear])
-    p = declared(logits, decoding)
     entropy = -torch.special.xlogy(p, p).sum(-1)
     rankings = []
-    for wrong in WRONG.values():
-        apart = (wrong(logits, decoding) - p).abs().sum(-1) / 2
+    for wrong in wrong_orders(policy).values():
+        apart = (wrong(logits) - p).abs().sum(-1) / 2
         told = apart if apart.max() > 1e-6 else entropy
         rankings.append(told.argsort(descending=True).tolist())
     rankings.append(entropy.argsort(descending=True).tolist())
@@ -105,19 +154,37 @@ def choose(contexts: Sequence[Context], decoding: Decoding, count: int, rounding
     return [clear[place] for place in chosen]
 
 
-def _clear(logits: Tensor, decoding: Decoding, hair: float) -> bool:
-    """Whether the support is the same with top-p a hair off and logits too."""
-    z, k = logits.double(), decoding.top_k
-    support = declared(z, decoding) > 0
-    for slack in (-hair, hair) if decoding.top_p < 1 else ():
-        top_p = min(1.0, max(hair, decoding.top_p + slack))
-        other = Decoding(decoding.temperature, k, top_p)
+def _declared(contexts: Sequence[Context], policy: Policy, tokenizer: Any) -> Tensor:
+    logits = torch.stack([each.logits for each in contexts])
+    return declared(logits, policy, [each.ids for each in contexts], tokenizer)
+
+
+def _clear(context: Context, policy: Policy, hair: float, tokenizer: Any) -> bool:
+    """Whether the support is the same with logits and top-p a hair off."""
+    if not isinstance(policy, Decoding):
+        return _steady(context, policy, hair, tokenizer)
+    z, k = context.logits.double(), policy.top_k
+    support = declared(z, policy) > 0
+    for slack in (-hair, hair) if policy.top_p < 1 else ():
+        top_p = min(1.0, max(hair, policy.top_p + slack))
+        other = Decoding(policy.temperature, k, top_p)
         if not torch.equal(declared(z, other) > 0, support):
             return False
     if 0 < k < len(z):
         edge = z.topk(k + 1).values
         return bool(edge[k - 1] - edge[k] > 10 * hair)
     return True
+
+
+def _steady(context: Context, policy: Policy, hair: float, tokenizer: Any) -> bool:
+    """Whether p moves by no more than logits do, at some that are a hair off: no jump is near."""
+    noise = torch.Generator().manual_seed(0)
+    z = context.logits.double()
+    off = torch.randn(JUMPS, len(z), generator=noise, dtype=z.dtype) * 3 * hair
+    others = [Context(context.ids, z), *(Context(context.ids, z + each) for each in off)]
+    p = _declared(others, policy, tokenizer)
+    same = ((p > 0) == (p[:1] > 0)).all()
+    return bool(same and (p - p[:1]).abs().max() < 30 * hair)
 
 
 def compare(
@@ -172,9 +239,10 @@ def _p_value(test: dict[str, Any], rounding: float) -> float:
 def examine(
     draw: Callable[[Sequence[int], int, int | None], list[int]],
     contexts: Sequence[Context],
-    decoding: Decoding,
+    policy: Policy,
     *,
     draws: int,
+    tokenizer: Any = None,
     seed: int = 0,
     rounding: float = 0.0,
     alpha: float = FALSE_ALARMS,
@@ -188,7 +256,7 @@ def examine(
     """
     each = -(-draws // len(contexts))
     logits = torch.stack([context.logits for context in contexts])
-    p, found, paths = declared(logits, decoding), {}, {}
+    p, found, paths = _declared(contexts, policy, tokenizer), {}, {}
     for path in ("seeded", "unseeded"):
         seeds = [seed * 1000 + c if path == "seeded" else None for c in range(len(contexts))]
         found[path] = [draw(c.ids, each, s) for c, s in zip(contexts, seeds, strict=True)]
@@ -209,12 +277,12 @@ def examine(
     if not passed:
         result["fits"] = [
             name
-            for name, wrong in WRONG.items()
+            for name, wrong in wrong_orders(policy).items()
             if all(
-                compare(each, wrong(logits, decoding), rounding, alpha / 2)["passed"]
+                compare(each, wrong(logits), rounding, alpha / 2)["passed"]
                 for each in found.values()
             )
-            and not _other_supports(told, wrong(logits, decoding))
+            and not _other_supports(told, wrong(logits))
         ]
     return result
 

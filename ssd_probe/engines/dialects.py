@@ -200,7 +200,9 @@ def dialect_of(models: dict[str, Any]) -> tuple[str, Dialect]:
 def plain_decoding(policy: Any, engine: str) -> Decoding:
     """The policy if it is a plain decoding: servers know no other. `UserError` for a rival."""
     if not isinstance(policy, Decoding):
-        raise UserError(f"{policy}: only with --engine hf; {engine} has temperature, top-k, top-p")
+        raise UserError(
+            f"{policy}: only with --engine hf or vllm; {engine} has temperature, top-k, top-p"
+        )
     return policy
 
 

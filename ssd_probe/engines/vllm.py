@@ -13,23 +13,25 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from ssd_probe.core.requests import Answers, Drawn, Request
 from ssd_probe.core.streams import seed_of
-from ssd_probe.decoding import Policy
-from ssd_probe.engines.dialects import Reply, plain_decoding, token_id
+from ssd_probe.decoding import Decoding, Policy
+from ssd_probe.engines.dialects import Reply, token_id
 from ssd_probe.engines.replies import drawn_of
 from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.models.checkpoints import resolve_model, skeleton
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import Limits
+from ssd_probe.policies.parsing import message_of
+from ssd_probe.policies.rivals import Rival
 
 PLACE = "SSD_PROBE_VLLM"
 WORKER = Path(__file__).with_name("vllm_worker.py")
+PACKAGE = Path(__file__).parents[1]
 MASK = "return_sampling_mask"  # vLLM's argument
 MANY = 128  # answers of one request of `draws`
 PATIENCE = 15.0  # seconds for vLLM's processes to end by themselves
@@ -48,6 +50,7 @@ class Vllm:
     ) -> None:
         self.checkpoint, self.window = checkpoint, window
         self.arguments = dict(map(_argument, arguments))
+        self._worker: Worker | None = None
 
     @property
     def limits(self) -> Limits:
@@ -63,24 +66,29 @@ class Vllm:
         return {"engine": self.name, **said}
 
     def about(self, policy: Policy) -> dict[str, Any]:
-        version = f"vllm {self._worker.version}"
-        order = plain_decoding(policy, self.name).order
+        version = f"vllm {self._at_work(policy).version}"
+        order = policy.to_dict()["order"]
         return {"engine": self.name, "engine_version": version, "order": order}
 
     def found(self) -> dict[str, Any]:
         return {"environment": str(python_of())}
 
-    @cached_property
-    def _worker(self) -> "Worker":
-        model = skeleton(self.checkpoint.name)
-        dtype = str(model.config.dtype or "float32").removeprefix("torch.")
-        also = {"logprobs_mode": "processed_logprobs"} if self.tells else {}  # vLLM wants it so
-        said = {
-            "model": str(resolve_model(self.checkpoint.name)),
-            "arguments": {"dtype": dtype, **also, **self.arguments},
-            "window": self.window,
-        }
-        return Worker(python_of(), said)
+    def _at_work(self, policy: Policy) -> "Worker":
+        """vLLM, loaded; with rivals' rules in it for a rival, which slow down plain decodings."""
+        rivals = isinstance(policy, Rival)
+        if self._worker is not None and self._worker.rivals != rivals:
+            self.close()
+        if self._worker is None:
+            model = skeleton(self.checkpoint.name)
+            dtype = str(model.config.dtype or "float32").removeprefix("torch.")
+            also = {"logprobs_mode": "processed_logprobs"} if self.tells else {}  # it wants it so
+            said = {
+                "model": str(resolve_model(self.checkpoint.name)),
+                "arguments": {"dtype": dtype, **also, **self.arguments},
+                "window": self.window,
+            }
+            self._worker = Worker(python_of(), said, policy if isinstance(policy, Rival) else None)
+        return self._worker
 
     def answers(self, requests: Mapping[int, Request], policy: Policy, seed: int | None) -> Answers:
         def lines() -> Iterator[dict[str, Any]]:
@@ -90,7 +98,7 @@ class Vllm:
                 params["detokenize"] = bool(request.stop)
                 yield {"place": place, "ids": list(request.ids), "params": params}
 
-        for place, replies in self._worker.ask(lines(), len(requests)):
+        for place, replies in self._at_work(policy).ask(lines(), len(requests)):
             yield {place: self._drawn(requests[place], replies[0])}
 
     def draws(self, ids: Sequence[int], count: int, policy: Policy, seed: int | None) -> list[int]:
@@ -104,7 +112,7 @@ class Vllm:
                 yield {"place": place, "ids": list(ids), "params": params}
 
         request = Request("draws", 0, ids, 1)
-        found = dict(self._worker.ask(lines(), len(starts)))
+        found = dict(self._at_work(policy).ask(lines(), len(starts)))
         given = (reply for place in range(len(starts)) for reply in found[place])
         return [self._drawn(request, reply).ids[0] for reply in given]
 
@@ -113,17 +121,18 @@ class Vllm:
         if not self.tells:
             return None
         line = {"place": 0, "ids": list(ids), "params": self._params(policy, 1, None)}
-        return dict(self._worker.ask(iter([line]), 1))[0][0].support
+        return dict(self._at_work(policy).ask(iter([line]), 1))[0][0].support
 
     def _params(self, policy: Policy, room: int, seed: int | None) -> dict[str, Any]:
-        decoding = plain_decoding(policy, self.name)
+        decoding = policy if isinstance(policy, Decoding) else Decoding()
         if self.tells and (decoding.is_greedy or not decoding.top_k):
-            raise UserError(f"--engine-arg {MASK}: not at {decoding}: T, top-k must be above 0")
+            raise UserError(f"--engine-arg {MASK}: not at {policy}: T, top-k must be above 0")
         return {
             "max_tokens": room,
             "temperature": 0.0 if decoding.is_greedy else decoding.temperature,
             "top_k": decoding.top_k,
             "top_p": decoding.top_p,
+            "extra_args": message_of(policy) if isinstance(policy, Rival) else None,
             "min_p": 0.0,
             "seed": seed,
             "stop_token_ids": sorted(self.limits.stops),
@@ -135,16 +144,27 @@ class Vllm:
         return drawn_of(request, reply, self.limits, self.checkpoint.tokenizer)
 
     def close(self) -> None:
-        if worker := self.__dict__.pop("_worker", None):  # only where it was started
+        worker, self._worker = self._worker, None
+        if worker is not None:
             worker.close()
 
 
 class Worker:
-    """The process with vLLM in it, which ends with this one. `Failed` where it does not start."""
+    """The process with vLLM in it, which ends with this one. `Failed` where it does not start.
 
-    def __init__(self, python: Path, said: dict[str, Any]) -> None:
+    `rival`: the first of those that `vllm_policies` is to draw by. It finds this package, and no
+    other of this environment, in a folder of its own; the model runner is vLLM's first, V1.
+    """
+
+    def __init__(self, python: Path, said: dict[str, Any], rival: Rival | None = None) -> None:
+        self.rivals, self.own = rival is not None, ExitStack()
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (while it runs)
         env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        if rival is not None:
+            folder = self.own.enter_context(tempfile.TemporaryDirectory(prefix="ssd-probe-"))
+            Path(folder, PACKAGE.name).symlink_to(PACKAGE)
+            env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+            said = said | {"rivals": {"folder": folder, "policy": message_of(rival)}}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # Isolated: the folder of the script holds a vllm.py, which is not the one to import.
         self.process = subprocess.Popen(
@@ -198,6 +218,7 @@ class Worker:
             with suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
         self.log.close()
+        self.own.close()
 
     def _wait(self) -> None:
         """Until the process has ended; those of vLLM's own that outlive it are killed."""

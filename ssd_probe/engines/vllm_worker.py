@@ -1,4 +1,4 @@
-"""The other side of `engines.vllm`: runs in vLLM's own environment, knows nothing of this package.
+"""The other side of `engines.vllm`: runs in vLLM's own environment, without this package.
 
 A line of JSON on stdin says what to load; then each line is a request. Each answer is a line of
 JSON on what was stdout, as soon as it ends; vLLM's own words go to stderr. When who asked is gone,
@@ -28,7 +28,7 @@ def main() -> None:
     import vllm
     from vllm import LLM
 
-    arguments = {**_of_platform(), **said["arguments"]}
+    arguments = {**_of_platform(), **said["arguments"], **_of_rivals(said.get("rivals"))}
     llm = LLM(model=said["model"], generation_config="vllm", **arguments)
     ready = {"version": vllm.__version__, "context": llm.model_config.max_model_len}
     print(json.dumps(ready), file=answers)
@@ -44,6 +44,21 @@ def _of_platform() -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def _of_rivals(said: "dict[str, Any] | None") -> dict[str, Any]:
+    """Their rules, of the package in a folder; vLLM's own processes look there too."""
+    if said is None:
+        return {}
+    from vllm.platforms import current_platform
+
+    if current_platform.is_tpu():
+        raise RuntimeError("vLLM on TPUs has no processors of logits for a --policy")
+    sys.path.insert(0, said["folder"])
+    from ssd_probe.policies.parsing import policy_in
+
+    policy_in(said["policy"])  # what it needs is here, or is missed now
+    return {"logits_processors": ["ssd_probe.engines.vllm_policies:Policies"]}
 
 
 def _read(waiting: "queue.Queue[dict]") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ OTHER, BLANK, END = 0, 1, 2  # of a token: text, blanks alone, or the last end o
 
 
 class LineStarts:
-    """`LineStarts(tokenizer)(ids)`: bool [B], for ids [B, L], by what each token's text is alone.
+    """`LineStarts(tokenizer)(ids)`: bool [B], of B rows of ids, by what each token's text is alone.
 
     A line begins after an end of a line with nothing but blanks since, and before any text.
     """
@@ -20,10 +21,11 @@ class LineStarts:
         self.tokenizer = tokenizer
         self._kinds: dict[int, int] = {}
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        return torch.tensor([self._starts(row) for row in ids.tolist()])
+    def __call__(self, ids: Tensor | Iterable[Sequence[int]]) -> Tensor:
+        rows = ids.tolist() if isinstance(ids, Tensor) else ids
+        return torch.tensor([self._starts(row) for row in rows])
 
-    def _starts(self, ids: list[int]) -> bool:
+    def _starts(self, ids: Sequence[int]) -> bool:
         kind = next((kind for token in reversed(ids) if (kind := self._kind(token)) != BLANK), END)
         return kind == END
 

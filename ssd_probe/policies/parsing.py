@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -45,6 +46,15 @@ def policy_of(text: str | None, decoding: Decoding) -> Policy:
         return kind(**given, decoding=decoding)
     except UserError as error:
         raise UserError(f"policy {name}: {error}") from None
+
+
+def message_of(policy: Rival) -> dict[str, Any]:
+    """A rival as JSON for another process, where `policy_in` reads it."""
+    return {"policy": policy.text, "decoding": dataclasses.asdict(policy.decoding)}
+
+
+def policy_in(message: dict[str, Any]) -> Policy:
+    return policy_of(message["policy"], Decoding(**message["decoding"]))
 
 
 def own_decoding(text: str, evaluation: Decoding) -> Decoding:

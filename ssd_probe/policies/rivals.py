@@ -237,7 +237,7 @@ class AdapT(Rival):
         flat = logits.reshape(-1, logits.shape[-1])
         return _chosen(flat, rows, {"start": self.at_start, "rest": self.decoding}, logits)
 
-    def bound(self, tokenizer: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def bound(self, tokenizer: Any) -> Callable[[Any, Tensor], tuple[Tensor, Tensor]]:
         starts = LineStarts(tokenizer)
         return lambda ids, logits: self.candidates(logits, starts(ids))
 

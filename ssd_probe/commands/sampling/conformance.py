@@ -1,4 +1,4 @@
-"""`ssd-probe doctor --engine`: an engine's draws against a decoding, and a certificate of it."""
+"""`ssd-probe doctor --engine`: an engine's draws against a policy, and a certificate of it."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import torch
 
 from ssd_probe.core.requests import Engine
 from ssd_probe.core.sample import sample
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.engines.conformance import Context, choose, examine
 from ssd_probe.errors import Failed
@@ -24,7 +24,7 @@ BATCH = 256
 
 def conformance_stage(
     checkpoint: Checkpoint,
-    decoding: Decoding,
+    policy: Policy,
     choice: Choice,
     *,
     draws: int,
@@ -37,13 +37,15 @@ def conformance_stage(
     The model's weights are needed here, for its own probabilities.
     """
     with closing(engine_of(choice, checkpoint, BATCH)) as engine:
-        about = engine.about(decoding)  # who is not there says so before anything is computed
-        found = choose(contexts_of(checkpoint), decoding, CONTEXTS, rounding)
-        told = certify(engine, found, decoding, draws=draws, rounding=rounding, seed=seed)
+        about = engine.about(policy)  # who is not there says so before anything is computed
+        tokenizer = checkpoint.tokenizer
+        found = choose(contexts_of(checkpoint), policy, CONTEXTS, rounding, tokenizer)
+        asked: dict[str, Any] = {"draws": draws, "rounding": rounding, "seed": seed}
+        told = certify(engine, found, policy, tokenizer=tokenizer, **asked)
     certificate = {
         **about,
         "model": checkpoint.identity,
-        "decoding": decoding.to_dict(),
+        "decoding": policy.to_dict(),
         "setup": engine.settings(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **told,
@@ -51,19 +53,19 @@ def conformance_stage(
     if out is not None:
         write_json(out, certificate)
     if not certificate["passed"]:
-        raise Failed(f"{about['engine_version']}: {reason_of(certificate, decoding)}")
+        raise Failed(f"{about['engine_version']}: {reason_of(certificate, policy)}")
     return certificate
 
 
 def certify(
-    engine: Engine, contexts: list[Context], decoding: Decoding, **settings: Any
+    engine: Engine, contexts: list[Context], policy: Policy, **settings: Any
 ) -> dict[str, Any]:
     """`examine` for an engine."""
     return examine(
-        lambda ids, count, seed: engine.draws(ids, count, decoding, seed),
+        lambda ids, count, seed: engine.draws(ids, count, policy, seed),
         contexts,
-        decoding,
-        support=lambda ids: engine.support(ids, decoding),
+        policy,
+        support=lambda ids: engine.support(ids, policy),
         **settings,
     )
 
@@ -83,7 +85,7 @@ def contexts_of(checkpoint: Checkpoint) -> list[Context]:
     return found
 
 
-def reason_of(certificate: dict[str, Any], decoding: Decoding) -> str:
+def reason_of(certificate: dict[str, Any], policy: Policy) -> str:
     """Why it did not pass, in words."""
     paths = certificate["paths"]
     outside = sum(path["outside"] for path in paths.values())
@@ -94,7 +96,7 @@ def reason_of(certificate: dict[str, Any], decoding: Decoding) -> str:
     what = f"{outside} of {drawn} draws outside the support, smallest p-value {worst:.1e}"
     if (told := certificate["supports"]) and told["other"]:
         what += f", {told['other']} of {told['contexts']} supports that it told are others"
-    return f"does not draw {decoding}: {what}{named}"
+    return f"does not draw {policy}: {what}{named}"
 
 
 def conformance_lines(certificate: dict[str, Any]) -> list[str]:
