@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class Crew:
         """`function(*job)` of each job, in their order.
 
         At most `AHEAD` a worker are under way, so memory does not grow with the jobs. Raises what a
-        job raised, and `Failed` where a process was killed.
+        job raised, and `Failed` where a process was killed or the cluster is gone.
         """
         pending: deque[Future[T]] = deque()
         most = AHEAD * self.workers if self.workers > 1 else 1
@@ -63,6 +63,11 @@ class Crew:
                 "a process that computed was killed, perhaps for its memory; fewer --workers "
                 "need less"
             ) from None
+        except Exception as error:
+            if not _of_cluster(error):
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise Failed(f"the cluster gave no result: {reason}; give the command again") from None
         finally:
             for future in pending:
                 future.cancel()
@@ -129,6 +134,11 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _of_cluster(error: Exception) -> bool:
+    """Whether no job but the cluster itself raised it."""
+    return isinstance(error, CancelledError) or type(error).__module__.startswith("distributed.")
 
 
 def _enter() -> None:

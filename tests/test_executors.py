@@ -1,6 +1,8 @@
 """The same bits whatever computes: this process, processes, a Dask cluster."""
 
+import json
 import os
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
@@ -10,9 +12,13 @@ import pytest
 from ssd_probe.analysis.digest import digest
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import compare_stage, part_readers
+from ssd_probe.commands.evaluate import evaluate_stage
 from ssd_probe.errors import Failed, UserError
+from ssd_probe.execution import sandbox
+from ssd_probe.execution.evaluate import TOGETHER, _Judging, _verdicts
 from ssd_probe.executors import AHEAD, ALONE, Crew, Here, crew
 from ssd_probe.probing.table import Probe
+from ssd_probe.problems.tasks import load_tasks
 from tests.probes import TRAIN
 from tests.stored import store_probe
 
@@ -139,6 +145,49 @@ def test_a_dask_cluster_gives_the_same_bits(probes):
         same(digested(probes, ALONE), digested(probes, workforce))
         with pytest.raises(UserError, match="2: not this one"):
             list(workforce.map(refuse, [(n,) for n in range(4)]))
+
+
+@pytest.mark.slow("starts a cluster")
+@pytest.mark.filterwarnings("default")  # of the cluster's own
+@pytest.mark.skipif(sandbox.obstacle() is not None, reason="no isolation here")
+def test_programs_have_the_same_verdicts_on_a_dask_cluster(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    bodies = ["    return xs", "    return sorted(xs)", "    while True: pass", "    return 1 / 0"]
+    samples = tmp_path / "s.jsonl"
+    rows = [
+        {"problem_id": name, "completion": f"def solve(xs):\n{body}\n"}
+        for name in list(load_tasks("tiny:dev"))[:3]
+        for body in bodies * 5  # 20 of each, alike ones run once
+    ] + [{"problem_id": name, "completion": f"def solve(xs):\n    return xs[{i}:]\n"}
+         for name in list(load_tasks("tiny:dev"))[:1] for i in range(2 * TOGETHER)]  # fmt: skip
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    here = evaluate_stage("tiny:dev", samples, None, seconds=0.5).result
+    assert {row["verdict"] for row in here["results"]} >= {"wrong", "timeout", "error"}
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        about = {"seconds": 0.5, "scheduler": cluster.scheduler_address}
+        there = evaluate_stage("tiny:dev", samples, None, out=tmp_path / "v.json", **about)
+    assert repr(there.result) == repr(here)  # NaN too
+
+
+def test_a_worker_that_cannot_isolate_is_one_line(monkeypatch):
+    monkeypatch.setattr(sandbox, "obstacle", lambda: "no bwrap")
+    task = next(iter(load_tasks("tiny:dev").values()))
+    asked = [(_Judging(1.0, 512, unsandboxed=False), task, ["x = 1"])]
+    with pytest.raises(UserError, match=r"on .+: .*cannot be isolated: no bwrap"):
+        list(ALONE.map(_verdicts, asked))
+
+
+def test_a_cluster_that_is_lost_is_one_line():
+    class Lost(Here):
+        def submit(self, *_):
+            found = Future()
+            found.cancel()
+            return found
+
+    with pytest.raises(Failed, match="the cluster gave no result: CancelledError"):
+        list(Crew(Lost(), is_near=False).map(abs, [(1,)]))
 
 
 def test_stored_ranks_are_one_block_and_the_same_numbers(probes):

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ssd_probe.cli.options import AsJson, Config, Full, Unsandboxed, print_json, print_told
+from ssd_probe.cli.options import (
+    AsJson,
+    Config,
+    Full,
+    Scheduler,
+    Unsandboxed,
+    print_json,
+    print_told,
+)
 from ssd_probe.errors import Failed
 
 
@@ -18,7 +26,8 @@ def evaluate(
     ],
     samples: Annotated[Path, typer.Option(help="JSONL: problem_id or task_id, and completion.")],
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here; resumes.")] = None,
-    workers: Annotated[int, typer.Option(min=1)] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Programs at a time, here.")] = 2,
+    scheduler: Scheduler = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds a program.")] = 3.0,
     memory: Annotated[int, typer.Option(min=128, max=2**20, help="Megabytes a program.")] = 1024,
     k: Annotated[list[int] | None, typer.Option(help="pass@k to report; repeatable.")] = None,
@@ -36,6 +45,7 @@ def evaluate(
     Examples:
       ssd-probe evaluate --problems tiny:test --samples samples.jsonl
       ssd-probe evaluate --problems humaneval --samples he.jsonl --json
+      ssd-probe evaluate --problems lcb.jsonl --samples s.jsonl --scheduler tcp://HOST:8786
     """
     from ssd_probe.commands.evaluate import evaluate_stage
 
@@ -45,6 +55,7 @@ def evaluate(
         k,
         out=out,
         workers=workers,
+        scheduler=scheduler,
         seconds=timeout,
         megabytes=memory,
         unsandboxed=unsandboxed,

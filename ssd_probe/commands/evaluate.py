@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssd_probe.execution.evaluate import FLIPPED, evaluate, isolation
+from ssd_probe.executors import crew
 from ssd_probe.files.claims import claim
 from ssd_probe.files.digests import digest
 from ssd_probe.files.reading import read_jsonl
@@ -38,6 +39,7 @@ def evaluate_stage(
     *,
     out: Path | None = None,
     workers: int = 2,
+    scheduler: str | None = None,
     seconds: float = 3.0,
     megabytes: int = 1024,
     unsandboxed: bool = False,
@@ -50,14 +52,18 @@ def evaluate_stage(
     Programs that could not be run (`infra_error`) are in `results` and in no pass@k. With `out` the
     result is written there; verdicts are kept in `out`.verdicts.jsonl as they come, so that only
     the rest is run another time, and `out`.run.json refuses other settings for the same file.
+    `scheduler`: of a Dask cluster whose workers run the programs, isolated there.
     """
     rows = read_jsonl(samples)
     ids = [problem_id_of(row, "", f"{samples}: sample {i}") for i, row in enumerate(rows, 1)]
     tasks = load_tasks(problems, set(ids))
     isolated = isolation(unsandboxed)
     limits = {"seconds": seconds, "megabytes": megabytes}
-    options = {"workers": workers, "unsandboxed": unsandboxed, **limits}
-    with claim(out, is_file=True) if out else nullcontext():
+    with (
+        claim(out, is_file=True) if out else nullcontext(),
+        crew(len(rows), scheduler) if scheduler else nullcontext() as workforce,
+    ):
+        options = {"workers": workers, "crew": workforce, "unsandboxed": unsandboxed, **limits}
         if out is None:
             return _evaluate(tasks, rows, ks, isolated, options, None)
         settings = {

@@ -6,9 +6,10 @@ values stay out here (`judge.py`) or in the process of a benchmark's own check (
 
 import json
 import queue
+import socket
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,12 @@ from ssd_probe.problems.tasks import Task, answered
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ssd_probe.executors import Crew
+
 __all__ = ["VERDICTS", "evaluate", "isolation"]
 
 COLUMNS = ["problem_id", "difficulty", "sample", "verdict", "detail"]
+TOGETHER = 16  # programs of a problem that a crew is given at once
 FLIPPED = "; over time at first, not when run alone"
 
 
@@ -64,6 +68,7 @@ def evaluate(
     tasks: dict[str, Task],
     *,
     workers: int = 2,
+    crew: "Crew | None" = None,
     seconds: float = 3.0,
     megabytes: int = 1024,
     progress: bool = True,
@@ -77,14 +82,16 @@ def evaluate(
     `timeout`; `crash` (a signal or an early exit); `memory`; `output_limit`; `protocol` (a forged
     reply); `infra_error` (ours, never counted as wrong). Timeouts are run again, alone; a verdict
     that changes says so in its detail. With `part`, verdicts are kept in that file as they come,
-    and a later call runs only the rest. `UserError` for bad samples and where nothing isolates.
+    and a later call runs only the rest. `workers` programs at a time here, or wherever a `crew`
+    computes. `UserError` for bad samples and where nothing isolates, here or there.
     """
     isolation(unsandboxed)
     jobs = list(_distinct_jobs(samples, tasks).values())
     with _Ledger(part) as ledger:
         ledger.recall(jobs)
-        new_judge = lambda: Judge(seconds, megabytes, not unsandboxed)  # noqa: E731
-        _run_all([job for job in jobs if not job.verdict], new_judge, workers, ledger, progress)
+        left = [job for job in jobs if not job.verdict]
+        judging = _Judging(seconds, megabytes, unsandboxed)
+        _run_all(left, judging, workers, crew, ledger, progress)
     return _frame(jobs, len(samples))
 
 
@@ -117,47 +124,106 @@ def _frame(jobs: Iterable[_Job], count: int) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _run_all(jobs: list[_Job], new_judge, workers: int, ledger: "_Ledger", progress: bool) -> None:
-    """Every job, `workers` at a time; then those over time again, one by one."""
+def _run_all(
+    jobs: list[_Job],
+    judging: "_Judging",
+    workers: int,
+    crew: "Crew | None",
+    ledger: "_Ledger",
+    progress: bool,
+) -> None:
+    """Every job, here or by a crew; then those over time again, one by one, here."""
     late: list[_Job] = []
-    bar = tqdm(total=len(jobs), desc="running programs", disable=None if progress else True)
+    found = _here(jobs, judging, workers) if crew is None else _there(jobs, judging, crew)
+    with (
+        tqdm(total=len(jobs), desc="running programs", disable=None if progress else True) as bar,
+        closing(found) as verdicts,
+    ):
+        for job, verdict in verdicts:
+            if verdict[0] == "timeout":
+                late.append(job)
+            else:
+                ledger.enter(job, verdict)
+                bar.update()
+        with closing(judging.judge()) as judge:
+            for job in sorted(late, key=lambda job: job.samples):
+                again, detail = _judged(judge, job.task, job.code)
+                detail += FLIPPED if again != "timeout" else ""
+                ledger.enter(job, (again, detail))
+                bar.update()
+
+
+def _here(
+    jobs: list[_Job], judging: "_Judging", workers: int
+) -> Generator[tuple[_Job, Verdict], None, None]:
+    """`workers` at a time, each as soon as it is known: threads, which wait on boxes."""
     waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[_Job, Verdict]] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
 
     def serve() -> None:
-        with closing(new_judge()) as judge:
+        with closing(judging.judge()) as judge, suppress(queue.Empty):
             while True:
-                try:
-                    job = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                verdict = _judged(judge, job)
-                if verdict[0] == "timeout":
-                    late.append(job)
-                else:
-                    ledger.enter(job, verdict)
-                    bar.update()
+                job = waiting.get_nowait()
+                done.put((job, _judged(judge, job.task, job.code)))
 
     threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(workers, len(jobs)))]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    with closing(new_judge()) as judge:
-        for job in sorted(late, key=lambda job: job.samples):
-            verdict, detail = _judged(judge, job)
-            detail += FLIPPED if verdict != "timeout" else ""
-            ledger.enter(job, (verdict, detail))
-            bar.update()
-    bar.close()
+    try:
+        for _ in jobs:
+            yield done.get()
+        for thread in threads:
+            thread.join()
+    finally:
+        with suppress(queue.Empty):  # where nobody asks on
+            while True:
+                waiting.get_nowait()
 
 
-def _judged(judge: Judge, job: _Job) -> Verdict:
-    if job.code is None:
+def _there(
+    jobs: list[_Job], judging: "_Judging", crew: "Crew"
+) -> Generator[tuple[_Job, Verdict], None, None]:
+    """Some programs of one problem at a time, so that its tests, often large, are sent seldom."""
+    by_task: dict[str, list[_Job]] = {}
+    for job in jobs:
+        by_task.setdefault(job.task.problem_id, []).append(job)
+    shares = [
+        same[i : i + TOGETHER] for same in by_task.values() for i in range(0, len(same), TOGETHER)
+    ]
+    asked = ((judging, share[0].task, [job.code for job in share]) for share in shares)
+    for share, verdicts in zip(shares, crew.map(_verdicts, asked), strict=True):
+        yield from zip(share, verdicts, strict=True)
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """How programs are judged, wherever that is."""
+
+    seconds: float
+    megabytes: int
+    unsandboxed: bool
+
+    def judge(self) -> Judge:
+        return Judge(self.seconds, self.megabytes, not self.unsandboxed)
+
+
+def _verdicts(judging: _Judging, task: Task, codes: Sequence[str | None]) -> list[Verdict]:
+    """Of a problem's programs, on a worker; `UserError` where it cannot isolate them."""
+    try:
+        isolation(judging.unsandboxed)
+    except UserError as error:
+        raise UserError(f"on {socket.gethostname()}: {error}") from None
+    with closing(judging.judge()) as judge:
+        return [_judged(judge, task, code) for code in codes]
+
+
+def _judged(judge: Judge, task: Task, code: str | None) -> Verdict:
+    if code is None:
         return "error", "no code in the answer"
     try:
-        return judge.verdict(job.task, job.code)
+        return judge.verdict(task, code)
     except Exception as error:  # ours: never the program's verdict
         judge.close()
         return "infra_error", f"{type(error).__name__}: {error}"[:200]
@@ -167,7 +233,7 @@ class _Ledger:
     """Verdicts in a file, line by line, so that an interrupted run goes on where it was."""
 
     def __init__(self, path: Path | None):
-        self._path, self._lock = path, threading.Lock()
+        self._path = path
         self._known = {key: (verdict, detail) for key, verdict, detail in _read_lines(path)}
 
     def __enter__(self) -> "_Ledger":
@@ -185,9 +251,8 @@ class _Ledger:
     def enter(self, job: _Job, verdict: Verdict) -> None:
         job.verdict, job.detail = verdict
         if self._file and job.verdict != "infra_error":  # those are run again
-            with self._lock:
-                self._file.write(json.dumps([job.key, *verdict]) + "\n")
-                self._file.flush()
+            self._file.write(json.dumps([job.key, *verdict]) + "\n")
+            self._file.flush()
 
 
 def _read_lines(path: Path | None) -> list[list[str]]:
