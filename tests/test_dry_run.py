@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_stages_settings_are_the_loops(tmp_path):
     assert str(sample["out"]) == str(tmp_path / "r/samples/T1.3.jsonl") == str(train["samples"])
     for name, value in loop.training.recorded().items():
         assert train[name] == value, name
-    assert "$T_T1.3" in "\n".join(lines)  # which dev chooses
+    assert "--temperature ${T_T1_3} " in "\n".join(lines)  # which dev chooses
     predict, branch = (
         next(understood(words) for words in commands_of(lines) if words[0] == name)
         for name in ("predict", "branch")
@@ -84,7 +85,7 @@ def test_the_stages_settings_are_the_loops(tmp_path):
     assert predict["t_train"] == ["1,1.3,1.6"] and predict["t_eval"] == ["0.1,0.4,0.8"]
     assert branch["positions"] == loop.branch.positions and branch["per_token"] == 2
     probed = next(words for words in commands_of(lines) if words[-1] == str(predict["probe"]))
-    assert understood(probed)["text"] == [f"{tmp_path}/r/evaluations/dev/base-T$T_base.jsonl"]
+    assert understood(probed)["text"] == [f"{tmp_path}/r/evaluations/dev/base-T${{T_base}}.jsonl"]
 
 
 def test_a_papers_preset_can_be_scaled_without_its_files(tmp_path, monkeypatch, capsys):
@@ -113,8 +114,22 @@ def test_rivals_are_sampled_from_the_base_on_dev_and_test(tmp_path):
         *((t, 20, 0.8) for t in loop.T_eval), *((t, 0, 1.0) for t in loop.T_eval),
     ]  # fmt: skip
     said = "\n".join(lines)
-    assert "--temperature $T_two-stage" in said and "--temperature $T_min-p-0.1" in said
+    assert "--temperature ${T_two_stage} " in said and "--temperature ${T_min_p_0_1} " in said
+    shell = ["bash", "-nc", "\n".join(lines)]
+    assert subprocess.run(shell, capture_output=True, check=True).stderr == b""
+    typed = subprocess.run(
+        ["bash", "-c", "T_two_stage=0.4; ssd-probe() { echo \"$@\"; }\n" + said],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "/evaluations/test/two-stage-T0.4.jsonl" in typed and "$" not in typed
     assert len(more) == 2 * 2 * (len(loop.T_eval) + 1)
+
+
+def test_what_is_not_the_papers_says_so(tmp_path):
+    said = "\n".join(dry_run(choose("smollm2", scale=0.25), tmp_path / "r"))
+    assert "ssd-probe diff RUN paper" in said and "in the paper" not in said
+    papers = "\n".join(dry_run(choose("qwen3-4b-instruct", scale=0.1), tmp_path / "r"))
+    assert "# other than in the paper: prompt_limit: " in papers and "diff RUN" not in papers
 
 
 def test_a_model_that_is_here_is_measured():

@@ -7,13 +7,16 @@ import pytest
 
 from ssd_probe.commands.loop.dry import dry_run
 from ssd_probe.commands.loop.presets import choose
+from ssd_probe.commands.loop.run import _certificates as certificates_of
 from ssd_probe.commands.loop.run import run_stage
+from ssd_probe.commands.run_folder import RunFolder
 from ssd_probe.commands.sampling.conformance import conformance_stage
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.models.identity import Checkpoint
+from ssd_probe.policies.parsing import policy_of
 
 FILE = """
 model: tiny
@@ -76,7 +79,7 @@ def test_they_are_recorded_where_they_hold_and_nowhere_else(tmp_path, certificat
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"decoding": Decoding(0.7).to_dict()},
-     "none of the decodings that tiny is drawn at here: T=1.6, top-k 20, top-p 0.8; T=1, top-k"),
+     "none of what tiny is drawn at here: T=1.6, top-k 20, top-p 0.8; T=1, top-k"),
     ({"model": {}}, "certifies another model than these samples would have"),
     ({"engine": "vllm"}, "certifies another engine than"),
     ({"engine_version": "transformers 0"}, "certifies another engine version than"),
@@ -97,14 +100,38 @@ def test_others_are_refused_before_anything_is_computed(tmp_path, certificates, 
         run_stage(chosen(tmp_path, files), tmp_path / "run", unsandboxed=True)
     said = str(error.value)
     assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+    if "certifies another" not in said and "engine failed" not in said:  # which needs the engine
+        with pytest.raises(UserError) as error:
+            dry_run(chosen(tmp_path, files), tmp_path / "run")
+        assert str(error.value) == said
     assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_names_them(tmp_path, certificates):
     lines = dry_run(chosen(tmp_path, certificates), tmp_path / "run")
-    named = [line for line in lines if "--certificate" in line]
+    named = [line for line in lines if "--certificate" in line and line[0] != "#"]
     outs = [line.split("--out ")[1].removeprefix(f"{tmp_path}/run/") for line in named]
     assert outs == ["samples/ssd.jsonl", "evaluations/dev/base-T1.3.jsonl"]
+    assert f"# of the base at {EVAL}, if dev chooses it: --certificate {certificates[1]}" in lines
+
+
+def test_a_rivals_certificate_is_of_the_base_too(tmp_path, certificates):
+    """Of every rival that the run may draw: beside each arm, at each T_eval, with its own rest."""
+    path = tmp_path / "two-stage.json"
+    policy = policy_of("two-stage(T_train=1.6, top_k=20, top_p=0.8)", EVAL)
+    conformance_stage(Checkpoint("tiny"), policy, Choice("hf"), draws=1_000, out=path)
+    files = [*certificates, str(path)]
+    (tmp_path / "loop.yaml").write_text(FILE + "rivals: [two-stage, min-p(0.1)]\n")
+    loop = choose(str(tmp_path / "loop.yaml"), changes={"certificates": files})
+    folder = RunFolder(tmp_path / "run", loop.loop)
+    min_p = policy_of("min-p(0.1)", Decoding(1.3))
+    assert {policy, min_p, TRAIN, EVAL} < set(folder.drawn_from_base())
+    lines = dry_run(loop, tmp_path / "run")
+    (dev,) = (line for line in lines if f"--certificate {path}" in line and line[0] != "#")
+    assert dev.endswith("evaluations/dev/two-stage-T1.3.jsonl")
+    assert [each["decoding"] for each in certificates_of(folder)] == [
+        TRAIN.to_dict(), EVAL.to_dict(), policy.to_dict(),
+    ]  # fmt: skip
 
 
 def test_the_base_is_drawn_at(tmp_path):

@@ -15,12 +15,12 @@ from ssd_probe.commands.loop.declaration import BASE, MAIN, PROGRAMS, Loop, Tria
 from ssd_probe.commands.loop.reading import loop_of
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
 from ssd_probe.core.config import BY_LENGTH
-from ssd_probe.decoding import LABELLING, Decoding
+from ssd_probe.decoding import LABELLING, Decoding, Policy
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import read_object, read_record
 from ssd_probe.models.checkpoints import load_tokenizer
-from ssd_probe.policies.parsing import own_decoding
+from ssd_probe.policies.parsing import own_decoding, policy_of
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
 from ssd_probe.tiny import domain
@@ -122,6 +122,20 @@ class RunFolder:
     def rivals(self, main: str) -> dict[str, str]:
         """The policies of the decode-only rivals by name, beside this main arm."""
         return {rival.name: rival.beside(self.loop.arm(main)) for rival in self.loop.rivals}
+
+    def drawn_from_base(self) -> tuple[Policy, ...]:
+        """All that the base may be drawn by, each once; a rival beside every arm that may be main.
+
+        Which decodings dev chooses is not known before.
+        """
+        at = self.loop.eval_decodings
+        rivals = [
+            policy_of(text, own_decoding(text, each))
+            for arm in self.loop.candidates
+            for text in self.rivals(arm.name).values()
+            for each in at
+        ]
+        return tuple(dict.fromkeys([*self.loop.base_decodings, *rivals]))
 
     def dev_grid(self, main: str | None = None) -> Grid:
         """The dev sweep; the rivals of the main arm are in it when that is known."""

@@ -1,12 +1,13 @@
 """`ssd-probe run --dry-run`: every command, the tokens, memory and disk that a run would need."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssd_probe.commands.loop.declaration import BASE, MAIN, ON_DEV, Arm, Loop
-from ssd_probe.commands.loop.presets import Chosen
+from ssd_probe.commands.loop.presets import PAPER, Chosen
 from ssd_probe.commands.loop.sizes import (
     HALF,
     PROBLEMS,
@@ -19,14 +20,15 @@ from ssd_probe.commands.loop.sizes import (
 )
 from ssd_probe.commands.loop.typed import command, flags
 from ssd_probe.commands.run_folder import TINY, RunFolder
-from ssd_probe.commands.sampling.certificates import certifies
+from ssd_probe.commands.sampling.certificates import certifies, matched
 from ssd_probe.core.config import TrainConfig
-from ssd_probe.decoding import Decoding
+from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.errors import UserError
-from ssd_probe.policies.parsing import own_decoding
+from ssd_probe.policies.parsing import own_decoding, policy_of
 from ssd_probe.views.doubts import short_training
 
 TOKEN_BYTES = 10  # of a sampled token in a samples file: its id, and its text
+T = "TEMPERATURE"  # stands for one in a command until it is quoted
 KEPT = 2  # resumable checkpoints, each with AdamW's moments
 
 
@@ -36,17 +38,20 @@ def dry_run(chosen: Chosen, out: Path) -> list[str]:
     Nothing is read but configs, counts and certificates.
     """
     loop, folder = chosen.loop, RunFolder(out, chosen.loop)
+    certificates = matched(loop.certificates, loop.model, folder.drawn_from_base())
     size, source = size_of(loop.model)
     lines = [f"# {chosen.name}: {loop.model}, {source}"]
     if size:
         lines.append(f"#   {size.parameters:,} parameters, {size.layers} layers of {size.hidden}")
     lines += [f"# other than in the paper: {deviation}" for deviation in chosen.deviations]
+    if chosen.name not in PAPER:
+        lines.append("# not the paper's: `ssd-probe diff RUN paper` will say how the run differs")
     prompts, _ = _count(loop.prompts, loop.prompt_limit)
     steps = loop.training.steps(prompts * loop.n)
     if doubt := short_training(steps, loop.training.warmup(steps)):
         lines.append(f"# note: {doubt}")
     lines += ["", "# 1. sample and fine-tune", *_students(folder)]
-    lines += ["", *_trials(folder)]
+    lines += ["", *_trials(folder, certificates)]
     lines += ["", "# 4. probe and compare", *_probes(folder), *_branch(folder)]
     return [*lines, "", *_needs(loop, size)]
 
@@ -66,10 +71,20 @@ def _sampled(loop: Loop, model: str, prompts: str, limit: int | None, n: int) ->
     return [*words, "--batch-size", loop.batch_size]
 
 
-def _certified(loop: Loop, model: str, decoding: Decoding) -> list[Any]:
+def _certified(loop: Loop, model: str, policy: Policy) -> list[Any]:
     """A student's samples have no certificate: it was not there to be drawn from."""
     named = loop.certificates if model == loop.model else ()
-    return [word for p in named if certifies(p, decoding) for word in ("--certificate", p)]
+    return [word for p in named if certifies(p, policy) for word in ("--certificate", p)]
+
+
+def _variable(name: str) -> str:
+    """Of a shell: the T_eval that dev chooses for a model."""
+    return "${T_" + re.sub(r"\W", "_", name) + "}"
+
+
+def _shell(words: Sequence[Any], temperature: str) -> str:
+    """The command with a temperature that may be the shell's, and is then not quoted."""
+    return command(words).replace(T, temperature)
 
 
 def _students(folder: RunFolder) -> list[str]:
@@ -102,7 +117,7 @@ def _student(folder: RunFolder, arm: Arm, seed: int) -> list[str]:
     return [*lines, command([*words, "--out", folder.checkpoint(name)])]
 
 
-def _trials(folder: RunFolder) -> list[str]:
+def _trials(folder: RunFolder, certificates: Mapping[Policy, str]) -> list[str]:
     """Each model at each T_eval on dev, then at its own on test."""
     loop, lines = folder.loop, []
     models = [BASE, *(arm.name for arm in loop.arms)]
@@ -118,12 +133,18 @@ def _trials(folder: RunFolder) -> list[str]:
                 lines += _trial(folder, "dev", name, decoding, shown, policy)
         lines += [*_foreseen(folder), ""]
     lines.append("# 3. test")
+    if loop.dev:
+        lines.append(f"# {_variable('NAME')}: what dev chose for it; set each before")
+        lines += [
+            f"# of the base at {policy}, if dev chooses it: --certificate {path}"
+            for policy, path in certificates.items()
+        ]
     for name, arm in _tested(loop).items():
         decoding = loop.eval_decodings[0]
-        lines += _trial(folder, "test", name, decoding, f"$T_{arm}" if loop.dev else None)
+        lines += _trial(folder, "test", name, decoding, _variable(arm) if loop.dev else None)
     for name, policy in rivals.items():
         own = own_decoding(policy, loop.eval_decodings[0])
-        lines += _trial(folder, "test", name, own, f"$T_{name}" if loop.dev else None, policy)
+        lines += _trial(folder, "test", name, own, _variable(name) if loop.dev else None, policy)
     if loop.baseline:
         lines += _trial(folder, "test", BASE, loop.baseline, None)
     return lines
@@ -134,7 +155,7 @@ def _foreseen(folder: RunFolder) -> list[str]:
     loop, out = folder.loop, folder.out / "probes" / ON_DEV
     if not loop.predict:
         return []
-    answers = folder.trial_folder("dev") / f"{BASE}-TTEMPERATURE.jsonl"
+    answers = folder.trial_folder("dev") / f"{BASE}-T{T}.jsonl"
     words: list[Any] = ["probe", "--model", loop.model, "--text", answers]
     words += ["--limit", loop.text_limit] if loop.text_limit else []
     words += ["--batch-size", loop.probe_batch_size, "--out", out]
@@ -150,7 +171,7 @@ def _foreseen(folder: RunFolder) -> list[str]:
     }
     for flag, values in tried.items():
         asked += [flag, ",".join(f"{value:g}" for value in dict.fromkeys(values))]
-    return [command(words).replace("TEMPERATURE", f"$T_{BASE}"), command(asked)]
+    return [_shell(words, _variable(BASE)), command(asked)]
 
 
 def _branch(folder: RunFolder) -> list[str]:
@@ -159,7 +180,7 @@ def _branch(folder: RunFolder) -> list[str]:
         return []
     words: list[Any] = ["branch", "--model", loop.model, "--problems", loop.test.problems]
     words += ["--samples", _source(folder, BASE), *flags(replace(loop.branch, seed=loop.seed))]
-    return [command([*words, "--out", folder.out / "branch"])]
+    return [_shell([*words, "--out", folder.out / "branch"], _variable(BASE))]
 
 
 def _tested(loop: Loop) -> dict[str, str]:
@@ -182,19 +203,17 @@ def _trial(
     loop = folder.loop
     trial = loop.test if split == "test" or loop.dev is None else loop.dev
     shown = f"{decoding.temperature:g}" if temperature is None else temperature
-    at = f"{name}-T{shown.removeprefix('$T_')}"
-    if decoding == loop.baseline:
-        at = f"{name}-baseline"
+    at = f"{name}-baseline" if decoding == loop.baseline else f"{name}-T{T}"
     stem = folder.trial_folder(split) / at
     samples, verdicts = stem.with_name(at + ".jsonl"), stem.with_name(at + ".json")
     words = _sampled(loop, folder.checkpoint(name), trial.problems, trial.limit, trial.n)
     words += ["--policy", policy] if policy else []
-    if not policy and not shown.startswith("$"):  # else dev decides which it would be
-        words += _certified(loop, folder.checkpoint(name), decoding)
-    words += [*_decoded(decoding, "TEMPERATURE"), "--seed", loop.seed, "--out", samples]
+    if not shown.startswith("$"):  # else dev decides which it would be
+        drawn = policy_of(policy, decoding)
+        words += _certified(loop, folder.checkpoint(name), drawn)
+    words += [*_decoded(decoding, T), "--seed", loop.seed, "--out", samples]
     judged = ["evaluate", "--problems", trial.problems, "--samples", samples, "--out", verdicts]
-    # Not quoted: the shell puts in what dev chose.
-    return [command(words).replace("TEMPERATURE", shown), command(judged)]
+    return [_shell(words, shown), _shell(judged, shown)]
 
 
 def _probes(folder: RunFolder) -> list[str]:
@@ -205,11 +224,12 @@ def _probes(folder: RunFolder) -> list[str]:
     models = list(dict.fromkeys(main.name if name == MAIN else name for name in loop.probed))
     for text in loop.texts:
         source = _source(folder, main.name if text == MAIN else text)
+        shown = _variable(main.name if text == MAIN else text)
         limit = ["--limit", loop.text_limit] if loop.text_limit else []
         for name in models:
             words: list[Any] = ["probe", "--model", folder.checkpoint(name), "--text", source]
             words += [*limit, "--batch-size", loop.probe_batch_size]
-            lines.append(command([*words, "--out", folder.probe(name, text)]))
+            lines.append(_shell([*words, "--out", folder.probe(name, text)], shown))
         assert main.decoding is not None
         for name in models[1:]:
             sides = ["--base", folder.probe(BASE, text), "--tuned", folder.probe(name, text)]
@@ -220,7 +240,7 @@ def _probes(folder: RunFolder) -> list[str]:
 def _source(folder: RunFolder, text: str) -> str:
     loop = folder.loop
     if text == BASE or text in {arm.name for arm in loop.arms}:
-        at = f"T{text}" if loop.dev else f"T{loop.T_eval[0]:g}"
+        at = f"T{T}" if loop.dev else f"T{loop.T_eval[0]:g}"
         if text == BASE and loop.baseline and not loop.dev:
             at = "baseline"
         return str(folder.trial_folder("test") / f"{text}-{at}.jsonl")

@@ -29,7 +29,7 @@ from ssd_probe.commands.loop.trials import (
 )
 from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
-from ssd_probe.commands.sampling.certificates import all_certified
+from ssd_probe.commands.sampling.certificates import certified, matched
 from ssd_probe.commands.sweep import isolation_of
 from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.engines.choice import engine_of, serve_all
@@ -63,7 +63,8 @@ def run_stage(
         raise UserError(f"{out}: not empty and not a run; choose another --out")
     isolated = isolation_of(loop.test.problems, unsandboxed, harmless=True)
     _check_inputs(loop, unsandboxed)
-    settings, folder, certificates = _settings(loop), RunFolder(out, loop), _certificates(loop)
+    settings, folder = _settings(loop), RunFolder(out, loop)
+    certificates = _certificates(folder)
     for deviation in chosen.deviations:
         say(f"other than in the paper: {deviation}")
     with claim(out), side_by_side(loop.processes) as run:
@@ -129,13 +130,14 @@ def _check_inputs(loop: Loop, unsandboxed: bool) -> None:
     check_texts(loop)
 
 
-def _certificates(loop: Loop) -> list[dict[str, Any]]:
+def _certificates(folder: RunFolder) -> list[dict[str, Any]]:
     """The declared ones, all right; where there are any, vLLM is started to say its version."""
-    if not loop.certificates:
+    loop = folder.loop
+    if not (found := matched(loop.certificates, loop.model, folder.drawn_from_base())):
         return []
     checkpoint, choice = Checkpoint(loop.model), serve_all(loop.engine, loop.engine_args)
     with closing(engine_of(choice, checkpoint, loop.batch_size)) as engine:
-        return all_certified(loop.certificates, checkpoint, engine, loop.base_decodings)
+        return [certified(Path(at), checkpoint, engine, each) for each, at in found.items()]
 
 
 def _settings(loop: Loop) -> dict[str, Any]:

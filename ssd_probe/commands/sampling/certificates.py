@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_probe.core.requests import Engine
-from ssd_probe.decoding import Decoding, Policy
+from ssd_probe.decoding import Policy
 from ssd_probe.errors import UserError
 from ssd_probe.files.record import read_object
 from ssd_probe.models.identity import Checkpoint
@@ -29,22 +29,23 @@ def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy
     return found
 
 
-def all_certified(
-    paths: Sequence[str], checkpoint: Checkpoint, engine: Engine, decodings: Sequence[Decoding]
-) -> list[dict[str, Any]]:
-    """Certificates, each of another of the decodings; `UserError` as of `certified`."""
-    found: dict[Decoding, str] = {}
+def matched(paths: Sequence[str], model: str, policies: Sequence[Policy]) -> dict[Policy, str]:
+    """Certificates by which of the policies each is of.
+
+    `UserError` for one of none of them, or of another's.
+    """
+    found: dict[Policy, str] = {}
     for path in paths:
-        matching = [each for each in decodings if certifies(path, each)]
-        if not matching:
+        policy = next((each for each in policies if certifies(path, each)), None)
+        if policy is None:
             raise UserError(
-                f"{path}: certifies none of the decodings that {checkpoint.name} is drawn at here: "
-                f"{'; '.join(map(str, decodings))}"
+                f"{path}: certifies none of what {model} is drawn at here: "
+                f"{'; '.join(map(str, policies))}"
             )
-        if (decoding := matching[0]) in found:
-            raise UserError(f"{path}: of {decoding}, as {found[decoding]} is; give one of them")
-        found[decoding] = path
-    return [certified(Path(path), checkpoint, engine, each) for each, path in found.items()]
+        if policy in found:
+            raise UserError(f"{path}: of {policy}, as {found[policy]} is; give one of them")
+        found[policy] = path
+    return found
 
 
 def certificate_for(paths: Sequence[str], checkpoint: Checkpoint, policy: Policy) -> Path | None:
