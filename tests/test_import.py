@@ -201,6 +201,12 @@ def test_the_table_and_what_is_said(tmp_path, rows):
     table = pq.read_table(tmp_path / "out" / TABLE).to_pandas()
     h = np.array([entropy_of(row) for row in np.exp(rows)])
     assert ((table["entropy_low"] <= h) & (h <= table["entropy_high"])).all()
+    assert table["label"].value_counts().to_dict() == {
+        row["label"]: row["positions"] for row in found.kinds
+    }
+    forks = next(row for row in found.kinds if row["label"] == "fork")
+    assert_allclose(table.loc[table["label"] == "fork", "kept_mass"].mean(), forks["kept_mass"])
+    assert table.loc[table["label"] == UNDECIDED, "kept_mass"].isna().sum() <= 3
     assert table["rank"].isna().all()  # id 5 is not the token at rank 1: not found by the number
     open_ended = import_stage(path, None, None, LABELLING)
     assert all(row["entropy_high"] is None for row in open_ended.kinds)
@@ -208,6 +214,24 @@ def test_the_table_and_what_is_said(tmp_path, rows):
         Probe.load(tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
         import_stage(path, tmp_path / "out", V, LABELLING)
+
+
+def doubts_of(tmp_path, told, own=None):
+    """Of 2 positions with these numbers and their token's."""
+    tops = [{"token": w, "logprob": v} for w, v in zip(WORDS, told, strict=False)]
+    each = tops[0] | ({} if own is None else {"token": "z", "logprob": own}) | {
+        "top_logprobs": tops
+    }  # fmt: skip
+    content = {"choices": [{"logprobs": {"content": [each, each]}}]}
+    return import_stage(write(tmp_path / "x.json", content), None, V, LABELLING).doubts
+
+
+def test_what_is_doubtful_is_said_and_nothing_else(tmp_path):
+    assert doubts_of(tmp_path, [-0.1, -2.5]) == []  # the digits allow for no tail, no more
+    (truncated,) = doubts_of(tmp_path, [np.log(0.75), np.log(0.25)])
+    assert "the 2 tokens have all the mass: were the numbers taken after truncation" in truncated
+    (untold,) = doubts_of(tmp_path, [-0.1234567, -2.7654321], own=-9999.0)
+    assert untold.startswith("2 of 2 tokens have no log-probability")
 
 
 P = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 10 to 14
@@ -333,7 +357,10 @@ def spoiled(own=3, name=None, ids=True, **changes):
      "x.json: prompt_logprobs[1]: ranks 1 and [2, 4] are not those"),
     (spoiled(rank=None), "x.json: prompt_logprobs[1]: ranks None and [1, 2] are not"),
     (spoiled(rank=2), "x.json: prompt_logprobs[1]: ranks 2 and [1, 2] are not"),
-    (spoiled(rank=0), "x.json: prompt_logprobs[1]: ranks 0 and [1, 2] are not"),
+    (spoiled(rank=0), "x.json: prompt_logprobs[1]: ranks 0 and [1, 2] are not those of the prompt's"
+     " token and of 1 to k, each once\n"),
+    (spoiled(rank=0, ids=False), "x.json: prompt_logprobs[1]: ranks 0 and [1, 2] are not those of "
+     "the prompt's token and of 1 to k, each once, in vLLM's order (with return_token_ids any"),
     (spoiled(name="10", rank=None), "x.json: prompt_logprobs[1]: ranks 4 and [None, 2] are not"),
     (spoiled(name="11", rank=3), "x.json: prompt_logprobs[1]: ranks 4 and [1, 3] are not"),
     (spoiled(logprob=float("nan")), "x.json: not what a server writes (ValueError: a log-prob"),

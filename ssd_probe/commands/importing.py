@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ssd_probe.analysis.labels import KINDS, SupportRule
 from ssd_probe.decoding import Decoding
@@ -16,6 +17,7 @@ from ssd_probe.probing.foreign.bounds import Bounds
 from ssd_probe.probing.foreign.formats import PROMPT, read_answers
 from ssd_probe.probing.foreign.table import INTERVALS, imported, store
 
+ALL = 1e-3  # a tail below is none
 UNDECIDED = "undecided"  # what the rule says hangs on what is not told
 
 
@@ -37,9 +39,10 @@ def import_stage(
 ) -> Imported:
     """Read a server's answers; with `out` write their table there.
 
-    Positions are labelled by the support rule where the K ranks decide it whatever the rest is;
-    `kinds` has of each label positions, `kept_mass` (exact, of `labelling`'s support), and the
-    means of `tail_mass`, `entropy`, `varentropy` as `_low` and `_high` (None: not bounded).
+    Positions are labelled by the support rule where the K ranks decide it whatever the rest is; the
+    table has `label` and `kept_mass` (exact, of `labelling`'s support; else null). `kinds` has of
+    each label positions, `kept_mass`, and the means of `tail_mass`, `entropy`, `varentropy` as
+    `_low` and `_high` (None: not bounded).
     """
     read = read_answers(source)
     if len(read.models) > 1:
@@ -51,8 +54,10 @@ def import_stage(
     labels, kept = _labelled(log_p, found, SupportRule(labelling))
     columns = {f"{n}_{end}": table[f"{n}_{end}"].to_pandas() for n in INTERVALS for end in _ENDS}
     frame = pd.DataFrame({"label": labels, "kept_mass": kept, **columns})
+    for name in ("label", "kept_mass"):
+        table = table.append_column(name, pa.array(frame[name], from_pandas=True))
     prompts = sum(answer.segment == PROMPT for answer in read.answers)
-    doubts = _doubts(log_p, found, vocabulary)
+    doubts = _doubts(log_p, found, vocabulary, table["logprob"].null_count)
     if len(set(table["segment"].to_pylist())) > 1:
         doubts.append(
             "the means are over prompts' tokens and the answers' own; the table's `segment` tells "
@@ -110,12 +115,18 @@ def _by_kind(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _doubts(log_p: np.ndarray, found: Bounds, vocabulary: int | None) -> list[str]:
+def _doubts(log_p: np.ndarray, found: Bounds, vocabulary: int | None, untold: int) -> list[str]:
+    """untold: positions whose own token has no log-probability."""
     doubts = []
-    if (found.tail.low == 0).all():
+    if (found.tail.low == 0).all() and (found.tail.high < ALL).all():
         doubts.append(
             f"at every position the {log_p.shape[1]} tokens have all the mass: were the numbers "
             "taken after truncation? They must be the model's own, at T=1"
+        )
+    if untold:
+        doubts.append(
+            f"{untold:,} of {len(log_p):,} tokens have no log-probability, where the server tells "
+            "none (-9999, null); their positions have that of the leading ones"
         )
     if vocabulary is None:
         doubts.append("without --vocab-size entropies have no upper end")

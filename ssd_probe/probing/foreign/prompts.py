@@ -44,7 +44,7 @@ def _position(entry: Any, own_id: int | None, where: str) -> Position:
     own, rest = tokens[at], tokens[:at] + tokens[at + 1 :]
     if own_id is not None:
         rest.sort(key=lambda token: token.rank or 0)
-    _require_ranks(own, rest, where)
+    _require_ranks(own, rest, where, by_ids=own_id is not None)
     by_rank = sorted([own, *rest], key=lambda token: token.rank or 0)
     values = [-math.inf if token.logprob is None else token.logprob for token in by_rank]
     if any(below > above for above, below in pairwise(values)):
@@ -60,12 +60,13 @@ def _token(name: str, told: Any) -> Token:
     return Token(text, int(name), known(told["logprob"]), told.get("rank"))
 
 
-def _require_ranks(own: Token, rest: list[Token], where: str) -> None:
+def _require_ranks(own: Token, rest: list[Token], where: str, by_ids: bool) -> None:
     """Of n tokens the others have ranks 1 to n without own's, or 1 to n - 1 if own's is beyond."""
     ranks = [token.rank for token in rest]
     expected = [r for r in range(1, len(rest) + 2) if r != own.rank][: len(rest)]
     if not isinstance(own.rank, int) or own.rank < 1 or ranks != expected:
+        order = "" if by_ids else ", in vLLM's order (with return_token_ids any order is read)"
         raise UserError(
             f"{where}: ranks {own.rank} and {str(ranks)[:40]} are not those of the prompt's token "
-            "and of 1 to k, in vLLM's order (with return_token_ids any order is read)"
+            f"and of 1 to k, each once{order}"
         )

@@ -5,7 +5,8 @@ One row a position, as a probe's, in one file: `sample_id, problem_id, segment` 
 log-probability), `token, token_id` (null where the file names no ids), `logprob` and `rank` (null
 where it is not told: `rank` is then above K), `top_tokens`, `top_ids` (null likewise),
 `top_logprobs` [K], and `<name>_low, <name>_high` of `tail_mass` (beyond rank K), `entropy`,
-`varentropy`; a high end is null where nothing bounds it.
+`varentropy`; a high end is null where nothing bounds it. What is told of it (`import_stage`) adds
+`label` and `kept_mass`.
 """
 
 from collections.abc import Sequence
