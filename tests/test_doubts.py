@@ -166,7 +166,7 @@ def test_train_says_before_it_begins_that_warm_up_is_all_there_is(tmp_path, caps
         "1 of 4 samples (25%) were cut at their longest",
     ]
     for doubt in record["doubts"]:
-        assert f"note: {doubt}\n" in said
+        assert f"note: short: {doubt}\n" in said
     train_stage(str(model), samples, TrainConfig(batch_size=2), tmp_path / "plain")
     record = json.loads((tmp_path / "plain" / "run.json").read_text())
     assert record["planned"]["warmup_steps"] == 0 and len(record["doubts"]) == 1

@@ -15,9 +15,9 @@ from ssd_probe.core.sample import sample_to_file
 from ssd_probe.core.streams import seed_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines import link
-from ssd_probe.engines.choice import Choice
+from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.engines.dialects import Asked, LlamaCpp, SGLang
-from ssd_probe.engines.server import Server
+from ssd_probe.engines.server import Queue, Server
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.tokens import stop_ids
@@ -187,6 +187,19 @@ def test_text_is_tokenised_again_only_where_that_is_asked_for(tmp_path, whole):
     assert [row["stop_reason"] for row in rows] == [row["stop_reason"] for row in whole]
 
 
+def test_it_waits_as_long_as_the_longest_answer_may_take(tmp_path, monkeypatch):
+    """65,536 tokens of a busy server take longer than half an hour."""
+    waited = []
+    monkeypatch.setattr(Queue, "run", lambda self, _: waited.append(self.stall) or iter(()))
+    for tokens, stall in ((100, None), (65_536, None), (65_536, 7.0)):
+        engine = engine_of(Choice("server", ("http://x",), stall=stall), TINY)
+        monkeypatch.setattr(engine.peers[0], "require", lambda: None)
+        monkeypatch.setattr(engine, "_say_order", lambda _: None)
+        list(engine.answers({0: requests.Request("p", 0, [1], tokens)}, DECODING, 0))
+        assert engine.peers[0].link.timeout == waited[-1]
+    assert waited == [1810, 1800 + 6553.6, 7]
+
+
 def test_rivals_and_foreign_flags_are_refused(tmp_path):
     with FakeServer() as server, pytest.raises(UserError, match="only with --engine hf"):
         run(tmp_path / "s.jsonl", server.url, decoding=policy_of("min-p(0.1)", Decoding()))
@@ -194,6 +207,7 @@ def test_rivals_and_foreign_flags_are_refused(tmp_path):
         ({"engine": "tgi"}, "must be one of hf, vllm, server"),
         ({"engine": "server"}, "--url"),
         ({"engine": "hf", "urls": ("http://x",)}, "--url: only with --engine server"),
+        ({"engine": "vllm", "stall": 9.0}, "--stall: only with --engine server"),
         ({"engine": "hf", "arguments": ("a=1",)}, "--engine-arg: only with --engine vllm"),
     ):
         with pytest.raises(UserError, match=message):

@@ -195,6 +195,9 @@ def test_bad_source_files(tmp_path):
     refused(tmp_path / "latin.txt", "not UTF-8")
     refused(tmp_path, r"no \.py files")
     refused(tmp_path / "nothing.py", "no such file")
+    refused(
+        "tiny:test", r"tiny:test: no such file; texts are samples .*, basics\[:SPLIT\] or stdlib"
+    )
     with pytest.raises(UserError, match="no texts given"):
         read_texts([])
     (tmp_path / "a.py").write_text("x")

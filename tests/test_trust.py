@@ -180,7 +180,7 @@ def test_too_long_texts_are_skipped_when_asked(models, tmp_path, capsys):
     assert 0 < len(fitting) < len(TEXTS)
     assert set(done.frame["sample_id"]) == fitting
     assert done.record["truncated"] == len(TEXTS) - len(fitting)
-    assert "are longer than 70 tokens: skipped" in capsys.readouterr().err
+    assert "are longer than 70 tokens, max_length: skipped" in capsys.readouterr().err
     with pytest.raises(UserError, match="choose truncate or skip"):
         probe(models / "base", TEXTS, tmp_path / "q", too_long="drop", **OPTIONS)
 

@@ -80,6 +80,14 @@ def sample(
     served_model: Served = None,
     allow_text: AllowText = False,
     engine_arg: EngineArgs = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Seconds without an answer of any server, after which it ends; default: 1800, "
+            "and 0.1 for each token that an answer may have.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: this job's share; n jobs fill one folder, --out.")
     ] = None,
@@ -118,7 +126,9 @@ def sample(
     from ssd_probe.engines.choice import Choice
     from ssd_probe.models.identity import Checkpoint, Loading
 
-    choice = Choice(engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()))
+    choice = Choice(
+        engine, tuple(url or ()), served_model, allow_text, tuple(engine_arg or ()), stall
+    )
     about: dict[str, Any] = {"limit": limit, "style": style, "choice": choice}
     about |= {"certificate": certificate, "shard": Shard.of(shard) if shard else None}
     checkpoint = Checkpoint(model, device, Loading(dtype, attn, load_in))

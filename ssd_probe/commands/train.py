@@ -75,9 +75,9 @@ def train_stage(
             doubts += collect(_trained_on(watched, kept))
             add(record, used=len(used), dropped=dropped, planned=planned, doubts=doubts)
             if dropped:
-                print(f"training: {listed(len(rows), dropped)}", file=sys.stderr)
+                print(f"training {out.name}: {listed(len(rows), dropped)}", file=sys.stderr)
             for doubt in doubts:
-                print(f"note: {doubt}", file=sys.stderr)
+                print(f"note: {out.name}: {doubt}", file=sys.stderr)
         watcher = _watcher(watch, watched, base.tokenizer, decoding_of(samples), out / "watch")
         metrics = train(loaded, base.tokenizer, used, config, out, watcher, arguments)
         if first:

@@ -17,8 +17,8 @@ KEY = "SSD_PROBE_API_KEY"  # the environment variable with a server's key: never
 class Choice:
     """An engine by name, and its own settings; `UserError` for one that is another engine's.
 
-    `urls`, `served` (the model's name there), `allow_text`: of `server`. `arguments`: of `vllm`,
-    "NAME=VALUE" for its `LLM`.
+    `urls`, `served` (the model's name there), `allow_text`, `stall` (seconds without an answer): of
+    `server`. `arguments`: of `vllm`, "NAME=VALUE" for its `LLM`.
     """
 
     engine: str = "hf"
@@ -26,11 +26,13 @@ class Choice:
     served: str | None = None
     allow_text: bool = False
     arguments: tuple[str, ...] = ()
+    stall: float | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UserError(f"engine {self.engine!r}: must be one of {', '.join(ENGINES)}")
-        own = {"--url": self.urls, "--served-model": self.served, "--allow-text": self.allow_text}
+        own: dict[str, Any] = {"--url": self.urls, "--served-model": self.served}
+        own |= {"--allow-text": self.allow_text, "--stall": self.stall}
         if self.engine == "server" and not self.urls:
             raise UserError("--engine server: give the server's address, --url http://HOST:PORT")
         if self.engine != "server" and (given := [flag for flag, value in own.items() if value]):
@@ -62,6 +64,7 @@ def engine_of(choice: Choice, checkpoint: Checkpoint, batch_size: int = 64) -> E
         from ssd_probe.engines.server import Server
 
         about: dict[str, Any] = {"served": choice.served, "allow_text": choice.allow_text}
+        about["stall"] = choice.stall
         return Server(checkpoint, choice.urls, key=os.environ.get(KEY), window=batch_size, **about)
     from ssd_probe.engines.vllm import Vllm
 

@@ -34,10 +34,9 @@ class Link:
             raise UserError(f"--url {url}: must be http://HOST:PORT or https://HOST")
         if parts.username or parts.password:
             raise UserError("--url: holds a name or a password; a key goes into SSD_PROBE_API_KEY")
-        self.url, self.key = url.rstrip("/").removesuffix("/v1"), key
+        self.url, self.key, self.timeout = url.rstrip("/").removesuffix("/v1"), key, timeout
         self.client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=window, max_keepalive_connections=window),
         )
 
@@ -53,7 +52,8 @@ class Link:
         `FileNotFoundError` for a path that there is not.
         """
         try:
-            answer = self.client.request(method, self.url + path, json=body)
+            timeout = httpx.Timeout(self.timeout, connect=10.0, pool=None)
+            answer = self.client.request(method, self.url + path, json=body, timeout=timeout)
         except httpx.TimeoutException as error:
             raise Transient(f"{self.url}: no answer in time ({type(error).__name__})") from None
         except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: closed meanwhile

@@ -23,7 +23,8 @@ from ssd_probe.errors import Resumable
 from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import Limits
 
-STALL = 1800.0  # seconds without any answer, after which a run stops
+STALL = 1800.0  # seconds without any answer, after which a run stops, and for each token that an
+A_TOKEN = 0.1  # answer may have so many more: answers of 65,536 tokens take an hour
 DOWN = 600.0  # the same while no server can be reached
 MANY = 128  # answers of one request, where a server gives each its own seed
 
@@ -32,7 +33,8 @@ class Server:
     """The engine of servers at `urls`; `window`: requests under way at each.
 
     `served`: the model's name there. `allow_text`: take text where there are no ids. `stall`,
-    `down`: seconds without an answer, and without a server, after which it is `Resumable`.
+    `down`: seconds without an answer (by default so many as the longest may take, `STALL` and
+    `A_TOKEN` for each of its tokens), and without a server, after which it is `Resumable`.
     """
 
     name = "server"
@@ -46,13 +48,13 @@ class Server:
         served: str | None = None,
         allow_text: bool = False,
         window: int = 64,
-        stall: float = STALL,
+        stall: float | None = None,
         down: float = DOWN,
     ) -> None:
         self.checkpoint, self.allow_text, self.window = checkpoint, allow_text, window
         self.stall, self.down = stall, down
         self.peers = [
-            Peer(Link(url, key, window, stall), checkpoint, served, allow_text)
+            Peer(Link(url, key, window, stall or STALL), checkpoint, served, allow_text)
             for url in dict.fromkeys(urls)
         ]
         self.retried: Counter[str] = Counter()
@@ -91,7 +93,7 @@ class Server:
             about: dict[str, Any] = {"stops": stops, "strings": request.stop}
             return Asked(peer.model, request.ids, request.room, decoding, own, **about)
 
-        queue = Queue(self.peers, asked, self)
+        queue = self._queue(asked, max(r.room for r in requests.values()) if requests else 0)
         try:
             for place, replies in queue.run(requests):
                 yield {place: self._drawn(requests[place], replies[0])}
@@ -112,13 +114,20 @@ class Server:
             return Asked(peer.model, ids, 1, decoding, own, stops, n=sizes[place])
 
         request = Request("draws", 0, ids, 1)
-        queue = Queue(self.peers, asked, self)
+        queue = self._queue(asked, 1)
         try:
             found = dict(queue.run({place: request for place in range(len(sizes))}))
             given = (reply for place in range(len(sizes)) for reply in found[place])
             return [self._drawn(request, reply).ids[0] for reply in given]
         finally:
             queue.stop()
+
+    def _queue(self, asked: Any, longest: int) -> "Queue":
+        """For answers of at most `longest` tokens."""
+        stall = STALL + A_TOKEN * longest if self.stall is None else self.stall
+        for peer in self.peers:
+            peer.link.timeout = stall
+        return Queue(self.peers, asked, self, stall)
 
     def support(self, ids: Sequence[int], policy: Policy) -> None:
         """It does not tell."""
@@ -141,8 +150,8 @@ class Server:
 class Queue:
     """Places to ask for, shared out among peers' windows; each is answered once."""
 
-    def __init__(self, peers: Sequence[Peer], asked: Any, engine: Server) -> None:
-        self.peers, self.asked, self.engine = peers, asked, engine
+    def __init__(self, peers: Sequence[Peer], asked: Any, engine: Server, stall: float) -> None:
+        self.peers, self.asked, self.engine, self.stall = peers, asked, engine, stall
         self.again: deque[tuple[int, int]] = deque()  # places that failed, and how often
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.done: SimpleQueue[tuple[int, list[Reply] | BaseException]] = SimpleQueue()
@@ -170,7 +179,7 @@ class Queue:
             except Empty:
                 waited = time.monotonic() - start
             down = all(peer.down for peer in self.peers)
-            if waited > self.engine.stall or (down and waited > self.engine.down):
+            if waited > self.stall or (down and waited > self.engine.down):
                 raise Resumable(
                     f"no answer from any server for {waited:.0f} s ({self.trouble or 'no error'}); "
                     "what came is kept, and the same command goes on"

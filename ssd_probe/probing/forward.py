@@ -81,7 +81,8 @@ def fit(
 
     A longer one is scored up to there, or not at all; stderr says so.
     """
-    limit = min(max_length or sys.maxsize, context_length(model) or sys.maxsize)
+    context = context_length(model) or sys.maxsize
+    limit = min(max_length or sys.maxsize, context)
     rows = input_rows(model)
     for sequence in sequences:
         if max(sequence.ids, default=0) >= rows:
@@ -96,8 +97,9 @@ def fit(
         raise UserError("nothing to score: the texts are empty, or longer than max_length allows")
     if any(longer):
         done = "skipped" if too_long == "skip" else "cut there"
-        message = f"{sum(longer)} of {len(kept)} texts are longer than {limit} tokens: {done}"
-        print(message, file=sys.stderr)
+        what = "the model's context" if limit == context else "max_length"
+        texts = f"{sum(longer)} of {len(kept)} texts are longer than {limit} tokens, {what}"
+        print(f"{texts}: {done}", file=sys.stderr)
     return kept, sum(longer)
 
 

@@ -14,6 +14,7 @@ sampled. A problem without any solution is a plain text: its statement is what g
 Everything wrong in a file ends in one `UserError` line that names file and line, or row.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -108,8 +109,13 @@ def _texts_from(source: str | Path, style: str) -> Iterator[tuple[str, Text]]:
         yield from _texts_from_rows(rows, path)
     elif path.suffix.lower() == ".parquet":
         yield from _texts_from_rows(_parquet_rows(path), path)
-    else:
+    elif os.path.lexists(path):
         yield str(path), _source_text(path)
+    else:
+        raise UserError(
+            f"{source}: no such file; texts are samples (.jsonl, .jsonl.gz, .parquet), a source "
+            "file, a directory of .py files, humaneval, basics[:SPLIT] or stdlib[:SPLIT]"
+        )
 
 
 def _function_text(row: Row, style: str) -> Text:
