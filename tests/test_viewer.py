@@ -216,6 +216,30 @@ def test_an_address_opens_at_its_position(two_models, visit):
     assert page.inner_text("h2").strip() == "b" and "position 2 ·" in page.inner_text(".where")
 
 
+def test_of_two_links_the_last_wins_whichever_block_comes_first(tmp_path, visit):
+    texts = [text_of(["a", "b"], random_logits(2), name=name) for name in ("one", "two", "three")]
+    page = visit(page_of(tmp_path / "v.html", texts))
+    page.evaluate(
+        """() => {
+             const read = Response.prototype.arrayBuffer;
+             let waits = 300;  // the first block comes last
+             Response.prototype.arrayBuffer = async function () {
+               const [bytes, wait] = [await read.call(this), waits];
+               waits = 0;
+               await new Promise((done) => setTimeout(done, wait));
+               return bytes;
+             };
+           }"""
+    )
+    page.evaluate("location.hash = '#text=two&position=2'")
+    page.wait_for_timeout(50)  # the address is heard of once it has changed
+    page.evaluate("location.hash = '#text=three&position=1'")
+    page.wait_for_timeout(600)  # both have come
+    assert page.locator(".ssd-viewer select").first.input_value() == "2"
+    assert page.evaluate("location.hash") == "#text=three&position=1"
+    assert "position 1 ·" in page.inner_text(".where")
+
+
 def test_a_filter_that_nothing_passes_says_so(two_models, visit):
     page = visit(two_models[0])
     notice = ".notice[role=status]"

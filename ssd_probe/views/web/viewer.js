@@ -127,9 +127,12 @@ class Viewer {
       button("›", "Next match (n)", () => this.step(this.hits, 1)), this.found);
   }
 
+  // The last of several wins, whichever block comes first.
   async open(index, position = null, first = position) {
     if (index < 0 || index >= this.meta.texts.length) return;
+    const opening = (this.opening = Symbol(index));
     const block = index === this.text ? this.block : decode(await this.host.block(index), this.meta.vocabulary);
+    if (opening !== this.opening) return;
     const changed = index !== this.text;
     Object.assign(this, { text: index, block, previewed: null });
     this.texts.value = index;
