@@ -84,6 +84,12 @@ def fork_rates(
     return table.iloc[np.lexsort((order, way))].reset_index(drop=True)
 
 
+def by_segment(rates: pd.DataFrame) -> dict[str, int]:
+    """How many positions each segment has, of a `fork_rates`."""
+    by = rates[rates["by"] == "segment"]
+    return dict(zip(by["group"], map(int, by["positions"]), strict=True))
+
+
 def _interval(
     kind: pd.Series, count: pd.Series, n_resamples: int, seed: int
 ) -> tuple[float, float]:

@@ -208,6 +208,7 @@ def test_of_a_comparison_also_without_its_probes(compared, tmp_path, visit):
     report_stage(tmp_path / "moved")
     page = visit(tmp_path / "moved" / "report.html", wait="h1")
     assert "nowhere: no such probe folder" in page.inner_text("#doubts")
+    assert "prose" not in page.inner_text("#doubts")
     assert page.locator("#viewer").count() == 0
 
 
@@ -236,9 +237,19 @@ def spoiled(path, key, value):
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
+def test_a_comparison_of_much_prose_says_so(compared, tmp_path):
+    folder = shutil.copytree(compared / "comparison", tmp_path / "c")
+    content = json.loads((folder / "comparison.json").read_text())
+    row = next(each for each in content["fork_rates"] if each["group"] == "code")
+    content["fork_rates"].append({**row, "group": "text", "positions": row["positions"] // 2})
+    (folder / "comparison.json").write_text(json.dumps(content))
+    report_stage(folder)
+    assert "of the probed positions are prose" in (folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("key", "value"), [
     ("base", None), ("base", 5), ("table", None), ("table", [1]), ("lines", None), ("lines", 5),
-    ("decoding", None), ("rule", None),
+    ("decoding", None), ("rule", None), ("fork_rates", None), ("fork_rates", 5),
 ])  # fmt: skip
 def test_a_spoiled_comparison_is_one_line(compared, tmp_path, key, value):
     folder = shutil.copytree(compared / "comparison", tmp_path / "c")

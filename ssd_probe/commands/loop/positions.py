@@ -11,6 +11,7 @@ from ssd_probe.analysis.branching.outcomes import UNDECIDED
 from ssd_probe.analysis.compare import compare
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.analysis.passk import PASS
+from ssd_probe.analysis.rates import by_segment
 from ssd_probe.analysis.scoring import score_against_truth
 from ssd_probe.commands.branching.config import BranchConfig
 from ssd_probe.commands.branching.runs import Limits
@@ -169,14 +170,8 @@ def _by_rule(
     return made.found.comparison.to_dict("records"), {
         "verdicts": made.sentences,
         "claims": {verdict.claim: verdict.holds for verdict in made.found.verdicts},
-        "segments": _segments(made.found.rates),
+        "segments": by_segment(made.found.rates),
     }
-
-
-def _segments(rates: pd.DataFrame) -> dict[str, int]:
-    """Positions by segment."""
-    by = rates[rates["by"] == "segment"]
-    return {str(group): int(n) for group, n in zip(by["group"], by["positions"], strict=True)}
 
 
 def _moved(name: str, rows: list[dict]) -> str | None:

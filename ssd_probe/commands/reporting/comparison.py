@@ -5,13 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from ssd_probe.analysis.rates import by_segment
 from ssd_probe.analysis.sweeps.printed import comparison_table
 from ssd_probe.commands.compare import COMPARISON
 from ssd_probe.commands.reporting.tokens import Tokens, probe_at, tokens_of
 from ssd_probe.decoding import Decoding
 from ssd_probe.files.record import read_object
 from ssd_probe.views.comparison import FRONT, caveat
-from ssd_probe.views.doubts import collect, of_record
+from ssd_probe.views.doubts import collect, much_prose, of_record
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -50,7 +51,8 @@ def of_comparison(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         ],
         columns=["what", "value"],
     )  # fmt: skip
-    doubts = collect(caveat(_table(content)), lacks)
+    segments = by_segment(pd.DataFrame(content["fork_rates"]))
+    doubts = collect(caveat(_table(content)), much_prose(segments), lacks)
     if probes[0] is not None:
         doubts += of_record(probes[0].record)
     report = Report(

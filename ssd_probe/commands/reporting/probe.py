@@ -7,7 +7,7 @@ import pandas as pd
 
 from ssd_probe.analysis.compare import MOST_SHARE
 from ssd_probe.analysis.labels import FORK, KINDS, SupportRule
-from ssd_probe.analysis.rates import fork_rates, label_counts
+from ssd_probe.analysis.rates import by_segment, fork_rates, label_counts
 from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
 from ssd_probe.decoding import LABELLING
 from ssd_probe.probing.table import Probe
@@ -54,8 +54,6 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
         told.append("Nearly all are of one kind: of the others little can be said.")
     tokens = tokens_of(probe, None, [str(record.get("model"))], most)
     rates = fork_rates(counts)
-    by = rates[rates["by"] == "segment"]
-    segments = dict(zip(by["group"], map(int, by["positions"]), strict=True))
     sections = [
         Section("what", "What was probed?", [Table("Settings", _settings(record))]),
         Section("inside", "What kinds of positions?", [
@@ -66,7 +64,7 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
             Table("Kinds of positions", shown.rename(columns=_NAMES).reset_index(names="label")),
             Table("Share of forks and open positions by where they are", rates, folded=True),
         ]),
-        Section("doubts", "What to distrust?", _doubts(record, segments)),
+        Section("doubts", "What to distrust?", _doubts(record, by_segment(rates))),
         Section("repeat", "How to repeat it", [Commands([_command(record, folder)])]),
         Section(NAME, TITLE, [Terms(PROBED)]),
     ]  # fmt: skip
