@@ -1,8 +1,10 @@
 """A training that is watched: right numbers, the same weights, a whole table after a resume."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -283,3 +285,19 @@ def test_train_watches_what_is_held_out_and_says_what_is_not(tmp_path, capsys):
     (tmp_path / "probe/probe.json").write_text("{}")
     with pytest.raises(UserError, match="a probe keeps no prompts"):
         train_stage("tiny", samples, config, tmp_path / "o", Watch([str(tmp_path / "probe")]))
+
+
+def test_the_real_models_numbers_are_of_its_table():
+    """The table of docs/real-models.md, from docs/data."""
+    root = Path(__file__).parents[1]
+    table = pd.read_csv(root / "docs/data/watch-smollm2.csv").set_index(["step", "label"])
+    section = (root / "docs/real-models.md").read_text().split("## While it trains")[1]
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", section.split("\n## ")[0], re.M)
+    assert len(rows) == 6
+    asked = [("lock", "tail_mass", 4), ("fork", "tail_mass", 3), ("fork", "entropy", 2),
+             ("fork", "target_kl", 3), ("open", "tail_mass", 3)]  # fmt: skip
+    for step, cells in rows:
+        found = [f"{table.loc[(int(step), kind), name]:.{n}f}" for kind, name, n in asked]
+        assert cells.split(" | ") == found
+    nearest = table.xs("fork", level="label")["target_kl"].idxmin()
+    assert nearest == 4
