@@ -5,6 +5,7 @@ come back in the order of the jobs: they are the same to the last bit whatever c
 however many do.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,12 +13,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
-from ssd_probe.errors import Failed, UserError
+from ssd_probe.errors import Failed, Resumable, UserError
 
 T = TypeVar("T")
 AHEAD = 2  # jobs of a worker that are under way or wait for it
@@ -39,15 +41,22 @@ class Here(Executor):
 class Crew:
     """An executor and how many workers it has."""
 
-    def __init__(self, executor: Executor, workers: int = 1, is_near: bool = True) -> None:
-        self.executor, self.workers = executor, workers
+    def __init__(
+        self,
+        executor: Executor,
+        workers: int = 1,
+        is_near: bool = True,
+        trouble: Callable[[], str | None] | None = None,
+    ) -> None:
+        """trouble: why nothing comes, asked where nothing does."""
+        self.executor, self.workers, self.trouble = executor, workers, trouble
         self.is_near = is_near  # on this machine: sees its files
 
     def map(self, function: Callable[..., T], jobs: Iterable[tuple]) -> Iterator[T]:
         """`function(*job)` of each job, in their order.
 
         At most `AHEAD` a worker are under way, so memory does not grow with the jobs. Raises what a
-        job raised, and `Failed` where a process was killed or the cluster is gone.
+        job raised, `Failed` where a process was killed, `Resumable` where the cluster is gone.
         """
         pending: deque[Future[T]] = deque()
         most = AHEAD * self.workers if self.workers > 1 else 1
@@ -55,9 +64,9 @@ class Crew:
             for job in jobs:
                 pending.append(self.executor.submit(_alone, function, *job))
                 if len(pending) >= most:
-                    yield pending.popleft().result()
+                    yield self._result(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield self._result(pending.popleft())
         except BrokenProcessPool:
             raise Failed(
                 "a process that computed was killed, perhaps for its memory; fewer --workers "
@@ -66,11 +75,23 @@ class Crew:
         except Exception as error:
             if not _of_cluster(error):
                 raise
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise Failed(f"the cluster gave no result: {reason}; give the command again") from None
+            raise Resumable(
+                f"the cluster is lost ({type(error).__name__}); start it again, and give the same "
+                "command"
+            ) from None
         finally:
             for future in pending:
                 future.cancel()
+
+    def _result(self, future: Future[T]) -> T:
+        """Of a job; what keeps it from coming is said on stderr, once."""
+        said = self.trouble is None
+        while not said and not future.done():
+            wait([future], SECONDS)
+            if not future.done() and self.trouble and (reason := self.trouble()):
+                print(f"{reason}; waiting", file=sys.stderr)
+                said = True
+        return future.result()
 
 
 ALONE = Crew(Here())  # this process
@@ -172,8 +193,16 @@ def _cluster(scheduler: str) -> Iterator[Crew]:
     except (OSError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"--scheduler {scheduler}: cannot be reached ({reason})") from None
-    with client:
-        yield Crew(client.get_executor(), _fit_workers(client, scheduler), is_near=False)
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it shows a traceback for what is said in one line here
+    try:
+        with client:
+            workers = _fit_workers(client, scheduler)
+            lost = partial(_without_workers, client, scheduler)
+            yield Crew(client.get_executor(), workers, is_near=False, trouble=lost)
+    finally:
+        logger.setLevel(level)
 
 
 def _fit_workers(client: Any, scheduler: str) -> int:
@@ -194,6 +223,13 @@ def _fit_workers(client: Any, scheduler: str) -> int:
                 f"--scheduler {scheduler}: {worker} has {version}, here is {_version()}"
             )
     return sum(client.nthreads().values())
+
+
+def _without_workers(client: Any, scheduler: str) -> str | None:
+    try:
+        return None if client.nthreads() else f"--scheduler {scheduler}: has no workers now"
+    except Exception:  # the cluster is lost, which the result says
+        return None
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,8 +20,9 @@ __version__ = "0 (not vLLM)"
 
 def environment(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    package = next(folder.glob("lib/python*/site-packages")) / "vllm.py"
-    package.write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    packages = next(folder.glob("lib/python*/site-packages"))
+    (packages / "vllm.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (packages / "torch_too.pth").write_text(sysconfig.get_path("purelib"))  # as vLLM's own has
     return folder
 
 
@@ -53,7 +55,9 @@ class SamplingParams(SimpleNamespace):
 
 if __name__ == "vllm":
     for part, holds in {
-        "platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: True)},
+        "platforms": {
+            "current_platform": SimpleNamespace(is_cpu=lambda: True, is_tpu=lambda: False)
+        },
         "sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
     }.items():
         module = ModuleType(f"vllm.{part}")

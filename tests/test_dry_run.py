@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -51,6 +52,9 @@ def test_a_papers_preset_says_it_all_without_its_files(name, tmp_path, monkeypat
     assert f"tokens drawn for training: {amount(tokens)} (10,168 prompts" in said
     size = ASSUMED[choose(name).loop.model]
     assert f"{amount(16 * size.parameters)}B of weights, gradients" in said
+    assert f"{amount(2 * size.parameters)}B of weights in bfloat16" in said
+    assert "tokens, 64 of them at a time" in said and "; 32 at a time on a device" in said
+    assert train["gradient_checkpointing"] and "without it more" not in said
     assert not any(tmp_path.iterdir())
 
 
@@ -125,6 +129,24 @@ def test_rivals_are_sampled_from_the_base_on_dev_and_test(tmp_path):
     assert len(more) == 2 * 2 * (len(loop.T_eval) + 1)
 
 
+def test_commands_are_right_where_a_path_needs_quotes(tmp_path):
+    """A space and what a shell or a placeholder might take for its own."""
+    out = tmp_path / "my $run" / "TEMPERATURE é"
+    lines = dry_run(choose("tiny"), out)
+    setting = "T_base=0.7; T_ssd=0.8; T_control=0.9; ssd-probe() { printf '%s\\0' \"$@\" END; }\n"
+    typed = subprocess.run(
+        ["bash", "-c", setting + "\n".join(lines)], capture_output=True, check=True
+    ).stdout.decode()
+    commands = [line.split("\0")[:-1] for line in typed.split("END\0") if line]
+    assert len(commands) == len(commands_of(lines))
+    for words in commands:
+        understood(words)
+        assert str(out) in " ".join(words)
+    named = [words[-1] for words in commands if "--temperature" in words and "/test/" in words[-1]]
+    assert [Path(name).name for name in named] == ["base-T0.7.jsonl", "ssd-T0.8.jsonl",
+                                                   "control-T0.9.jsonl"]  # fmt: skip
+
+
 def test_what_is_not_the_papers_says_so(tmp_path):
     said = "\n".join(dry_run(choose("smollm2", scale=0.25), tmp_path / "r"))
     assert "ssd-probe diff RUN paper" in said and "in the paper" not in said
@@ -136,7 +158,8 @@ def test_a_model_that_is_here_is_measured():
     size, source = size_of("tiny")
     model = load_model("tiny")
     assert source == "from its config"
-    assert size == Size(sum(p.numel() for p in model.parameters()), 4, 128, 64, 614)
+    assert size == Size(sum(p.numel() for p in model.parameters()), 4, 128, 64, 614, single=True)
+    assert size.weights == 4 * size.parameters  # float32, as it is loaded
     assert size_of("nobody/nothing") == (None, "unknown: its files are not here")
 
 

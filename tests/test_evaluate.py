@@ -18,6 +18,7 @@ from ssd_probe.execution.judge import Judge
 from ssd_probe.files.writing import write_jsonl
 from ssd_probe.problems import livecodebench
 from ssd_probe.problems.tasks import Task, load_tasks
+from ssd_probe.views.evaluation import told
 from tests.mutants import mutants, official
 
 pytestmark = pytest.mark.skipif(
@@ -215,6 +216,19 @@ def test_a_fault_of_ours_is_no_verdict_and_is_tried_again(monkeypatch, tmp_path)
     assert "ZeroDivisionError" in frame["detail"].item()
     frame = evaluate(sample, {"p": TASK}, part=part, progress=False)
     assert frame["verdict"].item() == "error"
+
+
+def test_where_nothing_could_be_run_there_is_no_pass_at_k(monkeypatch, tmp_path):
+    def broken(*_):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(Judge, "_run", broken)
+    samples = tmp_path / "s.jsonl"
+    name = next(iter(load_tasks("tiny:dev")))
+    samples.write_text(json.dumps({"problem_id": name, "completion": "def solve(xs): return xs"}))
+    result, _ = evaluate_stage("tiny:dev", samples, [1], unsandboxed=True)
+    assert result["pass_at_k"] == [] and result["results"][0]["verdict"] == "infra_error"
+    assert told(result).sentences[0] == "No pass@k: no program could be run."
 
 
 def test_a_benchmarks_broken_check_is_a_fault_of_ours():

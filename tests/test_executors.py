@@ -2,7 +2,8 @@
 
 import json
 import os
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from ssd_probe.analysis.digest import digest
 from ssd_probe.analysis.labels import SupportRule
 from ssd_probe.commands.compare import compare_stage, part_readers
 from ssd_probe.commands.evaluate import evaluate_stage
-from ssd_probe.errors import Failed, UserError
+from ssd_probe.errors import Failed, Resumable, UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.execution.evaluate import TOGETHER, _Judging, _verdicts
 from ssd_probe.executors import AHEAD, ALONE, Crew, Here, crew
@@ -186,8 +187,17 @@ def test_a_cluster_that_is_lost_is_one_line():
             found.cancel()
             return found
 
-    with pytest.raises(Failed, match="the cluster gave no result: CancelledError"):
+    with pytest.raises(Resumable, match=r"the cluster is lost \(CancelledError\)"):
         list(Crew(Lost(), is_near=False).map(abs, [(1,)]))
+
+
+def test_where_nothing_comes_the_reason_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr("ssd_probe.executors.SECONDS", 0.02)
+    late = ThreadPoolExecutor(1)
+    workforce = Crew(late, is_near=False, trouble=lambda: "has no workers now")
+    assert list(workforce.map(time.sleep, [(0.2,), (0.0,)])) == [None, None]
+    assert capsys.readouterr().err == "has no workers now; waiting\n"
+    late.shutdown()
 
 
 def test_stored_ranks_are_one_block_and_the_same_numbers(probes):

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from ssd_probe.analysis.labels import SupportRule
@@ -223,7 +224,35 @@ def doubts_of(tmp_path, told, own=None):
         "top_logprobs": tops
     }  # fmt: skip
     content = {"choices": [{"logprobs": {"content": [each, each]}}]}
-    return import_stage(write(tmp_path / "x.json", content), None, V, LABELLING).doubts
+    found = import_stage(write(tmp_path / "x.json", content), None, V, LABELLING).doubts
+    *others, undecided = found
+    assert undecided == (
+        f"2 of 2 positions are undecided: {len(told)} tokens do not tell what T=1.6, top-k 20, "
+        "top-p 0.8 keeps; ask the server for 21, or label by a smaller --rule-top-k"
+    )
+    return others
+
+
+def test_twenty_tokens_are_enough_where_ties_beyond_would_change_nothing(tmp_path):
+    """As of APIs that tell no more: the default rule keeps 20, and of ties at the edge all."""
+    lock = np.log(np.concatenate([[0.99], 0.004 * 0.5 ** np.arange(19)]))
+    fork = np.log(np.concatenate([[0.49, 0.44], 0.03 * 0.5 ** np.arange(18)]))
+    flat = np.log(np.full(20, 0.02))  # 30 more may be as likely: the nucleus would hold them
+    content = [
+        {"token": "0", "logprob": row[0], "id": 0,
+         "top_logprobs": [{"token": str(k), "logprob": v, "id": k} for k, v in enumerate(row)]}
+        for row in (lock, fork, flat)
+    ]  # fmt: skip
+    path = write(tmp_path / "x.json", {"completion_probabilities": content})
+    found = import_stage(path, tmp_path / "out", V, LABELLING)
+    table = pq.read_table(tmp_path / "out" / TABLE).to_pandas()
+    assert table["label"].tolist() == ["lock", "fork", UNDECIDED] and not found.doubts
+    for row, log_p in zip(table.itertuples(), (lock, fork), strict=False):
+        tied = np.concatenate([log_p, np.full(1, log_p[-1])])  # a tie beyond: the same support
+        for z in (log_p, tied):
+            kept = LABELLING.warp(torch.tensor(z)[None])[0] > -torch.inf
+            assert float(np.exp(z[kept.numpy()]).sum()) == pytest.approx(row.kept_mass)
+    assert np.isnan(table["kept_mass"][2])
 
 
 def test_what_is_doubtful_is_said_and_nothing_else(tmp_path):
@@ -232,6 +261,17 @@ def test_what_is_doubtful_is_said_and_nothing_else(tmp_path):
     assert "the 2 tokens have all the mass: were the numbers taken after truncation" in truncated
     (untold,) = doubts_of(tmp_path, [-0.1234567, -2.7654321], own=-9999.0)
     assert untold.startswith("2 of 2 tokens have no log-probability")
+
+
+def test_one_position_of_few_tokens_is_said(tmp_path):
+    told = [{"token": "0", "logprob": row[0], "id": 0, "top_logprobs": [
+        {"token": str(k), "logprob": v, "id": k} for k, v in enumerate(row)]}
+        for row in [[-0.1, -2.5, -5.0]] * 3 + [[-0.1, -9999.0, -9999.0]]]  # fmt: skip
+    path = write(tmp_path / "x.json", {"completion_probabilities": told})
+    found = import_stage(path, None, V, LABELLING)
+    assert found.ranks == 1 and found.doubts[0].startswith(
+        "1 of 4 positions tell fewer than 3 tokens, the fewest 1: all are read with 1"
+    )
 
 
 P = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 10 to 14
@@ -276,7 +316,7 @@ class TestPrompts:
         path = write(tmp_path / "x.json", content)
         found = import_stage(path, tmp_path / "out", 5, LABELLING)
         assert (found.prompts, found.answers, found.positions, found.ranks) == (1, 0, 3, 2)
-        assert found.with_ids and not found.doubts
+        assert found.with_ids and len(found.doubts) == 1 and "undecided" in found.doubts[0]
         table = pq.read_table(tmp_path / "out" / TABLE).to_pandas()
         assert list(table["token_id"]) == [13, 10, 12] and list(table["rank"]) == [4, 1, 3]
         assert list(table["position"]) == [0, 1, 2] and set(table["segment"]) == {"prompt"}

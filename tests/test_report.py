@@ -4,6 +4,8 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -158,6 +160,23 @@ def test_of_a_probe(compared, visit):
     text = page.inner_text(".report")
     assert "by ssd-probe" in text and "lock" in text and "ssd-probe probe --model tiny" in text
     assert page.locator("#viewer .token").count() > 10
+
+
+def test_how_to_repeat_a_probe_is_what_was_typed(tmp_path):
+    """The printed command makes the same folder; of half forks or more it says what that means."""
+    out, again = tmp_path / "p", tmp_path / "again"
+    config = ProbeConfig(top_k=24, include_prompt=True)
+    probe_stage("tiny", ["stdlib:test"], out, config, limit=2, style="chat")
+    report_stage(out, tmp_path / "r.html")
+    page = html.unescape((tmp_path / "r.html").read_text())
+    (typed,) = re.findall(rf"ssd-probe (probe --model tiny [^<\n]*--out {out})", page)
+    assert "--text stdlib:test --limit 2 --style chat" in typed and "--top-k 24" in typed
+    words = typed.replace(str(out), str(again)).split()
+    subprocess.run([sys.executable, "-m", "ssd_probe.cli", *words], check=True)
+    one, two = (Probe.load(folder) for folder in (out, again))
+    assert one.settings == two.settings and one.frame.equals(two.frame)
+    shares = SupportRule().label(one.frame).value_counts(normalize=True)
+    assert ("of the positions are forks by this rule" in page) == (shares.get("fork", 0) >= 0.5)
 
 
 def test_what_is_left_out_is_said(tmp_path):

@@ -5,6 +5,7 @@ What is compared is the run of the same server undisturbed: nothing lost, nothin
 
 import json
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -196,11 +197,26 @@ def test_it_waits_as_long_as_the_longest_answer_may_take(tmp_path, monkeypatch):
         monkeypatch.setattr(engine.peers[0], "require", lambda: None)
         monkeypatch.setattr(engine, "_say_order", lambda _: None)
         list(engine.answers({0: requests.Request("p", 0, [1], tokens)}, DECODING, 0))
-        assert engine.peers[0].link.timeout == waited[-1]
+        assert engine.peers[0].link.timeout == 2 * waited[-1]
     assert waited == [1810, 1800 + 6553.6, 7]
 
 
+def test_slow_answers_one_after_another_are_no_stall(tmp_path):
+    """Each waits for those before it, longer in all than nothing may come."""
+    one_by_one = threading.Lock()
+
+    def slowly(number, body):
+        with one_by_one:
+            time.sleep(0.4 if number > 0 else 0)
+
+    with FakeServer(slowly) as server:
+        rows, engine = run(tmp_path / "s.jsonl", server.url, stall=2.0)
+    assert len(rows) == 10 and not engine.found()["retried"]
+
+
 def test_rivals_and_foreign_flags_are_refused(tmp_path):
+    with pytest.raises(UserError, match="only with --engine hf or vllm"):  # asked of none
+        run(tmp_path / "s.jsonl", "http://127.0.0.1:1", decoding=policy_of("top-h", Decoding()))
     with FakeServer() as server, pytest.raises(UserError, match="only with --engine hf"):
         run(tmp_path / "s.jsonl", server.url, decoding=policy_of("min-p(0.1)", Decoding()))
     for settings, message in (

@@ -13,6 +13,7 @@ import pytest
 from ssd_probe.core.requests import Request
 from ssd_probe.decoding import Decoding
 from ssd_probe.engines.choice import Choice, engine_of
+from ssd_probe.engines.vllm import PACKAGE
 from ssd_probe.errors import Resumable, UserError
 from ssd_probe.models.identity import Checkpoint
 from tests.fake_vllm import environment
@@ -26,6 +27,11 @@ ask = {"place": 0, "ids": [1] * 50, "params": {"n": 2}}
 for _ in worker.ask(iter([{**ask, "place": i} for i in range(20_000)]), 20_000):
     print("answered", flush=True)
 """
+
+
+STARTS_RIVAL = STARTS.replace("python_of\n", "python_of\nfrom ssd_probe.policies.parsing import "
+                              "policy_of\nfrom ssd_probe.decoding import Decoding\n").replace(
+    '"window": 4}', '"window": 4}, policy_of("top-h", Decoding())')  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,31 @@ def test_closed_in_the_middle_it_ends_with_all_that_is_vllms(engine, place, monk
     assert len(processes(place)) >= 2
     engine.close()
     until(lambda: not processes(place))
+
+
+def test_answers_that_were_not_taken_are_not_the_next_ones(engine, monkeypatch):
+    monkeypatch.setenv("FAKE_VLLM_STEP", "0.001")
+    left = engine.answers(requests(2_000), DECODING, 0)
+    next(left)
+    left.close()
+    asked = {i: Request("q", i, [9, 9, 8, i], 4) for i in range(20)}
+    found = {at: drawn for some in engine.answers(asked, DECODING, 1) for at, drawn in some.items()}
+    assert {at: list(drawn.ids) for at, drawn in found.items()} == {
+        at: list(request.ids) for at, request in asked.items()
+    }
+
+
+def test_a_killed_sampler_leaves_no_link_to_the_package(place, tmp_path, monkeypatch):
+    """Rivals' rules are found through one; the other side removes it where this one cannot."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("FAKE_VLLM_STEP", "0.01")
+    with subprocess.Popen([sys.executable, "-c", STARTS_RIVAL], stdout=subprocess.PIPE) as client:
+        assert client.stdout.readline() == b"answered\n"
+        (link,) = tmp_path.glob("ssd-probe-*/ssd_probe")
+        assert link.is_symlink() and link.resolve() == PACKAGE
+        client.kill()
+    until(lambda: not processes(place))
+    assert not list(tmp_path.glob("ssd-probe-*")) and (PACKAGE / "__init__.py").is_file()
 
 
 def test_killed_it_takes_all_that_is_vllms_along(engine, place, monkeypatch):

@@ -84,6 +84,7 @@ def sample(
         float | None,
         typer.Option(
             min=1,
+            max=31_536_000,
             help="Seconds without an answer of any server, after which it ends; default: 1800, "
             "and 0.1 for each token that an answer may have.",
         ),

@@ -7,6 +7,7 @@ write stays small.
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,11 +60,9 @@ def evaluate_stage(
     tasks = load_tasks(problems, set(ids))
     isolated = isolation(unsandboxed)
     limits = {"seconds": seconds, "megabytes": megabytes}
-    with (
-        claim(out, is_file=True) if out else nullcontext(),
-        crew(len(rows), scheduler) if scheduler else nullcontext() as workforce,
-    ):
-        options = {"workers": workers, "crew": workforce, "unsandboxed": unsandboxed, **limits}
+    hired = partial(crew, len(rows), scheduler) if scheduler else None
+    options = {"workers": workers, "hired": hired, "unsandboxed": unsandboxed, **limits}
+    with claim(out, is_file=True) if out else nullcontext():
         if out is None:
             return _evaluate(tasks, rows, ks, isolated, options, None)
         settings = {
@@ -101,7 +100,7 @@ def _evaluate(
     named = results.rename(columns={"problem_id": "task_id"})
     result = {
         "results": named[["task_id", "verdict", "detail"]].to_dict("records"),
-        "pass_at_k": _pass_at_k(clean, ks),
+        "pass_at_k": _pass_at_k(clean, ks) if len(clean) else [],
         "without_code": sum(no_code) / len(no_code),
         "isolation": isolated,
         "flips": int(results["detail"].str.endswith(FLIPPED).sum()),

@@ -14,10 +14,12 @@ from ssd_probe.files.digests import file_digest
 from ssd_probe.files.record import provenance
 from ssd_probe.kernels.results import PositionStats
 from ssd_probe.probing.foreign.bounds import Bounds
-from ssd_probe.probing.foreign.formats import PROMPT, read_answers
+from ssd_probe.probing.foreign.formats import PROMPT, Answer, read_answers
 from ssd_probe.probing.foreign.table import INTERVALS, imported, store
 
 ALL = 1e-3  # a tail below is none
+EDGE = 1e-6  # of a nucleus, in which rounding decides
+HEAD = SupportRule.head_tokens
 UNDECIDED = "undecided"  # what the rule says hangs on what is not told
 
 
@@ -51,13 +53,15 @@ def import_stage(
         )
     table, found = imported(read, vocabulary)
     log_p = np.array(table["top_logprobs"].to_pylist())
-    labels, kept = _labelled(log_p, found, SupportRule(labelling))
+    labels, kept = _labelled(log_p, found, vocabulary, SupportRule(labelling))
     columns = {f"{n}_{end}": table[f"{n}_{end}"].to_pandas() for n in INTERVALS for end in _ENDS}
     frame = pd.DataFrame({"label": labels, "kept_mass": kept, **columns})
     for name in ("label", "kept_mass"):
         table = table.append_column(name, pa.array(frame[name], from_pandas=True))
     prompts = sum(answer.segment == PROMPT for answer in read.answers)
     doubts = _doubts(log_p, found, vocabulary, table["logprob"].null_count)
+    doubts += _shortened(read.answers, log_p.shape[1])
+    doubts += _undecided(labels, log_p.shape[1], labelling)
     if len(set(table["segment"].to_pylist())) > 1:
         doubts.append(
             "the means are over prompts' tokens and the answers' own; the table's `segment` tells "
@@ -80,7 +84,9 @@ def import_stage(
 _ENDS = ("low", "high")
 
 
-def _labelled(log_p: np.ndarray, found: Bounds, rule: SupportRule) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(
+    log_p: np.ndarray, found: Bounds, vocabulary: int | None, rule: SupportRule
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels that hold at both ends of the tail, and the mass of the support."""
     ends = [_stats(log_p, mass) for mass in found.tail]
     try:
@@ -88,9 +94,34 @@ def _labelled(log_p: np.ndarray, found: Bounds, rule: SupportRule) -> tuple[np.n
     except UserError:  # fewer ranks than the rule's head
         least = most = np.full(len(log_p), UNDECIDED)
     exact = ends[1].support_exact(rule.decoding).numpy()
+    exact |= _ties_change_nothing(log_p, found.tail.high, vocabulary, rule.decoding)
     labels = np.where((least == most) & exact, least, UNDECIDED)
     kept = ends[1].kept_mass(rule.decoding).numpy()
     return labels, np.where(exact, kept, np.nan)
+
+
+def _ties_change_nothing(
+    log_p: np.ndarray, tail: np.ndarray, vocabulary: int | None, d: Decoding
+) -> np.ndarray:
+    """Where as many ranks are told as top-k keeps: whether ties beyond leave S as it is, bool [N].
+
+    All of the tail could be tokens as likely as the K-th, n = min(r / p_K, V - K) of them, which
+    top-k would keep too. The nucleus is then of a larger mass, between the two (w = p^(1/T)):
+
+        sum_{i<=K} w_i   <=   mass   <=   sum_{i<=K} w_i + n w_K
+    """
+    ranks = log_p.shape[1]
+    if d.is_greedy or d.top_k != ranks or d.top_p == 1:
+        return np.zeros(len(log_p), bool)
+    w = np.exp(log_p / d.temperature)
+    most_ties = np.inf if vocabulary is None else vocabulary - ranks
+    ties = np.minimum(tail / np.exp(log_p[:, -1]), most_ties) * w[:, -1]
+    before = np.cumsum(w, 1) - w  # a rank stays where the mass before it falls short
+    least, most = (
+        (before < (d.top_p + slack) * mass[:, None]).sum(1)
+        for slack, mass in ((-EDGE, w.sum(1)), (EDGE, w.sum(1) + ties))
+    )
+    return (least == most) & (most < d.top_k)
 
 
 def _stats(log_p: np.ndarray, tail: np.ndarray) -> PositionStats:
@@ -131,3 +162,28 @@ def _doubts(log_p: np.ndarray, found: Bounds, vocabulary: int | None, untold: in
     if vocabulary is None:
         doubts.append("without --vocab-size entropies have no upper end")
     return doubts
+
+
+def _shortened(answers: list[Answer], ranks: int) -> list[str]:
+    """Where few positions tell fewer tokens than most, and all are read with as few."""
+    told = np.array([len(position.leading) for answer in answers for position in answer.positions])
+    most = int(np.median(told))
+    if most == ranks:
+        return []
+    return [
+        f"{(told < most).sum():,} of {len(told):,} positions tell fewer than {most} tokens, the "
+        f"fewest {ranks}: all are read with {ranks}; without those more is known of the others"
+    ]
+
+
+def _undecided(labels: np.ndarray, ranks: int, labelling: Decoding) -> list[str]:
+    """Why half of the positions or more have no label, and what to ask for."""
+    count = int((labels == UNDECIDED).sum())
+    if count < len(labels) / 2 or labelling.is_greedy:
+        return []
+    asked = f"{count:,} of {len(labels):,} positions are undecided: {ranks} tokens do not tell"
+    more = max(labelling.top_k, HEAD) + 1
+    return [
+        f"{asked} what {labelling} keeps; ask the server for {more}, or label by a smaller "
+        "--rule-top-k"
+    ]

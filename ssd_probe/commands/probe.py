@@ -1,7 +1,9 @@
 """`ssd-probe probe`: texts by name in, a probe folder out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ssd_probe.probing.config import ProbeConfig
 
@@ -25,7 +27,8 @@ def probe_stage(
 
     texts = read_texts(sources, limit, style)
     config = replace(config, model_kwargs={**config.model_kwargs, **quantised(load_in)})
-    done = probe(model, texts, out, config, pair=pair, revision=revision)
+    said = source_of(sources, limit, style)
+    done = probe(model, texts, out, config, pair=pair, revision=revision, source=said)
     if not done.finished:
         return [f"{out}: {len(done)} positions so far; other ranks are still at work"]
     lines, record = [f"{len(done)} positions in {out}"], done.record
@@ -46,3 +49,8 @@ def probe_stage(
             f"{noise['entropy']:.1e} nats of entropy; `compare` uses it as a floor"
         )
     return lines
+
+
+def source_of(sources: Sequence[str], limit: int | None, style: str = "raw") -> dict[str, Any]:
+    """For a probe's record: its texts by name, as `probe_stage` was given them."""
+    return {"source": list(map(str, sources)), "limit": limit, "style": style}

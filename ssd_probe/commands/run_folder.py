@@ -13,13 +13,16 @@ from ssd_probe.analysis.passk import pass_curves
 from ssd_probe.commands.grid import Grid, Trained
 from ssd_probe.commands.loop.declaration import BASE, MAIN, PROGRAMS, Loop, Trial
 from ssd_probe.commands.loop.reading import loop_of
+from ssd_probe.commands.sampling.certificates import known_of, matched
 from ssd_probe.commands.sweep import Cell, cells_of, verdicts
 from ssd_probe.core.config import BY_LENGTH
 from ssd_probe.decoding import LABELLING, Decoding, Policy
+from ssd_probe.engines.choice import engine_of, serve_all
 from ssd_probe.errors import UserError
 from ssd_probe.files.reading import read_jsonl
 from ssd_probe.files.record import read_object, read_record
 from ssd_probe.models.checkpoints import load_tokenizer
+from ssd_probe.models.identity import Checkpoint
 from ssd_probe.policies.parsing import own_decoding, policy_of
 from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
@@ -136,6 +139,18 @@ class RunFolder:
             for each in at
         ]
         return tuple(dict.fromkeys([*self.loop.base_decodings, *rivals]))
+
+    def certificates(self) -> dict[Policy, str]:
+        """The declared ones by what they are of, right as far as no engine need be at work.
+
+        Errors: as of `matched`.
+        """
+        loop = self.loop
+        if not loop.certificates:
+            return {}
+        checkpoint, choice = Checkpoint(loop.model), serve_all(loop.engine, loop.engine_args)
+        wanted = known_of(checkpoint, engine_of(choice, checkpoint, loop.batch_size))
+        return matched(loop.certificates, loop.model, self.drawn_from_base(), wanted)
 
     def dev_grid(self, main: str | None = None) -> Grid:
         """The dev sweep; the rivals of the main arm are in it when that is known."""

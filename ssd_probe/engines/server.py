@@ -68,6 +68,7 @@ class Server:
 
     def about(self, policy: Policy) -> dict[str, Any]:
         """Errors: `UserError`, `Resumable` where a server is another's, or cannot be reached."""
+        plain_decoding(policy, self.name)
         for peer in self.peers:
             peer.require()
         versions = sorted({peer.version for peer in self.peers})
@@ -123,10 +124,14 @@ class Server:
             queue.stop()
 
     def _queue(self, asked: Any, longest: int) -> "Queue":
-        """For answers of at most `longest` tokens."""
+        """For answers of at most `longest` tokens.
+
+        A request may wait for others before it, so that it has twice the time in which some answer
+        must come.
+        """
         stall = STALL + A_TOKEN * longest if self.stall is None else self.stall
         for peer in self.peers:
-            peer.link.timeout = stall
+            peer.link.timeout = 2 * stall
         return Queue(self.peers, asked, self, stall)
 
     def support(self, ids: Sequence[int], policy: Policy) -> None:

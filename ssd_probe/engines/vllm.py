@@ -76,7 +76,9 @@ class Vllm:
     def _at_work(self, policy: Policy) -> "Worker":
         """vLLM, loaded; with rivals' rules in it for a rival, which slow down plain decodings."""
         rivals = isinstance(policy, Rival)
-        if self._worker is not None and self._worker.rivals != rivals:
+        if rivals and self.tells:
+            raise UserError(f"--engine-arg {MASK}: not with --policy, which vLLM's V1 runner draws")
+        if self._worker is not None and (self._worker.rivals != rivals or self._worker.closed):
             self.close()
         if self._worker is None:
             model = skeleton(self.checkpoint.name)
@@ -157,14 +159,15 @@ class Worker:
     """
 
     def __init__(self, python: Path, said: dict[str, Any], rival: Rival | None = None) -> None:
-        self.rivals, self.own = rival is not None, ExitStack()
+        self.rivals, self.own, self.closed = rival is not None, ExitStack(), False
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (while it runs)
         env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         if rival is not None:
-            folder = self.own.enter_context(tempfile.TemporaryDirectory(prefix="ssd-probe-"))
-            Path(folder, PACKAGE.name).symlink_to(PACKAGE)
+            folder = tempfile.TemporaryDirectory(prefix="ssd-probe-", ignore_cleanup_errors=True)
+            link = Path(self.own.enter_context(folder), PACKAGE.name)
+            link.symlink_to(PACKAGE)
             env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-            said = said | {"rivals": {"folder": folder, "policy": message_of(rival)}}
+            said = said | {"rivals": {"link": str(link), "policy": message_of(rival)}}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # Isolated: the folder of the script holds a vllm.py, which is not the one to import.
         self.process = subprocess.Popen(
@@ -185,16 +188,26 @@ class Worker:
         self.version = first["version"]
 
     def ask(self, lines: Iterator[dict], count: int) -> Iterator[tuple[int, list[Reply]]]:
-        """Each request's replies as they come. `Resumable` where the process ends before."""
+        """Each request's replies as they come. `Resumable` where the process ends before.
+
+        Where fewer are taken, others are under way still, which would be taken for the next ones':
+        the process is closed, and cannot be asked again.
+        """
         threading.Thread(target=self._send, args=(lines,), daemon=True).start()
-        for _ in range(count):
-            found = self._line()
-            if found is None:
-                raise Resumable(
-                    f"vLLM ended in the middle ({self._last_words()}); what came is kept, and the "
-                    "same command goes on"
-                )
-            yield found["place"], list(map(_reply, found["answers"]))
+        left = count
+        try:
+            while left:
+                found = self._line()
+                if found is None:
+                    raise Resumable(
+                        f"vLLM ended in the middle ({self._last_words()}); what came is kept, and "
+                        "the same command goes on"
+                    )
+                left -= 1
+                yield found["place"], list(map(_reply, found["answers"]))
+        finally:
+            if left:
+                self.close()
 
     def _send(self, lines: Any) -> None:
         stdin: IO[str] = self.process.stdin  # type: ignore[assignment]
@@ -212,6 +225,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends vLLM, in the middle of answers too: then a pipe is full, and closing it waits."""
+        if self.closed:
+            return
+        self.closed = True
         self.process.terminate()
         self._wait()
         for pipe in (self.process.stdin, self.process.stdout):

@@ -12,8 +12,10 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
+_LINKS: list[str] = []  # made by who asks, who may be gone
 PATIENCE = 5.0  # seconds for a process to end by itself
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, lambda *_: _end())
     said = json.loads(sys.stdin.readline())
+    _LINKS.extend([said["rivals"]["link"]] if "rivals" in said else [])
     waiting: queue.Queue[dict] = queue.Queue(maxsize=said["window"])
     threading.Thread(target=_read, args=(waiting,), daemon=True).start()
 
@@ -54,7 +57,7 @@ def _of_rivals(said: "dict[str, Any] | None") -> dict[str, Any]:
 
     if current_platform.is_tpu():
         raise RuntimeError("vLLM on TPUs has no processors of logits for a --policy")
-    sys.path.insert(0, said["folder"])
+    sys.path.insert(0, os.path.dirname(said["link"]))
     from ssd_probe.policies.parsing import policy_in
 
     policy_in(said["policy"])  # what it needs is here, or is missed now
@@ -75,6 +78,10 @@ def _end() -> None:
         process.terminate()
     for process in own:
         process.join(PATIENCE)
+    for link in _LINKS:  # never what they point to
+        with suppress(OSError):
+            os.unlink(link)
+            os.rmdir(os.path.dirname(link))
     os.killpg(0, signal.SIGKILL)  # this process leads the group
 
 

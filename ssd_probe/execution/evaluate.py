@@ -8,8 +8,8 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +68,7 @@ def evaluate(
     tasks: dict[str, Task],
     *,
     workers: int = 2,
-    crew: "Crew | None" = None,
+    hired: "Callable[[], AbstractContextManager[Crew]] | None" = None,
     seconds: float = 3.0,
     megabytes: int = 1024,
     progress: bool = True,
@@ -82,8 +82,8 @@ def evaluate(
     `timeout`; `crash` (a signal or an early exit); `memory`; `output_limit`; `protocol` (a forged
     reply); `infra_error` (ours, never counted as wrong). Timeouts are run again, alone; a verdict
     that changes says so in its detail. With `part`, verdicts are kept in that file as they come,
-    and a later call runs only the rest. `workers` programs at a time here, or wherever a `crew`
-    computes. `UserError` for bad samples and where nothing isolates, here or there.
+    and a later call runs only the rest. `workers` programs at a time here, or wherever the crew
+    that is `hired` for them computes. `UserError` for bad samples and where nothing isolates.
     """
     isolation(unsandboxed)
     jobs = list(_distinct_jobs(samples, tasks).values())
@@ -91,7 +91,8 @@ def evaluate(
         ledger.recall(jobs)
         left = [job for job in jobs if not job.verdict]
         judging = _Judging(seconds, megabytes, unsandboxed)
-        _run_all(left, judging, workers, crew, ledger, progress)
+        with hired() if hired and left else nullcontext() as crew:
+            _run_all(left, judging, workers, crew, ledger, progress)
     return _frame(jobs, len(samples))
 
 

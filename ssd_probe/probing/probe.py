@@ -8,7 +8,7 @@ Teacher forcing on token ids; batches of alike lengths; never more than a chunk 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def probe(
     pair: Model | None = None,
     pair_tokenizer: Any = None,
     progress: bool = True,
+    source: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Any:  # pd.DataFrame, or with `out` a Probe
     """One row for every scored position t: p(. | tokens before t) and the token that stands at t.
@@ -72,7 +73,8 @@ def probe(
     `pair` is a second model with the same tokens: each position gets both models' statistics and
     their divergences (see `Probe`). Base samples alone favour the base, tuned samples the tuned
     model; give texts of both, and neutral ones. Model objects need their tokenizers beside them
-    (`UserError`); `revision` is that of `model`, a hub id.
+    (`UserError`); `revision` is that of `model`, a hub id. `source`: where the texts are from, in
+    words for the record.
     """
     config = replace(config or ProbeConfig(), **settings)
     if out is None and (config.verify or config.noise_floor):
@@ -93,6 +95,7 @@ def probe(
     about = {
         **_named(model, identity),
         "texts": len(texts),
+        **(source or {}),
         "tokenizer": vocabulary_digest(tokenizer),
         "vocab_size": len(tokenizer),
         "tokens": _tokens(tokenizer),

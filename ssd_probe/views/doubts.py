@@ -15,6 +15,7 @@ CUT_SHARE = 0.05  # of the samples
 FEW_PROBLEMS = 100  # fewer tell no difference in pass@1 below about 0.2, at the worst
 SHORTER = 0.8  # of the base's answers, in tokens: below it a student's are called shorter
 PROSE = 0.25  # of the probed positions
+FORKS = 0.5  # of them; on the bundled domain an eighth
 COARSE = 0.05  # a trial that overlooks a difference in pass@1 of that size more than once in five
 CHANCE = 0.5  # AUC of a rule that knows nothing
 Pair = tuple[float, float]
@@ -195,6 +196,16 @@ def much_prose(positions: Mapping[str, int]) -> str | None:
     return (
         f"{prose / whole:.0%} of the probed positions are prose around the code: locks and forks "
         "of all positions are of wording, too; the shares by segment tell them apart"
+    )
+
+
+def many_forks(share: float, decoding: str) -> str | None:
+    """Labels by which half of the positions or more are forks, as of small models on real text."""
+    if share < FORKS:
+        return None
+    return (
+        f"{share:.0%} of the positions are forks by this rule: several tokens would be drawn there "
+        f"at {decoding}, which does not say that several are right; `branch` asks that"
     )
 
 

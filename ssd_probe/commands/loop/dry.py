@@ -1,6 +1,7 @@
 """`ssd-probe run --dry-run`: every command, the tokens, memory and disk that a run would need."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ssd_probe.commands.loop.sizes import (
 )
 from ssd_probe.commands.loop.typed import command, flags
 from ssd_probe.commands.run_folder import TINY, RunFolder
-from ssd_probe.commands.sampling.certificates import certifies, matched
+from ssd_probe.commands.sampling.certificates import certifies
 from ssd_probe.core.config import TrainConfig
 from ssd_probe.decoding import Decoding, Policy
 from ssd_probe.errors import UserError
@@ -28,7 +29,7 @@ from ssd_probe.policies.parsing import own_decoding, policy_of
 from ssd_probe.views.doubts import short_training
 
 TOKEN_BYTES = 10  # of a sampled token in a samples file: its id, and its text
-T = "TEMPERATURE"  # stands for one in a command until it is quoted
+T = "\x01"  # stands for a temperature in a command until that is quoted: in no path
 KEPT = 2  # resumable checkpoints, each with AdamW's moments
 
 
@@ -38,7 +39,7 @@ def dry_run(chosen: Chosen, out: Path) -> list[str]:
     Nothing is read but configs, counts and certificates.
     """
     loop, folder = chosen.loop, RunFolder(out, chosen.loop)
-    certificates = matched(loop.certificates, loop.model, folder.drawn_from_base())
+    certificates = folder.certificates()
     size, source = size_of(loop.model)
     lines = [f"# {chosen.name}: {loop.model}, {source}"]
     if size:
@@ -79,12 +80,14 @@ def _certified(loop: Loop, model: str, policy: Policy) -> list[Any]:
 
 def _variable(name: str) -> str:
     """Of a shell: the T_eval that dev chooses for a model."""
-    return "${T_" + re.sub(r"\W", "_", name) + "}"
+    return "${T_" + re.sub(r"[^A-Za-z0-9_]", "_", name) + "}"
 
 
 def _shell(words: Sequence[Any], temperature: str) -> str:
-    """The command with a temperature that may be the shell's, and is then not quoted."""
-    return command(words).replace(T, temperature)
+    """The command with a temperature that may be the shell's, which is in no quotes."""
+    parts = (str(word).split(T) for word in words)
+    typed = (temperature.join(shlex.quote(p) if p else "" for p in each) for each in parts)
+    return " ".join(["ssd-probe", *typed])
 
 
 def _students(folder: RunFolder) -> list[str]:
@@ -132,6 +135,11 @@ def _trials(folder: RunFolder, certificates: Mapping[Policy, str]) -> list[str]:
                 shown = f"{decoding.temperature:g}"
                 lines += _trial(folder, "dev", name, decoding, shown, policy)
         lines += [*_foreseen(folder), ""]
+    else:
+        lines += [
+            "# 2. nothing to choose: one arm and one T_eval are declared, and no dev problems",
+            "",
+        ]
     lines.append("# 3. test")
     if loop.dev:
         lines.append(f"# {_variable('NAME')}: what dev chose for it; set each before")
@@ -276,24 +284,28 @@ def _needs(loop: Loop, size: Size | None) -> list[str]:
     saved, written = students * _saved(loop.training, size), training + dev + testing
     return [
         *lines,
-        *_memory(loop.training, size, longest, loop.max_new_tokens),
+        *_memory(loop, size, longest),
         f"#   disk: samples {amount(written * TOKEN_BYTES)}B; checkpoints {amount(saved)}B; probes "
         f"{amount(probed * ROW_BYTES)}B",
     ]
 
 
-def _memory(config: TrainConfig, size: Size, longest: int, answer: int) -> list[str]:
-    weights = size.parameters * HALF
+def _memory(loop: Loop, size: Size, longest: int) -> list[str]:
+    config, answer = loop.training, loop.max_new_tokens
     frozen = HALF if config.half else SINGLE
     held = size.parameters * (frozen if config.lora_rank else TRAINED)
     loss = "in chunks of 64 MB; the model's own would take"
+    kept = (
+        "" if config.gradient_checkpointing else " with --gradient-checkpointing, without it more"
+    )
     return [
-        f"#   memory to sample: {amount(weights)}B of weights in bfloat16, and "
-        f"{amount(size.cache(answer))}B of keys and values an answer of {answer:,} tokens",
+        f"#   memory to sample: {amount(size.weights)}B of weights in "
+        f"{'float32' if size.single else 'bfloat16'}, and {amount(size.cache(answer))}B of keys "
+        f"and values an answer of {answer:,} tokens, {loop.batch_size} of them at a time",
         f"#   memory to train: {amount(held)}B of weights, gradients and AdamW's moments over all "
         f"devices ({'adapters besides' if config.lora_rank else '16 bytes a parameter'}), and "
-        f"{amount(size.states(longest))}B a sample of {longest:,} tokens with "
-        "--gradient-checkpointing",
+        f"{amount(size.states(longest))}B a sample of {longest:,} tokens{kept}; "
+        f"{config.batch_size} at a time on a device",
         f"#   logits of such a sample: {loss} {amount(size.logits(longest))}B",
     ]
 

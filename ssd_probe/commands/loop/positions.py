@@ -20,6 +20,7 @@ from ssd_probe.commands.branching.summary import summarised
 from ssd_probe.commands.compare import compare_stage
 from ssd_probe.commands.loop.declaration import BASE, MAIN, Loop, text_name
 from ssd_probe.commands.loop.trials import test_cells
+from ssd_probe.commands.probe import source_of
 from ssd_probe.commands.run_folder import (
     TINY,
     RunFolder,
@@ -90,7 +91,9 @@ def write_programs(folder: RunFolder, text: str = "tiny:test") -> None:
 def probe_model(folder: RunFolder, name: str, source: str, out: Path) -> None:
     """Probe one model on a text."""
     config = ProbeConfig(batch_size=folder.loop.probe_batch_size)
-    probe(folder.checkpoint(name), read_texts([source], folder.loop.text_limit), out, config)
+    limit = folder.loop.text_limit
+    said = source_of([source], limit)
+    probe(folder.checkpoint(name), read_texts([source], limit), out, config, source=said)
 
 
 def branched(folder: RunFolder, choice: dict, unsandboxed: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ssd_probe.commands.loop.trials import (
 )
 from ssd_probe.commands.pictures.figures import draw_figures
 from ssd_probe.commands.run_folder import RunFolder
-from ssd_probe.commands.sampling.certificates import certified, matched
+from ssd_probe.commands.sampling.certificates import certified
 from ssd_probe.commands.sweep import isolation_of
 from ssd_probe.core.lanes import Run, side_by_side
 from ssd_probe.engines.choice import engine_of, serve_all
@@ -133,7 +133,7 @@ def _check_inputs(loop: Loop, unsandboxed: bool) -> None:
 def _certificates(folder: RunFolder) -> list[dict[str, Any]]:
     """The declared ones, all right; where there are any, vLLM is started to say its version."""
     loop = folder.loop
-    if not (found := matched(loop.certificates, loop.model, folder.drawn_from_base())):
+    if not (found := folder.certificates()):
         return []
     checkpoint, choice = Checkpoint(loop.model), serve_all(loop.engine, loop.engine_args)
     with closing(engine_of(choice, checkpoint, loop.batch_size)) as engine:

@@ -18,10 +18,16 @@ class Size:
     hidden: int
     kv: int
     vocabulary: int
+    single: bool = False  # its weights are float32, which `sample` and `probe` then keep
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights as they are loaded to sample."""
+        return self.parameters * (SINGLE if self.single else HALF)
 
     def cache(self, tokens: int) -> int:
-        """Bytes of keys and values of so many tokens, bfloat16."""
-        return 2 * HALF * self.layers * self.kv * tokens
+        """Bytes of keys and values of so many tokens."""
+        return 2 * (SINGLE if self.single else HALF) * self.layers * self.kv * tokens
 
     def states(self, tokens: int) -> int:
         """Bytes of one hidden state a layer and token, bfloat16: what checkpointing keeps."""
@@ -68,7 +74,8 @@ def _read(folder: str) -> Size:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     shape = text.num_hidden_layers, text.hidden_size, heads * width, text.vocab_size
-    return Size(sum(p.numel() for p in model.parameters()), *shape)
+    single = (config.dtype or torch.float32) == torch.float32
+    return Size(sum(p.numel() for p in model.parameters()), *shape, single)
 
 
 def amount(count: float) -> str:

@@ -1,7 +1,7 @@
 """Commands as a person would type them."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,9 +12,14 @@ def command(words: Iterable[Any]) -> str:
 
 def flags(settings: Any) -> list[Any]:
     """The flags of what differs from a command's defaults; a field without help is no flag."""
+    return recorded_flags(type(settings), vars(settings))
+
+
+def recorded_flags(kind: Any, values: Mapping[str, Any]) -> list[Any]:
+    """The same of the settings of a `kind` as a record holds them."""
     words: list[Any] = []
-    for each in fields(settings):
-        value = getattr(settings, each.name)
+    for each in fields(kind):
+        value = values.get(each.name, each.default)
         if "help" in each.metadata and value != each.default:
             name = "--" + each.name.replace("_", "-")
             words += [name] if value is True else [name, value]

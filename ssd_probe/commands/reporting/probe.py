@@ -8,10 +8,12 @@ import pandas as pd
 from ssd_probe.analysis.compare import MOST_SHARE
 from ssd_probe.analysis.labels import FORK, KINDS, SupportRule
 from ssd_probe.analysis.rates import by_segment, fork_rates, label_counts
+from ssd_probe.commands.loop.typed import command, recorded_flags
 from ssd_probe.commands.reporting.tokens import Tokens, tokens_of
 from ssd_probe.decoding import LABELLING
+from ssd_probe.probing.config import ProbeConfig
 from ssd_probe.probing.table import Probe
-from ssd_probe.views.doubts import collect, much_prose, of_record
+from ssd_probe.views.doubts import collect, many_forks, much_prose, of_record
 from ssd_probe.views.report.content import (
     Block,
     Commands,
@@ -64,7 +66,7 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
             Table("Kinds of positions", shown.rename(columns=_NAMES).reset_index(names="label")),
             Table("Share of forks and open positions by where they are", rates, folded=True),
         ]),
-        Section("doubts", "What to distrust?", _doubts(record, by_segment(rates))),
+        Section("doubts", "What to distrust?", _doubts(record, rates, shown["share"])),
         Section("repeat", "How to repeat it", [Commands([_command(record, folder)])]),
         Section(NAME, TITLE, [Terms(PROBED)]),
     ]  # fmt: skip
@@ -74,16 +76,29 @@ def of_probe(folder: Path, most: int) -> tuple[Report, Tokens | None]:
 
 def _settings(record: dict[str, Any]) -> pd.DataFrame:
     keys = ("model", "source", "texts", "rows", "truncated", "device", "created", "commit")
-    rows = [(key, record[key]) for key in keys if record.get(key) is not None]
+    rows = [(key, _words(record[key])) for key in keys if record.get(key) is not None]
     rows += [(name, version) for name, version in record.get("versions", {}).items()]
     return pd.DataFrame(rows, columns=["what", "value"]).astype(str)
 
 
-def _doubts(record: dict[str, Any], segments: dict[str, int]) -> list[Block]:
-    lines = collect(of_record(record), much_prose(segments))
+def _words(value: Any) -> Any:
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+def _doubts(record: dict[str, Any], rates: pd.DataFrame, shares: pd.Series) -> list[Block]:
+    forks = many_forks(float(shares.get(FORK, 0.0)), str(LABELLING))
+    lines = collect(of_record(record), much_prose(by_segment(rates)), forks)
     return [Notes(lines, True)] if lines else [Prose("Nothing was noticed.")]
 
 
 def _command(record: dict[str, Any], folder: Path) -> str:
-    source = record.get("source") or "TEXTS"
-    return f"ssd-probe probe --model {record.get('model')} --text {source} --out {folder}"
+    """As it was typed; records of before 2026-11-28 do not name their texts."""
+    words: list[Any] = ["probe", "--model", record.get("model")]
+    words += [word for each in record.get("source") or ["TEXTS"] for word in ("--text", each)]
+    if record.get("limit"):
+        words += ["--limit", record["limit"]]
+    if record.get("style", "raw") != "raw":
+        words += ["--style", record["style"]]
+    if record.get("other_model"):
+        words += ["--pair", record["other_model"]]
+    return command([*words, *recorded_flags(ProbeConfig, record["settings"]), "--out", folder])

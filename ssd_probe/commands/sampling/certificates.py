@@ -8,6 +8,7 @@ from ssd_probe.core.requests import Engine
 from ssd_probe.decoding import Policy
 from ssd_probe.errors import UserError
 from ssd_probe.files.record import read_object
+from ssd_probe.models.checkpoints import is_here
 from ssd_probe.models.identity import Checkpoint
 
 
@@ -16,23 +17,44 @@ def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy
 
     `UserError` for another, or a failure.
     """
+    return _right(path, policy, known_of(checkpoint, engine) | engine.about(policy))
+
+
+def known_of(checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:
+    """What a certificate must say, as far as it is known before the engine is at work."""
+    model = {"model": checkpoint.identity} if is_here(checkpoint.name) else {}
+    return {**model, "setup": engine.settings()}
+
+
+def _right(path: Path, policy: Policy, wanted: dict[str, Any]) -> dict[str, Any]:
     found = read_certificate(path)
-    wanted = {**engine.about(policy), "model": checkpoint.identity, "decoding": policy.to_dict()}
-    wanted["setup"] = engine.settings()
+    wanted = {"decoding": policy.to_dict(), **wanted}
     if other := [key for key, value in wanted.items() if found.get(key) != value]:
+        has, key = found.get(other[0]), other[0].replace("_", " ")
+        apart = (
+            f" ({_said(has)}, and here {_said(wanted[other[0]])})" if other[0] != "model" else ""
+        )
         raise UserError(
-            f"{path}: certifies another {other[0].replace('_', ' ')} than these samples would "
-            "have; make one for this with `ssd-probe doctor --engine`"
+            f"{path}: certifies another {key} than these samples would have{apart}; make one for "
+            "this with `ssd-probe doctor --engine`"
         )
     if not found.get("passed"):
         raise UserError(f"{path}: says that this engine failed; its samples are not of {policy}")
     return found
 
 
-def matched(paths: Sequence[str], model: str, policies: Sequence[Policy]) -> dict[Policy, str]:
-    """Certificates by which of the policies each is of.
+def _said(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {own}" for name, own in value.items() if name != "order") or "none"
 
-    `UserError` for one of none of them, or of another's.
+
+def matched(
+    paths: Sequence[str], model: str, policies: Sequence[Policy], wanted: dict[str, Any]
+) -> dict[Policy, str]:
+    """Certificates by which of the policies each is of; `wanted`: as of `known_of`.
+
+    `UserError` for one of none of them, or of another's, or that is wrong as for `certified`.
     """
     found: dict[Policy, str] = {}
     for path in paths:
@@ -44,6 +66,7 @@ def matched(paths: Sequence[str], model: str, policies: Sequence[Policy]) -> dic
             )
         if policy in found:
             raise UserError(f"{path}: of {policy}, as {found[policy]} is; give one of them")
+        _right(Path(path), policy, wanted)
         found[policy] = path
     return found
 
