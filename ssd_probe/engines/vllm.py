@@ -74,7 +74,7 @@ class Vllm:
         return {"environment": str(python_of())}
 
     def _at_work(self, policy: Policy) -> "Worker":
-        """vLLM, loaded; with rivals' rules in it for a rival, which slow down plain decodings."""
+        """vLLM, loaded anew where the last policy was a rival and this is none, or the reverse."""
         rivals = isinstance(policy, Rival)
         if rivals and self.tells:
             raise UserError(f"--engine-arg {MASK}: not with --policy, which vLLM's V1 runner draws")
