@@ -259,6 +259,13 @@ def test_what_is_doubtful_is_said_and_nothing_else(tmp_path):
     assert doubts_of(tmp_path, [-0.1, -2.5]) == []  # the digits allow for no tail, no more
     (truncated,) = doubts_of(tmp_path, [np.log(0.75), np.log(0.25)])
     assert "the 2 tokens have all the mass: were the numbers taken after truncation" in truncated
+    wide = -np.log(np.arange(22) + 22.0)  # whole numbers of nats, which leave all open
+    content = [{"token": "0", "logprob": 0, "id": 0, "top_logprobs": [
+        {"token": str(k), "logprob": round(v), "id": k} for k, v in enumerate(wide)]}]  # fmt: skip
+    path = write(tmp_path / "y.json", {"completion_probabilities": content})
+    found = import_stage(path, None, V, LABELLING)
+    assert [row["label"] for row in found.kinds] == [UNDECIDED]
+    assert not any("ask the server" in doubt for doubt in found.doubts)
     (untold,) = doubts_of(tmp_path, [-0.1234567, -2.7654321], own=-9999.0)
     assert untold.startswith("2 of 2 tokens have no log-probability")
 

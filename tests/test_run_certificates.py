@@ -1,6 +1,7 @@
 """A run's certificates: of its base at its decodings, recorded there, and no others."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from ssd_probe.commands.loop.presets import choose
 from ssd_probe.commands.loop.run import _certificates as certificates_of
 from ssd_probe.commands.loop.run import run_stage
 from ssd_probe.commands.run_folder import RunFolder
+from ssd_probe.commands.sampling.certificates import certified, known_of
 from ssd_probe.commands.sampling.conformance import conformance_stage
 from ssd_probe.decoding import Decoding
-from ssd_probe.engines.choice import Choice
+from ssd_probe.engines.choice import Choice, engine_of
 from ssd_probe.errors import UserError
 from ssd_probe.execution import sandbox
 from ssd_probe.models.identity import Checkpoint
@@ -112,7 +114,19 @@ def test_a_dry_run_names_them(tmp_path, certificates):
     named = [line for line in lines if "--certificate" in line and line[0] != "#"]
     outs = [line.split("--out ")[1].removeprefix(f"{tmp_path}/run/") for line in named]
     assert outs == ["samples/ssd.jsonl", "evaluations/dev/base-T1.3.jsonl"]
-    assert f"# of the base at {EVAL}, if dev chooses it: --certificate {certificates[1]}" in lines
+    (told,) = (line for line in lines if "if dev chooses it" in line)  # training is not chosen
+    assert told == f"# of the base at {EVAL}, if dev chooses it: --certificate {certificates[1]}"
+
+
+def test_a_model_that_is_not_here_yet_is_still_compared(certificates, monkeypatch):
+    """Once it is to be drawn from; a dry run cannot know it."""
+    tiny, where = Checkpoint("tiny"), "ssd_probe.commands.sampling.certificates.is_here"
+    monkeypatch.setattr(where, lambda _: False)
+    monkeypatch.setattr(Checkpoint, "identity", {"weights": "others"})
+    with closing(engine_of(Choice("hf"), tiny)) as engine:
+        assert known_of(tiny, engine).keys() == {"setup"}
+        with pytest.raises(UserError, match="certifies another model"):
+            certified(Path(certificates[0]), tiny, engine, TRAIN)
 
 
 def test_a_rivals_certificate_is_of_the_base_too(tmp_path, certificates):

@@ -177,13 +177,11 @@ def _shortened(answers: list[Answer], ranks: int) -> list[str]:
 
 
 def _undecided(labels: np.ndarray, ranks: int, labelling: Decoding) -> list[str]:
-    """Why half of the positions or more have no label, and what to ask for."""
-    count = int((labels == UNDECIDED).sum())
-    if count < len(labels) / 2 or labelling.is_greedy:
+    """Where half of the positions or more have no label for want of tokens: what to ask for."""
+    count, enough = int((labels == UNDECIDED).sum()), max(labelling.top_k, HEAD) + 1
+    if count < len(labels) / 2 or ranks >= enough:
         return []
-    asked = f"{count:,} of {len(labels):,} positions are undecided: {ranks} tokens do not tell"
-    more = max(labelling.top_k, HEAD) + 1
     return [
-        f"{asked} what {labelling} keeps; ask the server for {more}, or label by a smaller "
-        "--rule-top-k"
+        f"{count:,} of {len(labels):,} positions are undecided: {ranks} tokens do not tell what "
+        f"{labelling} keeps; ask the server for {enough}, or label by a smaller --rule-top-k"
     ]

@@ -24,7 +24,7 @@ from ssd_probe.models.identity import Checkpoint
 from ssd_probe.models.limits import Limits
 
 STALL = 1800.0  # seconds without any answer, after which a run stops, and for each token that an
-A_TOKEN = 0.1  # answer may have so many more: answers of 65,536 tokens take an hour
+A_TOKEN = 0.1  # answer may have so many more: 65,536 at 20 a second take nearly an hour
 DOWN = 600.0  # the same while no server can be reached
 MANY = 128  # answers of one request, where a server gives each its own seed
 

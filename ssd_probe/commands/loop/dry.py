@@ -144,8 +144,9 @@ def _trials(folder: RunFolder, certificates: Mapping[Policy, str]) -> list[str]:
     if loop.dev:
         lines.append(f"# {_variable('NAME')}: what dev chose for it; set each before")
         lines += [
-            f"# of the base at {policy}, if dev chooses it: --certificate {path}"
+            f"# of the base at {policy}, if dev chooses it: --certificate {shlex.quote(path)}"
             for policy, path in certificates.items()
+            if policy in loop.eval_decodings or not isinstance(policy, Decoding)
         ]
     for name, arm in _tested(loop).items():
         decoding = loop.eval_decodings[0]

@@ -17,11 +17,12 @@ def certified(path: Path, checkpoint: Checkpoint, engine: Engine, policy: Policy
 
     `UserError` for another, or a failure.
     """
-    return _right(path, policy, known_of(checkpoint, engine) | engine.about(policy))
+    wanted = {"model": checkpoint.identity, "setup": engine.settings(), **engine.about(policy)}
+    return _right(path, policy, wanted)
 
 
 def known_of(checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:
-    """What a certificate must say, as far as it is known before the engine is at work."""
+    """What `certified` asks for, without a model that is not here and an engine at work."""
     model = {"model": checkpoint.identity} if is_here(checkpoint.name) else {}
     return {**model, "setup": engine.settings()}
 
@@ -29,14 +30,12 @@ def known_of(checkpoint: Checkpoint, engine: Engine) -> dict[str, Any]:
 def _right(path: Path, policy: Policy, wanted: dict[str, Any]) -> dict[str, Any]:
     found = read_certificate(path)
     wanted = {"decoding": policy.to_dict(), **wanted}
-    if other := [key for key, value in wanted.items() if found.get(key) != value]:
-        has, key = found.get(other[0]), other[0].replace("_", " ")
-        apart = (
-            f" ({_said(has)}, and here {_said(wanted[other[0]])})" if other[0] != "model" else ""
-        )
+    if key := next((key for key, value in wanted.items() if found.get(key) != value), None):
+        has, here = _said(found.get(key)), _said(wanted[key])
+        apart = "" if key == "model" else f" ({has}, and here {here})"
         raise UserError(
-            f"{path}: certifies another {key} than these samples would have{apart}; make one for "
-            "this with `ssd-probe doctor --engine`"
+            f"{path}: certifies another {key.replace('_', ' ')} than these samples would have"
+            f"{apart}; make one for this with `ssd-probe doctor --engine`"
         )
     if not found.get("passed"):
         raise UserError(f"{path}: says that this engine failed; its samples are not of {policy}")
