@@ -1,4 +1,4 @@
-"""The other side of `engines.vllm`: runs in vLLM's own environment, without this package.
+"""The other side of `engines.vllm`: in vLLM's own environment, which has not this package.
 
 A line of JSON on stdin says what to load; then each line is a request. Each answer is a line of
 JSON on what was stdout, as soon as it ends; vLLM's own words go to stderr. When who asked is gone,
